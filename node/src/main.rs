@@ -1,0 +1,2 @@
+//! Spandrel.
+fn main() {}

@@ -1,0 +1,1 @@
+//! The replicated settings and membership of a Spandrel cluster, in one openraft group.

@@ -1,0 +1,1 @@
+//! Spandrel's node in a deterministic simulation: seeded time, disk and faults.

@@ -1,0 +1,1 @@
+//! OTLP: the wire-format scanner, the attribute policy, and writing `TracesData` back.

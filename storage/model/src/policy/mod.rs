@@ -1,0 +1,1 @@
+//! Tail-sampling policies: parsed, compiled, observed span by span, decided on compact facts.

@@ -1,0 +1,84 @@
+//! What search knows of a trace without reading its spans.
+
+use std::sync::Arc;
+
+use crate::batch::{SpanKind, StatusCode};
+use crate::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
+
+/// A distinct combination within a trace: which operation of which service, of what kind, ended how.
+/// With it, conditions on service, operation and status of one span are answered exactly, without reading spans.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpanClass {
+    /// `service.name`; the placeholder `unknown_service` when absent.
+    pub service: Arc<str>,
+    /// The span's name.
+    pub operation: Arc<str>,
+    /// The span's kind.
+    pub kind: SpanKind,
+    /// The span's status.
+    pub status: StatusCode,
+}
+
+/// A distinct indexed attribute of a trace, from a span or a resource; the value as text.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttributeText {
+    /// The key.
+    pub key: Arc<str>,
+    /// The value: text as it is, integers and doubles in decimal, booleans as `true` or `false`.
+    pub value: Arc<str>,
+}
+
+/// The root of a trace: its span without a parent that starts first, or, without one, the span that starts first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootSpan {
+    /// Its id.
+    pub span_id: SpanId,
+    /// Its service.
+    pub service: Arc<str>,
+    /// Its name.
+    pub operation: Arc<str>,
+}
+
+/// The summary of a trace as one of its fragments knew it: cumulative, so that the highest version of a trace
+/// stands for all of it.
+///
+/// Invariants: `start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
+/// most [`MAX_SUMMARY_CLASSES`](crate::limits::MAX_SUMMARY_CLASSES) and
+/// [`MAX_SUMMARY_ATTRIBUTES`](crate::limits::MAX_SUMMARY_ATTRIBUTES).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceSummary {
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The fragment that this summary came with: the lsn of its verdict or late record. Higher is newer.
+    pub fragment: Lsn,
+    /// The bucket of the fragment's block.
+    pub bucket: Bucket,
+    /// Earliest span start at the first verdict; fixed from then on, because search sorts by it.
+    pub start: UnixNanos,
+    /// Latest span end so far.
+    pub end: UnixNanos,
+    /// The root, when a span was seen.
+    pub root: Option<RootSpan>,
+    /// Spans so far, duplicates not counted.
+    pub span_count: u32,
+    /// Spans with status error so far.
+    pub error_count: u32,
+    /// Distinct combinations of service, operation, kind and status.
+    pub classes: Vec<SpanClass>,
+    /// Distinct indexed attributes.
+    pub attributes: Vec<AttributeText>,
+    /// True when classes or attributes did not all fit: a search must verify such a trace on its spans.
+    pub truncated: bool,
+}
+
+impl TraceSummary {
+    /// The trace's duration in nanoseconds.
+    #[must_use]
+    pub fn duration_nanos(&self) -> u64 {
+        self.end.since(self.start)
+    }
+}

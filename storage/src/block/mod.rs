@@ -1,0 +1,1 @@
+//! Block files: the pages, locators and summaries of one time bucket.

@@ -1,0 +1,1 @@
+//! The search index over the summaries of the blocks.

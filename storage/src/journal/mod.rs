@@ -1,0 +1,1 @@
+//! The journal: every acknowledged span and every verdict, in durable, compressed frames.

@@ -1,0 +1,1 @@
+//! The columnar page: kept traces of one tenant, encoded once.
