@@ -85,6 +85,23 @@ impl Credit {
         true
     }
 
+    /// Takes `bytes` out of this credit into a new one; all of it when it holds fewer.
+    #[must_use]
+    pub fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self {
+            pool: Arc::clone(&self.pool),
+            bytes,
+        }
+    }
+
+    /// Adds another credit of the same pool to this one.
+    pub fn join(&mut self, mut other: Self) {
+        debug_assert!(Arc::ptr_eq(&self.pool, &other.pool));
+        self.bytes += std::mem::take(&mut other.bytes);
+    }
+
     /// Gives back all but `bytes`; does nothing when it holds fewer.
     pub fn shrink_to(&mut self, bytes: u64) {
         let excess = self.bytes.saturating_sub(bytes);
@@ -112,7 +129,10 @@ mod tests {
         assert!(!first.try_grow(1));
         first.shrink_to(10);
         assert_eq!(pool.used(), 10);
-        drop(first);
+        let second = first.split(4);
+        first.join(second.pool.try_take(5).unwrap());
+        assert_eq!((first.bytes(), second.bytes(), pool.used()), (11, 4, 15));
+        drop((first, second));
         assert_eq!((pool.used(), pool.peak()), (0, 100));
     }
 }

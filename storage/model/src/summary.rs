@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::{SpanKind, StatusCode};
 use crate::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
+use crate::verdict::Trigger;
 
 /// A distinct combination within a trace: which operation of which service, of what kind, ended how.
 /// With it, conditions on service, operation and status of one span are answered exactly, without reading spans.
@@ -37,6 +38,21 @@ pub struct RootSpan {
     pub service: Arc<str>,
     /// Its name.
     pub operation: Arc<str>,
+}
+
+/// The verdict that kept a trace, for when the journal does not hold the record any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SummaryDecision {
+    /// Name of the policy that decided.
+    pub policy: Arc<str>,
+    /// Why then.
+    pub trigger: Trigger,
+    /// Version of the policy set.
+    pub policy_version: u32,
+    /// Probability in 2^-32.
+    pub probability: u64,
+    /// By the clock of the primary.
+    pub decided_at: UnixNanos,
 }
 
 /// The summary of a trace as one of its fragments knew it: cumulative, so that the highest version of a trace
@@ -73,6 +89,8 @@ pub struct TraceSummary {
     pub attributes: Vec<AttributeText>,
     /// True when classes or attributes did not all fit: a search must verify such a trace on its spans.
     pub truncated: bool,
+    /// The verdict that kept the trace.
+    pub decision: SummaryDecision,
 }
 
 impl TraceSummary {

@@ -1,0 +1,274 @@
+//! A trace in an assembler: everything that search, policies and the pager need of it, without its spans' bytes.
+
+use hashbrown::HashTable;
+use smallvec::SmallVec;
+use spandrel_model::ids::{Bucket, Lsn, SpanId, TraceId, UnixNanos};
+use spandrel_model::policy::LeafBits;
+use spandrel_model::verdict::VerdictRecord;
+
+/// Rows from which duplicates are found by a table rather than by reading all rows.
+const LINEAR_ROWS: usize = 24;
+/// Class position of a row whose class did not fit the entry's bound.
+pub(crate) const NO_CLASS: u8 = u8::MAX;
+/// Bytes of an entry beside its heap parts, with its slot in the table and allocator headers.
+const ENTRY_BASE_BYTES: u64 = size_of::<Entry>() as u64 + 56;
+
+/// A span of an entry: its key for duplicates and its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) span_id: [u8; 8],
+    hash: [u8; 8],
+    /// Position in [`Entry::classes`], or [`NO_CLASS`].
+    pub(crate) class: u8,
+}
+
+impl Row {
+    pub(crate) fn new(span_id: SpanId, hash: u64, class: u8) -> Self {
+        Self {
+            span_id: span_id.0,
+            hash: hash.to_le_bytes(),
+            class,
+        }
+    }
+
+    pub(crate) fn hash(self) -> u64 {
+        u64::from_le_bytes(self.hash)
+    }
+
+    fn key(self) -> u64 {
+        // Span ids are chosen by clients, the hash of the bytes is not known to aim at a table of one entry.
+        u64::from_le_bytes(self.span_id) ^ self.hash()
+    }
+}
+
+/// What became of a row that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// Same id, same bytes: it is there already.
+    Duplicate,
+    /// A new span.
+    New,
+    /// A new span whose id another one has, with other bytes.
+    Conflict,
+}
+
+/// Where a trace stands in its assembler.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Phase {
+    /// Not decided.
+    Open,
+    /// A filter says that it may have been decided before; the journal is being asked.
+    Unconfirmed,
+    /// The verdict is on its way to the journal.
+    Deciding(Box<VerdictRecord>),
+    /// Kept, durably; its spans go to a page. `ready` once no more spans are expected soon.
+    Kept(Box<Kept>),
+    /// Dropped, durably; these spans came later.
+    LateDropped(Box<VerdictRecord>),
+}
+
+/// A kept trace.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    /// The durable verdict.
+    pub(crate) record: VerdictRecord,
+    /// A page may be built of it now.
+    pub(crate) ready: bool,
+    /// Being written to a page.
+    pub(crate) paging: bool,
+    /// Earlier spans of the trace are in a block already; the entry holds those that came later.
+    pub(crate) stored: bool,
+}
+
+/// A trace of a shard.
+///
+/// Invariants: `references` ascend and are distinct; `rows` are distinct keys; `start <= end` once a row is there;
+/// each number in `classes` and `attributes` is retained once in the shard's symbols.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) trace_id: TraceId,
+    /// Index into the shard's tenants.
+    pub(crate) tenant: u32,
+    /// Version of the policy set in force when its first span came: it is decided by that one.
+    pub(crate) policy_version: u32,
+    pub(crate) phase: Phase,
+    pub(crate) opened_at: UnixNanos,
+    pub(crate) last_at: UnixNanos,
+    pub(crate) bucket: Bucket,
+    pub(crate) start: UnixNanos,
+    pub(crate) end: UnixNanos,
+    pub(crate) bits: LeafBits,
+    pub(crate) bytes: u64,
+    pub(crate) error_count: u32,
+    /// Row of the root: the earliest span without a parent, else the earliest span.
+    pub(crate) root_row: u32,
+    pub(crate) root_start: UnixNanos,
+    pub(crate) has_root: bool,
+    /// The facts are of some of the trace's spans only (the rest was decided on before).
+    pub(crate) partial: bool,
+    /// Classes or attributes did not all fit.
+    pub(crate) truncated: bool,
+    pub(crate) rows: Vec<Row>,
+    /// Built when the rows are many.
+    row_table: Option<Box<HashTable<u32>>>,
+    pub(crate) classes: SmallVec<[u32; 8]>,
+    pub(crate) attributes: SmallVec<[u32; 4]>,
+    /// Records that hold its spans.
+    pub(crate) references: SmallVec<[Lsn; 3]>,
+}
+
+impl Entry {
+    pub(crate) fn new(
+        trace_id: TraceId,
+        tenant: u32,
+        policy_version: u32,
+        phase: Phase,
+        now: UnixNanos,
+        bucket: Bucket,
+    ) -> Self {
+        Self {
+            trace_id,
+            tenant,
+            policy_version,
+            phase,
+            opened_at: now,
+            last_at: now,
+            bucket,
+            start: UnixNanos(u64::MAX),
+            end: UnixNanos(0),
+            bits: 0,
+            bytes: 0,
+            error_count: 0,
+            root_row: 0,
+            root_start: UnixNanos(u64::MAX),
+            has_root: false,
+            partial: false,
+            truncated: false,
+            rows: Vec::new(),
+            row_table: None,
+            classes: SmallVec::new(),
+            attributes: SmallVec::new(),
+            references: SmallVec::new(),
+        }
+    }
+
+    /// Adds a row unless it is there already.
+    pub(crate) fn offer(&mut self, row: Row) -> Offer {
+        let (known, conflict) = match &self.row_table {
+            None => self.rows.iter().fold((false, false), |(known, conflict), other| {
+                let same_id = other.span_id == row.span_id;
+                (known || (same_id && other.hash == row.hash), conflict || same_id)
+            }),
+            Some(table) => {
+                let rows = &self.rows;
+                let known = table.find(row.key(), |&at| {
+                    rows[at as usize].span_id == row.span_id && rows[at as usize].hash == row.hash
+                });
+                // Ids in conflict are only counted while an entry is small: the table is keyed by id and bytes.
+                (known.is_some(), false)
+            }
+        };
+        if known {
+            return Offer::Duplicate;
+        }
+        self.push_row(row);
+        if conflict { Offer::Conflict } else { Offer::New }
+    }
+
+    fn push_row(&mut self, row: Row) {
+        // A trace is decided at 100,000 spans and its rest comes in further entries.
+        #[allow(clippy::cast_possible_truncation)]
+        let at = self.rows.len() as u32;
+        self.rows.push(row);
+        let rows = &self.rows;
+        let rehash = |&other: &u32| rows[other as usize].key();
+        match &mut self.row_table {
+            Some(table) => {
+                table.insert_unique(row.key(), at, rehash);
+            }
+            None if rows.len() > LINEAR_ROWS => {
+                let mut table = HashTable::with_capacity(rows.len() * 2);
+                for (number, row) in (0u32..).zip(rows) {
+                    table.insert_unique(row.key(), number, rehash);
+                }
+                self.row_table = Some(Box::new(table));
+            }
+            None => {}
+        }
+    }
+
+    /// Notes that record `lsn` holds spans of the trace.
+    pub(crate) fn refer(&mut self, lsn: Lsn) {
+        match self.references.last() {
+            Some(&last) if last == lsn => {}
+            Some(&last) if last > lsn => {
+                if let Err(at) = self.references.binary_search(&lsn) {
+                    self.references.insert(at, lsn);
+                }
+            }
+            _ => self.references.push(lsn),
+        }
+    }
+
+    /// Spans, duplicates not counted.
+    pub(crate) fn span_count(&self) -> u32 {
+        u32::try_from(self.rows.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of memory that the entry takes, its symbols not counted.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let rows = self.rows.capacity() * size_of::<Row>();
+        let table = self.row_table.as_ref().map_or(0, |table| table.capacity() * 5 + 32);
+        let classes = if self.classes.spilled() { self.classes.capacity() * 4 } else { 0 };
+        let attributes = if self.attributes.spilled() { self.attributes.capacity() * 4 } else { 0 };
+        let references = if self.references.spilled() { self.references.capacity() * 8 } else { 0 };
+        let phase = match &self.phase {
+            Phase::Open | Phase::Unconfirmed => 0,
+            Phase::Deciding(record) | Phase::LateDropped(record) => {
+                size_of::<VerdictRecord>() + record.references.len() * 8
+            }
+            Phase::Kept(kept) => size_of::<Kept>() + kept.record.references.len() * 8,
+        };
+        ENTRY_BASE_BYTES + (rows + table + classes + attributes + references + phase) as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> Entry {
+        Entry::new(TraceId([1; 16]), 0, 1, Phase::Open, UnixNanos(5), Bucket(0))
+    }
+
+    #[test]
+    fn rows_are_distinct_however_many_there_are() {
+        let mut entry = entry();
+        for round in 0..2 {
+            for number in 0..5_000u64 {
+                let row = Row::new(SpanId(number.to_be_bytes()), number * 31, 0);
+                let expected = if round == 0 { Offer::New } else { Offer::Duplicate };
+                assert_eq!(entry.offer(row), expected, "{round} {number}");
+            }
+        }
+        assert_eq!(entry.span_count(), 5_000);
+    }
+
+    #[test]
+    fn the_same_id_with_other_bytes_is_kept() {
+        let mut entry = entry();
+        assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 1, 0)), Offer::New);
+        assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 2, 0)), Offer::Conflict);
+        assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 2, 0)), Offer::Duplicate);
+        assert_eq!(entry.span_count(), 2);
+    }
+
+    #[test]
+    fn references_ascend_and_are_distinct() {
+        let mut entry = entry();
+        for lsn in [5, 5, 9, 7, 5, 9] {
+            entry.refer(Lsn(lsn));
+        }
+        assert_eq!(entry.references.as_slice(), [Lsn(5), Lsn(7), Lsn(9)]);
+    }
+}

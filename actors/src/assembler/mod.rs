@@ -1,0 +1,14 @@
+//! The assembler of a shard: collects the spans of each trace as facts, decides, and holds what is kept until its
+//! page is durable. The state is pure; the actor around it performs the effects.
+
+mod decide;
+mod entry;
+mod paging;
+mod state;
+mod symbols;
+mod view;
+
+pub use decide::Promotion;
+pub use paging::KeptTrace;
+pub use state::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
+pub use view::{EntryView, LiveNames, MemoryHit};

@@ -1,0 +1,133 @@
+//! Kept traces on their way into pages.
+
+use spandrel_model::ids::{Bucket, Lsn, TenantId, TraceId, UnixNanos};
+use spandrel_model::summary::TraceSummary;
+use spandrel_model::verdict::VerdictRecord;
+
+use super::entry::Phase;
+use super::state::ShardState;
+
+/// A kept trace that a page may be built of.
+#[derive(Debug, Clone)]
+pub struct KeptTrace {
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The fragment covers every record of the trace up to this one.
+    pub fragment: Lsn,
+    /// Records that hold its spans.
+    pub references: Vec<Lsn>,
+    /// Bytes of its spans.
+    pub bytes: u64,
+    /// The bucket of its block.
+    pub bucket: Bucket,
+    /// The verdict.
+    pub record: VerdictRecord,
+    /// What search needs; `None` when it has to be made from the spans, because the entry knows only some of them.
+    pub summary: Option<TraceSummary>,
+    /// Earlier spans of the trace are in a block already.
+    pub stored: bool,
+}
+
+impl ShardState {
+    /// Takes out ready kept traces for a page, the oldest first, up to about `bytes` of spans (at least one trace).
+    /// `all` takes those that still wait for spans too. They stay searchable until [`Self::paged`].
+    pub fn collect_kept(
+        &mut self,
+        bytes: u64,
+        all: bool,
+        policy_name: &dyn Fn(&VerdictRecord) -> std::sync::Arc<str>,
+    ) -> Vec<KeptTrace> {
+        let mut ready: Vec<(Lsn, u32)> = Vec::new();
+        for (slot, entry) in (0u32..).zip(&self.slots) {
+            let Some(entry) = entry else { continue };
+            if let Phase::Kept(kept) = &entry.phase
+                && (kept.ready || all)
+                && !kept.paging
+            {
+                ready.push((entry.references.first().copied().unwrap_or_default(), slot));
+            }
+        }
+        ready.sort_unstable();
+        let mut taken = Vec::new();
+        let mut taken_bytes = 0;
+        for (_, slot) in ready {
+            if taken_bytes >= bytes {
+                break;
+            }
+            let Some(entry) = self.slots[slot as usize].as_ref() else {
+                continue;
+            };
+            let Phase::Kept(kept) = &entry.phase else {
+                continue;
+            };
+            taken_bytes += entry.bytes.max(1);
+            let summary = (!entry.partial).then(|| {
+                self.summary(entry, self.applied, &kept.record, policy_name(&kept.record))
+            });
+            taken.push(KeptTrace {
+                tenant: self.tenants[entry.tenant as usize].clone(),
+                trace_id: entry.trace_id,
+                fragment: self.applied,
+                references: entry.references.to_vec(),
+                bytes: entry.bytes,
+                bucket: if kept.stored { entry.bucket } else { kept.record.bucket },
+                record: kept.record.clone(),
+                summary,
+                stored: kept.stored,
+            });
+            if let Some(Phase::Kept(kept)) =
+                self.slots[slot as usize].as_mut().map(|entry| &mut entry.phase)
+            {
+                kept.paging = true;
+            }
+        }
+        taken
+    }
+
+    /// The fragments are durable in a block: entries without younger spans leave.
+    pub fn paged(&mut self, traces: &[(TenantId, TraceId, Lsn)]) {
+        for (tenant, trace_id, fragment) in traces {
+            let Some(slot) = self.find(tenant, *trace_id) else {
+                continue;
+            };
+            let Some(entry) = self.slots[slot as usize].as_mut() else {
+                continue;
+            };
+            if !entry.references.iter().any(|lsn| lsn > fragment) {
+                self.remove(slot);
+                continue;
+            }
+            let before = entry.memory_bytes();
+            entry.references.retain(|lsn| *lsn > *fragment);
+            entry.partial = true;
+            if let Phase::Kept(kept) = &mut entry.phase {
+                (kept.paging, kept.stored, kept.ready) = (false, true, false);
+            }
+            self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
+        }
+    }
+
+    /// The page could not be written: the traces wait for another one.
+    pub fn paging_failed(&mut self, traces: &[(TenantId, TraceId, Lsn)]) {
+        for (tenant, trace_id, _) in traces {
+            if let Some(slot) = self.find(tenant, *trace_id)
+                && let Some(entry) = self.slots[slot as usize].as_mut()
+                && let Phase::Kept(kept) = &mut entry.phase
+            {
+                kept.paging = false;
+            }
+        }
+    }
+
+    /// When the oldest kept trace that waits for a page was decided.
+    #[must_use]
+    pub fn oldest_unpaged(&self) -> Option<UnixNanos> {
+        let decided = self.entries().filter_map(|entry| match &entry.phase {
+            Phase::Kept(kept) if kept.ready => Some(kept.record.decided_at.max(entry.last_at)),
+            _ => None,
+        });
+        decided.min()
+    }
+}

@@ -1,0 +1,500 @@
+//! The state of a shard's assembler: open traces and kept ones that wait for a page. Pure: time, settings and what
+//! the journal knows are arguments, what must happen outside is returned as [`Effects`].
+
+use std::sync::Mutex;
+
+use hashbrown::HashTable;
+use spandrel_model::batch::{AttributeValue, Run, SpanBatch, StatusCode};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
+use spandrel_model::limits::{
+    MAX_INDEXED_VALUE_BYTES, MAX_SUMMARY_ATTRIBUTES, MAX_SUMMARY_CLASSES, UNKNOWN_SERVICE,
+};
+use spandrel_model::policy::Limiters;
+use spandrel_model::routing::ShardRouter;
+use spandrel_model::summary::{AttributeText, SpanClass};
+use spandrel_model::verdict::VerdictRecord;
+
+use super::entry::{Entry, NO_CLASS, Offer, Phase, Row};
+use super::symbols::Symbols;
+use crate::settings::Epoch;
+
+/// What the journal says of a trace that the assembler has no entry for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prior {
+    /// It was not decided within the horizon.
+    None,
+    /// It may have been: ask the journal and call [`ShardState::confirm`].
+    Ask,
+    /// It was, by this record.
+    Decided(Box<VerdictRecord>),
+}
+
+/// Answers for the shard which traces were decided before; memory only.
+pub trait Decided {
+    /// What is known of a trace whose span stands in record `lsn`.
+    fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, lsn: Lsn) -> Prior;
+}
+
+/// What a step reads of the world.
+#[derive(Clone, Copy)]
+pub struct Step<'a> {
+    /// The settings that the spans were scanned under, or those in force.
+    pub epoch: &'a Epoch,
+    /// What was decided before.
+    pub decided: &'a dyn Decided,
+    /// The node's limiters.
+    pub limiters: &'a Mutex<Limiters>,
+    /// The node's memory pressure, 0 to 4.
+    pub pressure: u8,
+    /// By the clock of the primary.
+    pub now: UnixNanos,
+}
+
+/// What a step wants done outside.
+#[derive(Debug, Default, PartialEq)]
+pub struct Effects {
+    /// To be journaled as one record of the shard; then [`ShardState::verdicts_committed`].
+    pub verdicts: Vec<VerdictRecord>,
+    /// To be looked up in the journal; then [`ShardState::confirm`].
+    pub confirm: Vec<(TenantId, TraceId)>,
+}
+
+/// How spans of a step fared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Spans that were new.
+    pub spans: u64,
+    /// Spans that were there already, byte for byte.
+    pub duplicates: u64,
+    /// New spans whose id another span of the trace has.
+    pub conflicts: u64,
+    /// Spans of traces that were decided before.
+    pub late: u64,
+}
+
+/// Options of a shard that do not change while it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardOptions {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Its term.
+    pub term: Term,
+    /// The cluster's router, for its keyed hash.
+    pub router: ShardRouter,
+    /// Length of a time bucket in nanoseconds.
+    pub bucket_nanos: u64,
+}
+
+/// The assembler of one shard.
+///
+/// Invariants: each slot in use is in `table` once, under the hash of its tenant and trace id; `memory` is the sum
+/// of the entries' and the symbols' bytes; `open` and `kept` count the entries by phase.
+pub struct ShardState {
+    pub(crate) options: ShardOptions,
+    /// The last record that was applied.
+    pub(crate) applied: Lsn,
+    pub(crate) slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    table: HashTable<u32>,
+    pub(crate) classes: Symbols<SpanClass>,
+    pub(crate) attributes: Symbols<AttributeText>,
+    pub(crate) tenants: Vec<TenantId>,
+    pub(crate) entry_bytes: u64,
+    pub(crate) live: usize,
+    pub(crate) kept: usize,
+    pub(crate) kept_span_bytes: u64,
+    pub(crate) kept_spans: u64,
+}
+
+impl ShardState {
+    /// A shard without a trace, whose last applied record is `applied`.
+    #[must_use]
+    pub fn new(options: ShardOptions, applied: Lsn) -> Self {
+        let seed = options.router.tenant_seed(&TenantId::default()) ^ u64::from(options.shard.0);
+        Self {
+            options,
+            applied,
+            slots: Vec::new(),
+            free: Vec::new(),
+            table: HashTable::new(),
+            classes: Symbols::new(seed),
+            attributes: Symbols::new(seed.rotate_left(17)),
+            tenants: Vec::new(),
+            entry_bytes: 0,
+            live: 0,
+            kept: 0,
+            kept_span_bytes: 0,
+            kept_spans: 0,
+        }
+    }
+
+    /// The last record that was applied.
+    #[must_use]
+    pub fn applied(&self) -> Lsn {
+        self.applied
+    }
+
+    /// Notes that the shard's records up to `lsn` are applied (records other than spans advance it too).
+    pub fn advance(&mut self, lsn: Lsn) {
+        self.applied = self.applied.max(lsn);
+    }
+
+    /// Bytes of memory held.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.entry_bytes + self.classes.bytes() + self.attributes.bytes()
+    }
+
+    /// Entries that are not kept yet.
+    #[must_use]
+    pub fn open_traces(&self) -> usize {
+        self.live - self.kept
+    }
+
+    /// Kept traces, their spans and their spans' bytes, that wait for a page.
+    #[must_use]
+    pub fn unpaged(&self) -> (usize, u64, u64) {
+        (self.kept, self.kept_spans, self.kept_span_bytes)
+    }
+
+    /// The first record that is still needed: of an entry, or the next one.
+    #[must_use]
+    pub fn low_water(&self) -> Lsn {
+        let first = self.entries().filter_map(|entry| entry.references.first().copied());
+        first.min().unwrap_or(self.applied.next())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.slots.iter().flatten()
+    }
+
+    pub(crate) fn tenant_number(&mut self, tenant: &TenantId) -> u32 {
+        let known = self.tenants.iter().position(|other| other == tenant);
+        let number = known.unwrap_or_else(|| {
+            self.tenants.push(tenant.clone());
+            self.tenants.len() - 1
+        });
+        u32::try_from(number).unwrap_or(u32::MAX)
+    }
+
+    fn hash(&self, tenant: &TenantId, trace_id: TraceId) -> u64 {
+        let router = self.options.router;
+        router.hash(router.tenant_seed(tenant), trace_id)
+    }
+
+    pub(crate) fn find(&self, tenant: &TenantId, trace_id: TraceId) -> Option<u32> {
+        let hash = self.hash(tenant, trace_id);
+        self.find_hashed(hash, tenant, trace_id)
+    }
+
+    fn find_hashed(&self, hash: u64, tenant: &TenantId, trace_id: TraceId) -> Option<u32> {
+        let found = self.table.find(hash, |&slot| {
+            self.slots[slot as usize].as_ref().is_some_and(|entry| {
+                entry.trace_id == trace_id && self.tenants[entry.tenant as usize] == *tenant
+            })
+        });
+        found.copied()
+    }
+
+    pub(crate) fn insert(&mut self, tenant: &TenantId, entry: Entry) -> u32 {
+        let hash = self.hash(tenant, entry.trace_id);
+        self.entry_bytes += entry.memory_bytes();
+        self.live += 1;
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(entry);
+                slot
+            }
+            None => {
+                self.slots.push(Some(entry));
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        let (slots, tenants, router) = (&self.slots, &self.tenants, self.options.router);
+        self.table.insert_unique(hash, slot, |&other| {
+            slots[other as usize].as_ref().map_or(0, |entry| {
+                let seed = router.tenant_seed(&tenants[entry.tenant as usize]);
+                router.hash(seed, entry.trace_id)
+            })
+        });
+        slot
+    }
+
+    /// Forgets an entry and gives back its symbols.
+    pub(crate) fn remove(&mut self, slot: u32) {
+        let Some(entry) = self.slots[slot as usize].take() else {
+            return;
+        };
+        let hash = self.hash(&self.tenants[entry.tenant as usize], entry.trace_id);
+        if let Ok(found) = self.table.find_entry(hash, |&other| other == slot) {
+            found.remove();
+        }
+        entry.classes.iter().for_each(|&class| self.classes.release(class));
+        entry.attributes.iter().for_each(|&attribute| self.attributes.release(attribute));
+        self.entry_bytes -= entry.memory_bytes();
+        self.live -= 1;
+        if matches!(entry.phase, Phase::Kept(_)) {
+            self.kept -= 1;
+            self.kept_spans -= u64::from(entry.span_count());
+            self.kept_span_bytes -= entry.bytes;
+        }
+        self.free.push(slot);
+    }
+
+    /// Changes an entry's phase, keeping the counts.
+    pub(crate) fn set_phase(&mut self, slot: u32, phase: Phase) {
+        let Some(entry) = self.slots[slot as usize].as_mut() else {
+            return;
+        };
+        let before = entry.memory_bytes();
+        let was_kept = matches!(entry.phase, Phase::Kept(_));
+        let is_kept = matches!(phase, Phase::Kept(_));
+        entry.phase = phase;
+        self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
+        if is_kept && !was_kept {
+            self.kept += 1;
+            self.kept_spans += u64::from(entry.span_count());
+            self.kept_span_bytes += entry.bytes;
+        } else if was_kept && !is_kept {
+            self.kept -= 1;
+            self.kept_spans -= u64::from(entry.span_count());
+            self.kept_span_bytes -= entry.bytes;
+        }
+    }
+
+    /// Applies the spans `rows` of `batch`, which record `lsn` of this shard made durable.
+    pub fn apply(
+        &mut self,
+        lsn: Lsn,
+        batch: &SpanBatch,
+        rows: &[u32],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) -> Applied {
+        let mut applied = Applied::default();
+        let tenant_number = self.tenant_number(&batch.tenant);
+        let seed = self.options.router.tenant_seed(&batch.tenant);
+        let mut rest = rows;
+        while let Some(&first) = rest.first() {
+            let Some(trace_id) = batch.spans.get(first as usize).map(|span| span.trace_id) else {
+                break;
+            };
+            let same = |row: &&u32| {
+                batch.spans.get(**row as usize).is_some_and(|span| span.trace_id == trace_id)
+            };
+            let run = rest.iter().take_while(same).count();
+            let (mine, others) = rest.split_at(run);
+            rest = others;
+            let hash = self.options.router.hash(seed, trace_id);
+            let slot = match self.find_hashed(hash, &batch.tenant, trace_id) {
+                Some(slot) => slot,
+                None => {
+                    let shard = self.options.shard;
+                    let prior = step.decided.prior(shard, &batch.tenant, trace_id, lsn);
+                    self.open(tenant_number, trace_id, batch, prior, step, effects)
+                }
+            };
+            let outcome = self.add(slot, lsn, batch, mine, step);
+            applied.spans += outcome.spans;
+            applied.duplicates += outcome.duplicates;
+            applied.conflicts += outcome.conflicts;
+            applied.late += outcome.late;
+            self.decide_at_once(slot, step, effects);
+        }
+        self.advance(lsn);
+        applied
+    }
+
+    fn open(
+        &mut self,
+        tenant_number: u32,
+        trace_id: TraceId,
+        batch: &SpanBatch,
+        prior: Prior,
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) -> u32 {
+        let bucket = Bucket::containing(batch.received_at, self.options.bucket_nanos);
+        let version = step.epoch.current().set().version();
+        let phase = match prior {
+            Prior::None => Phase::Open,
+            Prior::Ask => {
+                effects.confirm.push((batch.tenant.clone(), trace_id));
+                Phase::Unconfirmed
+            }
+            Prior::Decided(record) => Self::late_phase(record),
+        };
+        let partial = matches!(phase, Phase::Kept(_) | Phase::LateDropped(_));
+        let kept = matches!(phase, Phase::Kept(_));
+        let mut entry = Entry::new(trace_id, tenant_number, version, phase, step.now, bucket);
+        entry.partial = partial;
+        self.kept += usize::from(kept);
+        self.insert(&batch.tenant, entry)
+    }
+
+    fn add(
+        &mut self,
+        slot: u32,
+        lsn: Lsn,
+        batch: &SpanBatch,
+        rows: &[u32],
+        step: &Step<'_>,
+    ) -> Applied {
+        let epoch = step.epoch;
+        let mut applied = Applied::default();
+        let Some(mut entry) = self.slots[slot as usize].take() else {
+            return applied;
+        };
+        let (before, spans_before, bytes_before) =
+            (entry.memory_bytes(), entry.span_count(), entry.bytes);
+        let policy = epoch.policy(entry.policy_version);
+        let observes = policy.set().version() == entry.policy_version;
+        let mut context_seen = u32::MAX;
+        for &row in rows {
+            let Some(span) = batch.spans.get(row as usize) else {
+                continue;
+            };
+            let context = batch.context(span);
+            let service = match batch.text(context.service) {
+                "" => UNKNOWN_SERVICE,
+                name => name,
+            };
+            let class =
+                self.class_position(&mut entry, service, batch.text(span.name), span.kind, span.status);
+            match entry.offer(Row::new(span.span_id, span.hash, class)) {
+                Offer::Duplicate => {
+                    applied.duplicates += 1;
+                    continue;
+                }
+                Offer::New => applied.spans += 1,
+                Offer::Conflict => {
+                    applied.spans += 1;
+                    applied.conflicts += 1;
+                }
+            }
+            entry.refer(lsn);
+            entry.start = entry.start.min(span.start);
+            entry.end = entry.end.max(span.end);
+            entry.bytes += u64::from(span.span.len);
+            entry.error_count += u32::from(span.status == StatusCode::Error);
+            let is_root = span.parent_span_id.is_zero();
+            let earlier = span.start < entry.root_start;
+            if (is_root && (!entry.has_root || earlier)) || (!is_root && !entry.has_root && earlier) {
+                entry.root_row = entry.span_count() - 1;
+                entry.root_start = span.start;
+                entry.has_root |= is_root;
+            }
+            if observes {
+                entry.bits |= policy.observe(batch, span);
+            }
+            if context_seen != span.context {
+                context_seen = span.context;
+                self.add_attributes(&mut entry, batch, context.attributes, epoch);
+            }
+            self.add_attributes(&mut entry, batch, span.attributes, epoch);
+        }
+        if applied.spans > 0 {
+            entry.last_at = entry.last_at.max(step.now);
+        }
+        match &mut entry.phase {
+            Phase::Kept(kept) => {
+                kept.ready &= applied.spans == 0;
+                self.kept_spans += u64::from(entry.span_count() - spans_before);
+                self.kept_span_bytes += entry.bytes - bytes_before;
+                applied.late = applied.spans;
+            }
+            Phase::LateDropped(_) | Phase::Deciding(_) => applied.late = applied.spans,
+            Phase::Open | Phase::Unconfirmed => {}
+        }
+        self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
+        self.slots[slot as usize] = Some(entry);
+        applied
+    }
+
+    fn class_position(
+        &mut self,
+        entry: &mut Entry,
+        service: &str,
+        operation: &str,
+        kind: spandrel_model::batch::SpanKind,
+        status: StatusCode,
+    ) -> u8 {
+        let full = entry.classes.len() >= MAX_SUMMARY_CLASSES;
+        let borrowed = (service, operation, kind, status);
+        let number = if full { self.classes.find(borrowed) } else { Some(self.classes.intern(borrowed)) };
+        let position = number.and_then(|number| entry.classes.iter().position(|&known| known == number));
+        match (position, number) {
+            // At most MAX_SUMMARY_CLASSES positions, which is below 255.
+            (Some(position), _) => u8::try_from(position).unwrap_or(NO_CLASS),
+            (None, Some(number)) if !full => {
+                self.classes.retain(number);
+                entry.classes.push(number);
+                u8::try_from(entry.classes.len() - 1).unwrap_or(NO_CLASS)
+            }
+            _ => {
+                entry.truncated = true;
+                NO_CLASS
+            }
+        }
+    }
+
+    fn add_attributes(&mut self, entry: &mut Entry, batch: &SpanBatch, run: Run, epoch: &Epoch) {
+        let interests = epoch.rules().interests();
+        for attribute in batch.attributes(run) {
+            let Some(key) = interests.key(attribute.key).filter(|_| attribute.key < interests.indexed())
+            else {
+                continue;
+            };
+            let mut digits = itoa::Buffer::new();
+            let decimal;
+            let text = match attribute.value {
+                AttributeValue::Text(slice) => batch.text(slice),
+                AttributeValue::Int(value) => digits.format(value),
+                AttributeValue::Bool(true) => "true",
+                AttributeValue::Bool(false) => "false",
+                AttributeValue::Double(value) => {
+                    decimal = value.to_string();
+                    &decimal
+                }
+            };
+            let cut = text.floor_char_boundary(MAX_INDEXED_VALUE_BYTES);
+            entry.truncated |= cut < text.len();
+            let borrowed = (key, &text[..cut]);
+            let full = entry.attributes.len() >= MAX_SUMMARY_ATTRIBUTES;
+            let number =
+                if full { self.attributes.find(borrowed) } else { Some(self.attributes.intern(borrowed)) };
+            match number {
+                Some(number) if entry.attributes.contains(&number) => {}
+                Some(number) if !full => {
+                    self.attributes.retain(number);
+                    entry.attributes.push(number);
+                }
+                _ => entry.truncated = true,
+            }
+        }
+    }
+
+    /// Asserts the invariants: after each step in debug builds and always in the simulation.
+    ///
+    /// # Panics
+    /// When one is broken.
+    pub fn check(&self) {
+        let entry_bytes: u64 = self.entries().map(Entry::memory_bytes).sum();
+        assert_eq!(entry_bytes, self.entry_bytes, "entry bytes");
+        assert_eq!(self.entries().count(), self.live, "live entries");
+        assert_eq!(self.table.len(), self.live, "table entries");
+        let kept = self.entries().filter(|entry| matches!(entry.phase, Phase::Kept(_)));
+        let (count, spans, bytes) = kept.fold((0, 0, 0), |(count, spans, bytes), entry| {
+            (count + 1, spans + u64::from(entry.span_count()), bytes + entry.bytes)
+        });
+        assert_eq!((count, spans, bytes), self.unpaged(), "kept entries");
+        for entry in self.entries() {
+            assert!(entry.rows.is_empty() || entry.start <= entry.end, "start after end");
+            assert!(entry.references.is_sorted(), "references out of order");
+            let tenant = &self.tenants[entry.tenant as usize];
+            let slot = self.find(tenant, entry.trace_id).map(|slot| slot as usize);
+            let found = slot.and_then(|slot| self.slots[slot].as_ref());
+            assert!(found.is_some_and(|found| std::ptr::eq(found, entry)), "lost entry");
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! What queries see of a shard: single traces, searches, names.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
+
+use spandrel_model::batch::{SpanKind, StatusCode};
+use spandrel_model::ids::{Lsn, SpanId, TenantId, TraceId, UnixNanos};
+use spandrel_model::limits::MAX_MATCHED_SPANS;
+use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, TraceState};
+use spandrel_model::summary::{RootSpan, SummaryDecision, TraceSummary};
+use spandrel_model::verdict::VerdictRecord;
+
+use super::entry::{Entry, Phase};
+use super::state::ShardState;
+
+/// A trace as its shard holds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EntryView {
+    /// Where it stands.
+    pub state: TraceState,
+    /// The durable verdict.
+    pub record: Option<VerdictRecord>,
+    /// Records that hold its spans, those of an earlier drop included.
+    pub references: Vec<Lsn>,
+    /// The journal is being asked whether it was decided before.
+    pub unconfirmed: bool,
+}
+
+/// A trace of a shard that meets a search's conditions, or may.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryHit {
+    /// What the shard knows of it.
+    pub found: FoundTrace,
+    /// False: a candidate whose spans must be read.
+    pub exact: bool,
+}
+
+/// The names of a shard's live traces of one tenant.
+#[derive(Debug, Default)]
+pub struct LiveNames {
+    /// Operations by service.
+    pub operations: BTreeSet<(Arc<str>, Arc<str>, SpanKind)>,
+    /// Indexed attributes: key and value.
+    pub attributes: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+/// A filter in the shard's own numbers.
+struct Resolved {
+    /// For each demanded service, the classes that have it.
+    services: Vec<Vec<bool>>,
+    /// The classes that meet the conditions on one span, tags apart; `None` when there are none.
+    span: Option<Vec<bool>>,
+    /// The attribute of each tag, when the shard has it.
+    tags: Vec<Option<u32>>,
+}
+
+impl Resolved {
+    /// The classes whose spans a result names: those that meet the span's conditions, else those of the services.
+    fn matched(&self) -> Vec<bool> {
+        if let Some(span) = &self.span {
+            return span.clone();
+        }
+        let mut union = vec![false; self.services.first().map_or(0, Vec::len)];
+        for set in &self.services {
+            union.iter_mut().zip(set).for_each(|(all, one)| *all |= one);
+        }
+        union
+    }
+}
+
+impl ShardState {
+    /// One trace.
+    #[must_use]
+    pub fn view(&self, tenant: &TenantId, trace_id: TraceId) -> Option<EntryView> {
+        let slot = self.find(tenant, trace_id)?;
+        let entry = self.slots[slot as usize].as_ref()?;
+        let mut references: Vec<Lsn> = entry.references.to_vec();
+        let (state, record) = match &entry.phase {
+            Phase::Open | Phase::Unconfirmed => (TraceState::Open, None),
+            // The verdict is not durable: until it is, the trace is open to the outside.
+            Phase::Deciding(record) => {
+                references.extend(record.references.iter().copied());
+                (TraceState::Open, None)
+            }
+            Phase::Kept(kept) => (TraceState::Kept, Some(kept.record.clone())),
+            Phase::LateDropped(record) => {
+                references.extend(record.references.iter().copied());
+                (TraceState::Dropped, Some((**record).clone()))
+            }
+        };
+        references.sort_unstable();
+        references.dedup();
+        Some(EntryView {
+            state,
+            record,
+            references,
+            unconfirmed: entry.phase == Phase::Unconfirmed,
+        })
+    }
+
+    /// What search knows of an entry that holds all of its trace.
+    pub(crate) fn summary(
+        &self,
+        entry: &Entry,
+        fragment: Lsn,
+        record: &VerdictRecord,
+        policy: Arc<str>,
+    ) -> TraceSummary {
+        let classes = entry.classes.iter().filter_map(|&class| self.classes.get(class).cloned());
+        let mut classes: Vec<_> = classes.collect();
+        classes.sort_unstable();
+        let attributes = entry.attributes.iter();
+        let attributes = attributes.filter_map(|&number| self.attributes.get(number).cloned());
+        let mut attributes: Vec<_> = attributes.collect();
+        attributes.sort_unstable();
+        TraceSummary {
+            tenant: self.tenants[entry.tenant as usize].clone(),
+            shard: self.options.shard,
+            trace_id: entry.trace_id,
+            fragment,
+            bucket: record.bucket,
+            start: entry.start.min(entry.end),
+            end: entry.end,
+            root: self.root(entry),
+            span_count: entry.span_count(),
+            error_count: entry.error_count,
+            classes,
+            attributes,
+            truncated: entry.truncated,
+            decision: SummaryDecision {
+                policy,
+                trigger: record.trigger,
+                policy_version: record.policy_version,
+                probability: record.probability,
+                decided_at: record.decided_at,
+            },
+        }
+    }
+
+    fn root(&self, entry: &Entry) -> Option<RootSpan> {
+        let row = entry.rows.get(entry.root_row as usize)?;
+        let class = entry.classes.get(usize::from(row.class))?;
+        let class = self.classes.get(*class)?;
+        Some(RootSpan {
+            span_id: SpanId(row.span_id),
+            service: Arc::clone(&class.service),
+            operation: Arc::clone(&class.operation),
+        })
+    }
+
+    fn resolve(&self, filter: &SearchFilter) -> Resolved {
+        let class_set = |meets: &dyn Fn(&spandrel_model::summary::SpanClass) -> bool| {
+            let mut set = vec![false; self.classes.bound()];
+            for (number, class) in self.classes.iter() {
+                set[number as usize] = meets(class);
+            }
+            set
+        };
+        let services = filter.services.iter();
+        let services: Vec<Vec<bool>> =
+            services.map(|service| class_set(&|class| *class.service == **service)).collect();
+        let span = filter.has_span_conditions().then(|| {
+            class_set(&|class| {
+                filter.span_service().is_none_or(|service| *class.service == *service)
+                    && filter.operation.as_deref().is_none_or(|name| *class.operation == *name)
+                    && filter.status.is_none_or(|status| class.status == status)
+            })
+        });
+        let tags = filter.tags.iter().map(|tag| {
+            let key: Arc<str> = Arc::from(tag.key.as_str());
+            self.attributes.find((&key, &tag.value))
+        });
+        Resolved {
+            services,
+            span,
+            tags: tags.collect(),
+        }
+    }
+
+    /// Does the entry meet the filter? `None` no, `Some(false)` perhaps, `Some(true)` yes.
+    fn meets(
+        &self,
+        entry: &Entry,
+        filter: &SearchFilter,
+        resolved: &Resolved,
+        indexed: &dyn Fn(&str) -> bool,
+    ) -> Option<bool> {
+        if entry.rows.is_empty() || entry.partial {
+            // Its other spans are elsewhere: only reading them all can tell.
+            return Some(false);
+        }
+        let start = entry.start.min(entry.end);
+        if start < filter.from || start >= filter.to {
+            return None;
+        }
+        let duration = entry.end.since(start);
+        if filter.min_duration.is_some_and(|least| duration < least)
+            || filter.max_duration.is_some_and(|most| duration > most)
+        {
+            return None;
+        }
+        let has = |set: &Vec<bool>| entry.classes.iter().any(|&class| set[class as usize]);
+        let all_services = resolved.services.iter().all(has);
+        let span = resolved.span.as_ref().is_none_or(has);
+        let tags_possible = filter.tags.iter().zip(&resolved.tags).all(|(tag, number)| match number {
+            Some(number) => entry.attributes.contains(number),
+            None => !indexed(&tag.key),
+        });
+        if all_services && span && (tags_possible || entry.truncated) {
+            return Some(filter.tags.is_empty());
+        }
+        entry.truncated.then_some(false)
+    }
+
+    /// The newest `limit` traces of a tenant after the cursor that meet the filter or may.
+    #[must_use]
+    pub fn search(
+        &self,
+        tenant: &TenantId,
+        filter: &SearchFilter,
+        cursor: Option<Cursor>,
+        limit: usize,
+        include_dropped: bool,
+        indexed: &dyn Fn(&str) -> bool,
+    ) -> Vec<MemoryHit> {
+        let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
+            return Vec::new();
+        };
+        let resolved = self.resolve(filter);
+        // A heap whose top is the worst of the best: the oldest start, then the greatest id.
+        let mut best: BinaryHeap<(Reverse<UnixNanos>, TraceId, u32, bool)> = BinaryHeap::new();
+        for (slot, entry) in (0u32..).zip(&self.slots) {
+            let Some(entry) = entry.as_ref().filter(|entry| entry.tenant as usize == number) else {
+                continue;
+            };
+            if matches!(entry.phase, Phase::LateDropped(_)) && !include_dropped {
+                continue;
+            }
+            let start = entry.start.min(entry.end);
+            let after = cursor.is_none_or(|cursor| {
+                (Reverse(start), entry.trace_id) > (Reverse(cursor.start), cursor.trace_id)
+            });
+            if !after {
+                continue;
+            }
+            let Some(exact) = self.meets(entry, filter, &resolved, indexed) else {
+                continue;
+            };
+            best.push((Reverse(start), entry.trace_id, slot, exact));
+            if best.len() > limit {
+                best.pop();
+            }
+        }
+        let matched = resolved.matched();
+        let sorted = best.into_sorted_vec().into_iter();
+        let hits = sorted.filter_map(|(_, _, slot, exact)| {
+            let entry = self.slots[slot as usize].as_ref()?;
+            let found = self.found(entry, &matched);
+            Some(MemoryHit { found, exact })
+        });
+        hits.collect()
+    }
+
+    fn found(&self, entry: &Entry, matched: &[bool]) -> FoundTrace {
+        let root = self.root(entry);
+        let services: BTreeSet<&str> = entry
+            .classes
+            .iter()
+            .filter_map(|&class| self.classes.get(class).map(|class| &*class.service))
+            .collect();
+        let matches = |class: u8| {
+            let number = entry.classes.get(usize::from(class));
+            number.is_some_and(|&number| matched.get(number as usize).copied().unwrap_or(false))
+        };
+        let matched = entry.rows.iter().filter(|row| matches(row.class)).take(MAX_MATCHED_SPANS);
+        let root_class = entry.rows.get(entry.root_row as usize).map(|row| row.class);
+        let root_status = root_class
+            .and_then(|class| entry.classes.get(usize::from(class)))
+            .and_then(|&class| self.classes.get(class))
+            .map_or(StatusCode::Unset, |class| class.status);
+        let start = entry.start.min(entry.end);
+        FoundTrace {
+            trace_id: entry.trace_id,
+            root_service: root.as_ref().map(|root| root.service.to_string()).unwrap_or_default(),
+            root_operation: root.map(|root| root.operation.to_string()).unwrap_or_default(),
+            start,
+            duration: entry.end.since(start),
+            status: if entry.error_count > 0 { StatusCode::Error } else { root_status },
+            span_count: entry.span_count(),
+            error_count: entry.error_count,
+            services: services.into_iter().map(str::to_owned).collect(),
+            state: match entry.phase {
+                Phase::Kept(_) => TraceState::Kept,
+                Phase::LateDropped(_) => TraceState::Dropped,
+                _ => TraceState::Open,
+            },
+            matched_spans: matched.map(|row| SpanId(row.span_id)).collect(),
+        }
+    }
+
+    /// The names of the tenant's live traces whose start lies in the range.
+    pub fn names(&self, tenant: &TenantId, from: UnixNanos, to: UnixNanos, names: &mut LiveNames) {
+        let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
+            return;
+        };
+        let mut classes = vec![false; self.classes.bound()];
+        let mut attributes = vec![false; self.attributes.bound()];
+        for entry in self.entries().filter(|entry| entry.tenant as usize == number) {
+            if entry.start < from || entry.start >= to || matches!(entry.phase, Phase::LateDropped(_)) {
+                continue;
+            }
+            entry.classes.iter().for_each(|&class| classes[class as usize] = true);
+            entry.attributes.iter().for_each(|&attribute| attributes[attribute as usize] = true);
+        }
+        for (_, class) in self.classes.iter().filter(|(number, _)| classes[*number as usize]) {
+            names.operations.insert((
+                Arc::clone(&class.service),
+                Arc::clone(&class.operation),
+                class.kind,
+            ));
+        }
+        for (_, text) in self.attributes.iter().filter(|(number, _)| attributes[*number as usize]) {
+            names.attributes.insert((Arc::clone(&text.key), Arc::clone(&text.value)));
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The actor around a shard's assembler: it performs what the pure state asks for.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::credit::Credit;
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::search::{Cursor, SearchFilter};
+use spandrel_model::verdict::VerdictRecord;
+use tokio::sync::oneshot;
+
+use crate::assembler::{
+    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState, Step,
+};
+use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
+use crate::settings::Epoch;
+use crate::shared::Shared;
+use crate::writer::{ShardCommit, WriterMessage};
+
+/// What a search asks of a shard.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardSearch {
+    pub(crate) tenant: TenantId,
+    pub(crate) filter: Arc<SearchFilter>,
+    pub(crate) cursor: Option<Cursor>,
+    pub(crate) limit: usize,
+    pub(crate) include_dropped: bool,
+}
+
+/// The assembler's messages. Spans come with credit; everything else is a question or a bounded reply.
+pub(crate) enum AssemblerMessage {
+    /// The writer, once: verdicts go there.
+    Writer(ActorRef<WriterMessage>),
+    Committed(Vec<ShardCommit>),
+    Confirmed(TenantId, TraceId, Option<VerdictRecord>),
+    Tick,
+    View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
+    Search(ShardSearch, oneshot::Sender<Vec<MemoryHit>>),
+    Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
+    /// Collect kept traces: bytes of spans, and whether those that wait for more spans count too.
+    CollectKept(u64, bool, oneshot::Sender<Vec<KeptTrace>>),
+    Paged(Vec<(TenantId, TraceId, Lsn)>),
+    PagingFailed(Vec<(TenantId, TraceId, Lsn)>),
+    Promote(TenantId, TraceId, Option<VerdictRecord>, oneshot::Sender<Promotion>),
+    /// Decide traces early until about so many bytes come free.
+    Relieve(u64),
+    /// The first lsn that is still needed, and the last that was applied.
+    LowWater(oneshot::Sender<(Lsn, Lsn)>),
+}
+
+impl ractor::Message for AssemblerMessage {}
+
+/// The actor.
+pub(crate) struct Assembler;
+
+/// What the actor starts with.
+pub(crate) struct AssemblerArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shard: ShardId,
+    /// The state after replay.
+    pub(crate) state: ShardState,
+    /// Effects of the replay that are still to be performed.
+    pub(crate) effects: Effects,
+    /// Pays for the state's memory.
+    pub(crate) credit: Credit,
+}
+
+/// Invariant: `credit` covers the memory of `state`, but for a moment within a message.
+pub(crate) struct AssemblerState {
+    shared: Arc<Shared>,
+    shard: ShardId,
+    state: ShardState,
+    credit: Credit,
+    writer: Option<ActorRef<WriterMessage>>,
+    effects: Effects,
+    since_checkpoint_ms: u64,
+}
+
+/// What the journal's filters say, for live traffic.
+struct JournalDecided<'a>(&'a Shared);
+
+impl Decided for JournalDecided<'_> {
+    fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, _: Lsn) -> Prior {
+        if self.0.journal.maybe_decided(shard, tenant, trace_id) { Prior::Ask } else { Prior::None }
+    }
+}
+
+fn step<'a>(shared: &'a Shared, epoch: &'a Epoch, decided: &'a JournalDecided<'a>) -> Step<'a> {
+    Step {
+        epoch,
+        decided,
+        limiters: &shared.limiters,
+        pressure: shared.pressure(),
+        now: shared.env.now(),
+    }
+}
+
+impl Actor for Assembler {
+    type Msg = AssemblerMessage;
+    type State = AssemblerState;
+    type Arguments = AssemblerArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<AssemblerMessage>,
+        arguments: AssemblerArguments,
+    ) -> Result<AssemblerState, ActorProcessingErr> {
+        myself.send_interval(Duration::from_millis(ASSEMBLER_TICK_MS), || AssemblerMessage::Tick);
+        Ok(AssemblerState {
+            shared: arguments.shared,
+            shard: arguments.shard,
+            state: arguments.state,
+            credit: arguments.credit,
+            writer: None,
+            effects: arguments.effects,
+            // Shards checkpoint one after the other, not all at once.
+            since_checkpoint_ms: u64::from(arguments.shard.0) * CHECKPOINT_MS / 64 % CHECKPOINT_MS,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<AssemblerMessage>,
+        message: AssemblerMessage,
+        state: &mut AssemblerState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.handle(message);
+        state.perform(&myself);
+        state.settle();
+        Ok(())
+    }
+}
+
+impl AssemblerState {
+    fn handle(&mut self, message: AssemblerMessage) {
+        let shared = Arc::clone(&self.shared);
+        let decided = JournalDecided(&shared);
+        let epoch = shared.epoch();
+        let step = step(&shared, &epoch, &decided);
+        match message {
+            AssemblerMessage::Writer(writer) => self.writer = Some(writer),
+            AssemblerMessage::Committed(commits) => {
+                commits.into_iter().for_each(|commit| self.committed(commit, &step));
+            }
+            AssemblerMessage::Confirmed(tenant, trace_id, found) => {
+                self.state.confirm(&tenant, trace_id, found, &step, &mut self.effects);
+            }
+            AssemblerMessage::Tick => self.tick(&step),
+            AssemblerMessage::View(tenant, trace_id, reply) => {
+                let _ = reply.send(self.state.view(&tenant, trace_id));
+            }
+            AssemblerMessage::Search(search, reply) => {
+                let interests = epoch.rules().interests();
+                let hits = self.state.search(
+                    &search.tenant,
+                    &search.filter,
+                    search.cursor,
+                    search.limit,
+                    search.include_dropped,
+                    &|key| interests.number(key).is_some_and(|number| number < interests.indexed()),
+                );
+                let _ = reply.send(hits);
+            }
+            AssemblerMessage::Names(tenant, from, to, reply) => {
+                let mut names = LiveNames::default();
+                self.state.names(&tenant, from, to, &mut names);
+                let _ = reply.send(names);
+            }
+            AssemblerMessage::CollectKept(bytes, all, reply) => {
+                let name = |record: &VerdictRecord| shared.policy_name(record);
+                let taken = self.state.collect_kept(bytes, all, &name);
+                if let Err(taken) = reply.send(taken) {
+                    let keys: Vec<_> = taken
+                        .into_iter()
+                        .map(|kept| (kept.tenant, kept.trace_id, kept.fragment))
+                        .collect();
+                    self.state.paging_failed(&keys);
+                }
+            }
+            AssemblerMessage::Paged(traces) => self.state.paged(&traces),
+            AssemblerMessage::PagingFailed(traces) => self.state.paging_failed(&traces),
+            AssemblerMessage::Promote(tenant, trace_id, earlier, reply) => {
+                let promotion = match earlier {
+                    None => self.state.promote(&tenant, trace_id, &step, &mut self.effects),
+                    Some(earlier) => self.state.promote_dropped(earlier, &step, &mut self.effects),
+                };
+                let _ = reply.send(promotion);
+            }
+            AssemblerMessage::Relieve(bytes) => {
+                self.state.relieve(bytes, &step, &mut self.effects);
+            }
+            AssemblerMessage::LowWater(reply) => {
+                let _ = reply.send((self.state.low_water(), self.state.applied()));
+            }
+        }
+        if cfg!(debug_assertions) {
+            self.state.check();
+        }
+    }
+
+    fn committed(&mut self, commit: ShardCommit, step: &Step<'_>) {
+        match commit {
+            ShardCommit::Spans {
+                lsn,
+                batch,
+                epoch,
+                rows,
+                part,
+                credit,
+                request,
+            } => {
+                let rows = rows.get(part.start..part.end).unwrap_or_default();
+                let scanned = Step {
+                    epoch: &epoch,
+                    ..*step
+                };
+                let applied = self.state.apply(lsn, &batch, rows, &scanned, &mut self.effects);
+                drop(request);
+                self.credit.join(credit);
+                crate::meters::applied(&applied, self.shard);
+            }
+            ShardCommit::Verdicts { lsn, records } => {
+                self.state.verdicts_committed(lsn, &records, step);
+                crate::meters::decided(&records, step.now);
+            }
+        }
+    }
+
+    fn tick(&mut self, step: &Step<'_>) {
+        self.state.tick(step, &mut self.effects);
+        self.since_checkpoint_ms += ASSEMBLER_TICK_MS;
+        if self.since_checkpoint_ms >= CHECKPOINT_MS {
+            self.since_checkpoint_ms = 0;
+            self.checkpoint();
+        }
+        let gauges = &self.shared.gauges;
+        let shard = usize::from(self.shard.0);
+        let (unpaged, _, bytes) = self.state.unpaged();
+        gauges.open_traces[shard].store(self.state.open_traces() as u64, Ordering::Relaxed);
+        gauges.unpaged_traces[shard].store(unpaged as u64, Ordering::Relaxed);
+        gauges.unpaged_bytes[shard].store(bytes, Ordering::Relaxed);
+        let oldest = self.state.oldest_unpaged().map_or(u64::MAX, |at| at.0);
+        gauges.oldest_unpaged[shard].store(oldest, Ordering::Relaxed);
+    }
+
+    /// Replay starts behind the low-water mark.
+    fn checkpoint(&self) {
+        let (shared, shard) = (Arc::clone(&self.shared), self.shard);
+        let replayed_until = Lsn(self.state.low_water().0.saturating_sub(1));
+        let job = async move {
+            let journal = Arc::clone(&shared.journal);
+            let write = move || journal.write_checkpoint(shard, replayed_until, &[]);
+            if let Err(error) = shared.env.block(write).await {
+                // An older checkpoint stays: replay takes longer, nothing is lost.
+                tracing::warn!(shard = shard.0, %error, "checkpoint not written");
+            }
+        };
+        self.shared.spawn_job("assembler", job);
+    }
+
+    /// Performs the effects: verdicts to the writer, questions to the journal.
+    fn perform(&mut self, myself: &ActorRef<AssemblerMessage>) {
+        let Some(writer) = &self.writer else {
+            return;
+        };
+        if !self.effects.verdicts.is_empty() {
+            let verdicts = std::mem::take(&mut self.effects.verdicts);
+            // The node is stopping when the writer is gone: replay decides again.
+            let _ = writer.cast(WriterMessage::Verdicts(self.shard, verdicts));
+        }
+        for (tenant, trace_id) in self.effects.confirm.drain(..) {
+            let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());
+            self.shared.spawn_job("assembler", async move {
+                let (journal, owner) = (Arc::clone(&shared.journal), tenant.clone());
+                let read = move || journal.verdict(shard, &owner, trace_id);
+                let found = shared.env.block(read).await.unwrap_or_else(|error| {
+                    tracing::error!(%error, trace = %trace_id, "verdict not readable, decided anew");
+                    None
+                });
+                let _ = myself.cast(AssemblerMessage::Confirmed(tenant, trace_id, found));
+            });
+        }
+    }
+
+    /// Makes the credit equal to the memory in use. What the charge of a batch did not foresee is taken if there is
+    /// any, and seen by the pressure otherwise.
+    fn settle(&mut self) {
+        let used = self.state.memory_bytes();
+        self.credit.shrink_to(used);
+        let lacking = used.saturating_sub(self.credit.bytes());
+        if lacking > 0 && !self.credit.try_grow(lacking) {
+            crate::meters::uncovered(lacking);
+        }
+    }
+}

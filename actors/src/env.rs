@@ -1,0 +1,67 @@
+//! The seams: wall time, blocking work and the disk. Production and the simulation differ in nothing else.
+
+use std::sync::Arc;
+
+use spandrel_model::ids::UnixNanos;
+use spandrel_storage::disk::Disk;
+
+/// The wall clock.
+pub trait Clock: Send + Sync {
+    /// Now. May jump either way; nothing that must be safe depends on it.
+    fn now(&self) -> UnixNanos;
+}
+
+/// Where blocking work (disk, compression) runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockingMode {
+    /// On tokio's blocking threads: production.
+    Threads,
+    /// On the caller, before the future is first awaited: the simulation, which must not depend on threads.
+    Inline,
+}
+
+/// Everything that a node takes from the outside world.
+#[derive(Clone)]
+pub struct Env {
+    /// Wall time.
+    pub clock: Arc<dyn Clock>,
+    /// Files.
+    pub disk: Arc<dyn Disk>,
+    /// Where blocking work runs.
+    pub blocking: BlockingMode,
+    /// Stops the process: called once when a durable write failed, because a failed fsync is never retried.
+    pub halt: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
+impl Env {
+    /// Now, by the wall clock.
+    #[must_use]
+    pub fn now(&self) -> UnixNanos {
+        self.clock.now()
+    }
+
+    /// Runs blocking work and waits for it.
+    ///
+    /// # Panics
+    /// When the work panicked: the panic goes on in the caller.
+    pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        match self.blocking {
+            BlockingMode::Inline => work(),
+            BlockingMode::Threads => match tokio::task::spawn_blocking(work).await {
+                Ok(value) => value,
+                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                // The runtime is shutting down: nobody waits for an answer any more.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+}
+
+impl std::fmt::Debug for Env {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Env")
+            .field("disk", &self.disk)
+            .field("blocking", &self.blocking)
+            .finish_non_exhaustive()
+    }
+}

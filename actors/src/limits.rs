@@ -1,0 +1,49 @@
+//! Every bound of this crate, with its unit and its reason.
+
+/// Raw bytes at which a journal frame is closed: reading one back costs about 0.16 ms (measured).
+pub const FRAME_RAW_BYTES: usize = 256 * 1024;
+/// Most frames that wait for the commit in flight: enough to keep the disk busy, few enough to bound the memory.
+pub const MAX_READY_FRAMES: usize = 32;
+/// Bytes of credit charged per span for the growth of its entry: a row of 18 bytes, a class, some attributes.
+pub const ENTRY_BYTES_PER_SPAN: u64 = 96;
+/// Bytes of credit charged per trace of a request for the growth of its shard: an entry without its rows.
+pub const ENTRY_BYTES_PER_TRACE: u64 = 512;
+/// Milliseconds between two looks of an assembler at its entries.
+pub const ASSEMBLER_TICK_MS: u64 = 500;
+/// Milliseconds between two rounds of the node's housekeeping.
+pub const HOUSEKEEPING_TICK_MS: u64 = 1_000;
+/// Milliseconds between two checkpoints of a shard.
+pub const CHECKPOINT_MS: u64 = 10_000;
+/// Seconds that a client without a deadline of its own waits for its acknowledgement (API.md).
+pub const EXPORT_DEADLINE_MS: u64 = 10_000;
+/// Retry hint of a refusal for pressure, in milliseconds: SDKs export every 5 s, the pressure is read every 0.5 s.
+pub const PRESSURE_RETRY_MS: u64 = 1_000;
+/// Spans of a full page: 45 bytes a span and 0.6 ms to decode one (measured).
+pub const PAGE_SPANS: usize = 5_000;
+/// Milliseconds that a kept trace waits for its page to fill (DESIGN.md: 10 minutes).
+pub const PAGE_MAX_AGE_MS: u64 = 600_000;
+/// Share of the credit pool, in 1/256, that one paging job may hold as span bytes.
+pub const PAGING_SHARE_256: u64 = 32;
+/// Summaries that wait in memory before they become a segment of the index: smaller segments cost 2 to 3 times
+/// the CPU per trace (measured).
+pub const INDEX_STEP_SUMMARIES: usize = 10_000;
+/// Queries of one tenant at once (API.md).
+pub const MAX_TENANT_QUERIES: usize = 16;
+/// Milliseconds that a query waits for its turn (API.md).
+pub const QUERY_QUEUE_MS: u64 = 1_000;
+/// Pieces of a streamed trace, in bytes.
+pub const TRACE_PIECE_BYTES: usize = 1 << 20;
+/// Bytes of credit that one query holds: a page's columns or some frames, and its results.
+pub const QUERY_CREDIT_BYTES: u64 = 4 << 20;
+/// Policy sets that entries may still refer to; older entries are decided by the oldest of these.
+pub const MAX_LIVE_POLICIES: usize = 8;
+/// The part of the credit pool, in percent, from which traces are decided early.
+pub const PRESSURE_EARLY_PERCENT: u64 = 80;
+/// The part from which the sampling of healthy traces is tightened.
+pub const PRESSURE_TIGHTEN_PERCENT: u64 = 90;
+/// The part below which the measures end again (hysteresis).
+pub const PRESSURE_RELEASE_PERCENT: u64 = 75;
+/// Least bytes and least part (in percent) of the disk that admission leaves free for verdicts, pages and deletes.
+pub const DISK_RESERVE_BYTES: u64 = 2 << 30;
+/// See [`DISK_RESERVE_BYTES`].
+pub const DISK_RESERVE_PERCENT: u64 = 5;

@@ -1,0 +1,149 @@
+//! What all actors of a node share: storage, settings in force, memory.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use futures_util::FutureExt;
+use spandrel_model::credit::CreditPool;
+use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::policy::Limiters;
+use spandrel_model::routing::ShardRouter;
+use spandrel_model::verdict::{NO_POLICY, PROMOTED_POLICY, VerdictRecord};
+use spandrel_storage::block::BlockStore;
+use spandrel_storage::index::IndexStore;
+use spandrel_storage::journal::Journal;
+
+use crate::env::Env;
+use crate::recent::RecentSummaries;
+use crate::settings::Epoch;
+
+/// Gauges that actors write and the status page and the metrics read.
+#[derive(Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) open_traces: Vec<AtomicU64>,
+    pub(crate) unpaged_traces: Vec<AtomicU64>,
+    pub(crate) unpaged_bytes: Vec<AtomicU64>,
+    /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
+    pub(crate) oldest_unpaged: Vec<AtomicU64>,
+}
+
+impl Gauges {
+    fn new(shards: u16) -> Self {
+        let zeros = || (0..shards).map(|_| AtomicU64::new(0)).collect();
+        Self {
+            open_traces: zeros(),
+            unpaged_traces: zeros(),
+            unpaged_bytes: zeros(),
+            oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
+        }
+    }
+
+    pub(crate) fn total(values: &[AtomicU64]) -> u64 {
+        values.iter().map(|value| value.load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn oldest(&self) -> UnixNanos {
+        let oldest = self.oldest_unpaged.iter().map(|value| value.load(Ordering::Relaxed));
+        UnixNanos(oldest.min().unwrap_or(u64::MAX))
+    }
+}
+
+/// Shared by reference between all actors of one node.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) node: NodeId,
+    pub(crate) router: ShardRouter,
+    pub(crate) bucket_nanos: u64,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) blocks: Arc<BlockStore>,
+    pub(crate) index: Arc<IndexStore>,
+    pub(crate) recent: RecentSummaries,
+    pub(crate) pool: Arc<CreditPool>,
+    pub(crate) limiters: Mutex<Limiters>,
+    pub(crate) gauges: Gauges,
+    epoch: RwLock<Arc<Epoch>>,
+    pressure: AtomicU8,
+}
+
+/// What [`Shared::new`] takes.
+pub(crate) struct SharedParts {
+    pub(crate) env: Env,
+    pub(crate) node: NodeId,
+    pub(crate) router: ShardRouter,
+    pub(crate) bucket_nanos: u64,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) blocks: Arc<BlockStore>,
+    pub(crate) index: Arc<IndexStore>,
+    pub(crate) pool: Arc<CreditPool>,
+    pub(crate) epoch: Arc<Epoch>,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: SharedParts) -> Self {
+        Self {
+            limiters: Mutex::new(Limiters::new(parts.epoch.current().set())),
+            gauges: Gauges::new(parts.router.shards()),
+            recent: RecentSummaries::default(),
+            env: parts.env,
+            node: parts.node,
+            router: parts.router,
+            bucket_nanos: parts.bucket_nanos,
+            journal: parts.journal,
+            blocks: parts.blocks,
+            index: parts.index,
+            pool: parts.pool,
+            epoch: RwLock::new(parts.epoch),
+            pressure: AtomicU8::new(0),
+        }
+    }
+
+    /// The settings in force.
+    pub(crate) fn epoch(&self) -> Arc<Epoch> {
+        Arc::clone(&self.epoch.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts other settings in force.
+    pub(crate) fn set_epoch(&self, epoch: Arc<Epoch>) {
+        self.limiters.lock().unwrap_or_else(PoisonError::into_inner).adopt(epoch.current().set());
+        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+    }
+
+    /// Memory pressure: 0 none, 1 the pool fills, 2 traces are decided early, 3 healthy sampling is tightened,
+    /// 4 requests are refused.
+    pub(crate) fn pressure(&self) -> u8 {
+        self.pressure.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_pressure(&self, level: u8) {
+        self.pressure.store(level, Ordering::Relaxed);
+    }
+
+    /// Runs a step of an actor's work beside the actor. A panic in it would leave the actor waiting for ever, so it
+    /// stops the node: what is durable is replayed.
+    pub(crate) fn spawn_job(&self, what: &'static str, job: impl Future<Output = ()> + Send + 'static) {
+        let halt = Arc::clone(&self.env.halt);
+        tokio::spawn(async move {
+            if AssertUnwindSafe(job).catch_unwind().await.is_err() {
+                halt(&format!("a job of the {what} panicked"));
+            }
+        });
+    }
+
+    /// The shard of a trace.
+    pub(crate) fn shard(&self, tenant: &TenantId, trace_id: TraceId) -> ShardId {
+        self.router.shard(self.router.hash(self.router.tenant_seed(tenant), trace_id))
+    }
+
+    /// The name of the policy that decided, if its set is still held.
+    pub(crate) fn policy_name(&self, record: &VerdictRecord) -> Arc<str> {
+        let epoch = self.epoch();
+        let set = epoch.policy(record.policy_version).set();
+        let fixed = matches!(record.policy, NO_POLICY | PROMOTED_POLICY);
+        if fixed || set.version() == record.policy_version {
+            Arc::from(set.policy_name(record.policy))
+        } else {
+            Arc::from(format!("#{} of version {}", record.policy, record.policy_version))
+        }
+    }
+}
