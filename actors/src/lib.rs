@@ -1,1 +1,26 @@
-//! Spandrel's actors: ingest, assemblers, pagers, indexer and queries over journal and blocks.
+//! The actors of a node: ingest, writer, one assembler per shard, pager, indexer, housekeeper, queries.
+//!
+//! May depend on: the model, storage and raft; owns ractor. It implements the ports of the model. Must never: speak
+//! HTTP or gRPC to clients, read a clock or a disk other than through [`Env`], or queue bytes without credit.
+
+mod admin;
+pub mod assembler;
+mod assembler_actor;
+mod env;
+mod facts;
+mod housekeeping;
+mod indexer;
+mod ingest;
+pub mod limits;
+mod meters;
+mod node;
+mod pager;
+mod query;
+mod recent;
+mod replay;
+pub mod settings;
+mod shared;
+mod writer;
+
+pub use env::{BlockingMode, Clock, Env};
+pub use node::{Node, NodeOptions, Recovery, StartError};

@@ -11,11 +11,11 @@ use crate::assembler::Applied;
 pub(crate) fn received(accepted: u64, rejected: &RejectedSpans, changed: &ChangedSpans, bytes: u64) {
     counter!("spandrel_spans_received_total").increment(accepted + rejected.total());
     counter!("spandrel_span_bytes_received_total").increment(bytes);
-    for (reason, count) in rejected.reasons() {
-        counter!("spandrel_spans_rejected_total", "reason" => reason).increment(count);
+    for (reason, count) in rejected.iter() {
+        counter!("spandrel_spans_rejected_total", "reason" => reason.as_str()).increment(count);
     }
-    for (reason, count) in changed.reasons() {
-        counter!("spandrel_spans_changed_total", "reason" => reason).increment(count);
+    for (reason, count) in changed.iter() {
+        counter!("spandrel_spans_changed_total", "reason" => reason.as_str()).increment(count);
     }
 }
 

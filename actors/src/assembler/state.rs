@@ -139,6 +139,35 @@ impl ShardState {
         self.applied = self.applied.max(lsn);
     }
 
+    /// Which shard.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.options.shard
+    }
+
+    /// Spans of all entries.
+    #[must_use]
+    pub fn spans_held(&self) -> u64 {
+        self.entries().map(|entry| u64::from(entry.span_count())).sum()
+    }
+
+    /// The kept traces.
+    #[must_use]
+    pub fn kept_keys(&self) -> Vec<(TenantId, TraceId)> {
+        let kept = self.entries().filter(|entry| matches!(entry.phase, Phase::Kept(_)));
+        kept.map(|entry| (self.tenants[entry.tenant as usize].clone(), entry.trace_id)).collect()
+    }
+
+    /// After replay: of the verdicts that were decided on the way only those are sent that the journal does not
+    /// hold, for their entries still wait for them.
+    pub fn keep_pending(&self, effects: &mut Effects) {
+        effects.verdicts.retain(|record| {
+            let slot = self.find(&record.tenant, record.trace_id);
+            let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
+            entry.is_some_and(|entry| matches!(&entry.phase, Phase::Deciding(own) if **own == *record))
+        });
+    }
+
     /// Bytes of memory held.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
@@ -303,6 +332,28 @@ impl ShardState {
         }
         self.advance(lsn);
         applied
+    }
+
+    /// Collects spans without deciding anything, for facts alone.
+    pub(crate) fn collect(
+        &mut self,
+        batch: &SpanBatch,
+        rows: &[u32],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) {
+        let tenant = self.tenant_number(&batch.tenant);
+        let mut sorted = rows.to_vec();
+        sorted.sort_by_key(|row| batch.spans.get(*row as usize).map(|span| span.trace_id));
+        for row in sorted {
+            let Some(span) = batch.spans.get(row as usize) else {
+                continue;
+            };
+            let slot = self.find(&batch.tenant, span.trace_id).unwrap_or_else(|| {
+                self.open(tenant, span.trace_id, batch, Prior::None, step, effects)
+            });
+            self.add(slot, self.applied.next(), batch, &[row], step);
+        }
     }
 
     fn open(

@@ -138,6 +138,17 @@ impl ShardState {
         }
     }
 
+    /// The summary of the only trace of a state that was made of one trace's spans.
+    pub(crate) fn only_summary(
+        &self,
+        fragment: Lsn,
+        record: &VerdictRecord,
+        policy: Arc<str>,
+    ) -> Option<TraceSummary> {
+        let entry = self.entries().next()?;
+        Some(self.summary(entry, fragment, record, policy))
+    }
+
     fn root(&self, entry: &Entry) -> Option<RootSpan> {
         let row = entry.rows.get(entry.root_row as usize)?;
         let class = entry.classes.get(usize::from(row.class))?;

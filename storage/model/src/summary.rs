@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::batch::{SpanKind, StatusCode};
 use crate::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
+use crate::limits::{MAX_SUMMARY_ATTRIBUTES, MAX_SUMMARY_CLASSES};
 use crate::verdict::Trigger;
 
 /// A distinct combination within a trace: which operation of which service, of what kind, ended how.
@@ -94,6 +95,18 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
+    /// Sorts classes and attributes, removes doubles, and cuts them to their bounds.
+    pub fn tidy(&mut self) {
+        self.classes.sort_unstable();
+        self.classes.dedup();
+        self.attributes.sort_unstable();
+        self.attributes.dedup();
+        self.truncated |= self.classes.len() > MAX_SUMMARY_CLASSES;
+        self.truncated |= self.attributes.len() > MAX_SUMMARY_ATTRIBUTES;
+        self.classes.truncate(MAX_SUMMARY_CLASSES);
+        self.attributes.truncate(MAX_SUMMARY_ATTRIBUTES);
+    }
+
     /// The trace's duration in nanoseconds.
     #[must_use]
     pub fn duration_nanos(&self) -> u64 {

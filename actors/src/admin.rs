@@ -1,0 +1,129 @@
+//! The admin port: status, policies, tenants, flush.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ractor::ActorRef;
+use spandrel_model::error::{ErrorClass, PortError};
+use spandrel_model::ids::TenantId;
+use spandrel_model::policy::PolicySet;
+use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
+use spandrel_raft::{Command, Settings};
+use tokio::sync::oneshot;
+
+use crate::indexer::IndexerMessage;
+use crate::limits::PRESSURE_RETRY_MS;
+use crate::node::compile;
+use crate::pager::PagerMessage;
+use crate::query::QueryPort;
+use crate::shared::{Gauges, Shared};
+
+/// Changes and shows the settings of a node.
+pub(crate) struct AdminPort {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) pager: ActorRef<PagerMessage>,
+    pub(crate) indexer: ActorRef<IndexerMessage>,
+    pub(crate) query: QueryPort,
+}
+
+fn unavailable(reason: impl std::fmt::Display) -> PortError {
+    PortError::unavailable("settings", reason.to_string(), PRESSURE_RETRY_MS)
+}
+
+#[async_trait]
+impl Admin for AdminPort {
+    async fn status(&self) -> NodeStatus {
+        let (shared, state) = (&self.shared, self.settings.state());
+        let epoch = shared.epoch();
+        let set = epoch.current().set();
+        let blocks = shared.blocks.buckets();
+        NodeStatus {
+            node: shared.node,
+            cluster: format!("{:016x}", state.cluster_id),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: true,
+            not_ready_because: String::new(),
+            shards: state.shards,
+            pressure: shared.pressure(),
+            credit_capacity_bytes: shared.pool.capacity(),
+            credit_used_bytes: shared.pool.used(),
+            open_traces: Gauges::total(&shared.gauges.open_traces),
+            unpaged_traces: Gauges::total(&shared.gauges.unpaged_traces),
+            journal_bytes: shared.journal.bytes_on_disk(),
+            block_bytes: blocks.iter().map(|block| block.bytes).sum(),
+            index_bytes: shared.index.bytes(),
+            journal_since: shared.journal.covered_since(),
+            index_watermark: self.query.index_watermark(),
+            policy_version: set.version(),
+            policies: set.describe(),
+            retention_seconds: state.retention_seconds,
+        }
+    }
+
+    async fn policy(&self) -> PolicyView {
+        let policy = self.settings.state().policy.clone();
+        PolicyView {
+            version: policy.version,
+            yaml: policy.yaml,
+        }
+    }
+
+    async fn apply_policy(&self, yaml: String) -> Result<PolicyView, PortError> {
+        let before = self.settings.state().policy.version;
+        PolicySet::parse(&yaml, before + 1)
+            .map_err(|error| PortError::invalid("policy", error.to_string()))?;
+        let command = Command::ApplyPolicy {
+            expected_version: before,
+            yaml,
+        };
+        self.settings.propose(command).await.map_err(unavailable)?;
+        self.adopt()?;
+        Ok(self.policy().await)
+    }
+
+    async fn create_tenant(&self, tenant: TenantId) -> Result<(), PortError> {
+        let command = Command::CreateTenant {
+            tenant: tenant.clone(),
+        };
+        match self.settings.propose(command).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_conflict() => {
+                let limit = PortError::new(ErrorClass::Invalid, "too_many_tenants", error.to_string());
+                Err(limit.with_tenant(&tenant))
+            }
+            Err(error) => Err(unavailable(error)),
+        }
+    }
+
+    async fn tenants(&self) -> Vec<TenantId> {
+        let state = self.settings.state();
+        let mut tenants: Vec<TenantId> = state.tenants.keys().cloned().collect();
+        tenants.push(TenantId::default());
+        tenants.sort();
+        tenants.dedup();
+        tenants
+    }
+
+    async fn flush(&self) -> Result<(), PortError> {
+        let gone = |_| unavailable("the node is stopping");
+        let failed = |error: String| PortError::unavailable("flush", error, PRESSURE_RETRY_MS);
+        let (reply, answer) = oneshot::channel();
+        self.pager.cast(PagerMessage::Flush(reply)).map_err(unavailable)?;
+        answer.await.map_err(gone)?.map_err(failed)?;
+        let (reply, answer) = oneshot::channel();
+        self.indexer.cast(IndexerMessage::Flush(reply)).map_err(unavailable)?;
+        answer.await.map_err(gone)?.map_err(failed)
+    }
+}
+
+impl AdminPort {
+    /// Puts the settings of the replicated state in force on this node.
+    fn adopt(&self) -> Result<(), PortError> {
+        let earlier: Vec<Arc<PolicySet>> = self.shared.epoch().sets().cloned().collect();
+        let epoch = compile(&self.settings.state(), &earlier)
+            .map_err(|error| PortError::internal(error.to_string()))?;
+        self.shared.set_epoch(Arc::new(epoch));
+        Ok(())
+    }
+}

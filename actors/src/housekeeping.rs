@@ -1,0 +1,189 @@
+//! The housekeeper: once a second it reads the memory pressure, prepares journal slices, trims what nobody needs,
+//! expires what is old, and watches the disk's reserve.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, UnixNanos};
+use spandrel_raft::ClusterState;
+use tokio::sync::watch;
+
+use crate::assembler_actor::AssemblerMessage;
+use crate::limits::{
+    DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, HOUSEKEEPING_TICK_MS, PRESSURE_EARLY_PERCENT,
+    PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
+};
+use crate::node::NodeOptions;
+use crate::shared::{Gauges, Shared};
+
+/// Rounds between two trims: each reads the checkpoints of all shards.
+const TRIM_EVERY_ROUNDS: u64 = 5;
+
+pub(crate) struct Housekeeper;
+
+pub(crate) struct HousekeeperArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shards: Vec<ActorRef<AssemblerMessage>>,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) options: Arc<NodeOptions>,
+}
+
+pub(crate) struct HousekeeperState {
+    arguments: HousekeeperArguments,
+    round: u64,
+}
+
+pub(crate) struct Round;
+
+impl ractor::Message for Round {}
+
+impl Actor for Housekeeper {
+    type Msg = Round;
+    type State = HousekeeperState;
+    type Arguments = HousekeeperArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Round>,
+        arguments: HousekeeperArguments,
+    ) -> Result<HousekeeperState, ActorProcessingErr> {
+        myself.send_after(Duration::ZERO, || Round);
+        Ok(HousekeeperState {
+            arguments,
+            round: 0,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Round>,
+        _: Round,
+        state: &mut HousekeeperState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.round += 1;
+        state.press();
+        state.clean().await;
+        myself.send_after(Duration::from_millis(HOUSEKEEPING_TICK_MS), || Round);
+        Ok(())
+    }
+}
+
+impl HousekeeperState {
+    /// Reads the pool and starts or ends the measures of DESIGN.md section 5.
+    fn press(&mut self) {
+        let shared = &self.arguments.shared;
+        let (used, capacity) = (shared.pool.used(), shared.pool.capacity().max(1));
+        let percent = used.saturating_mul(100) / capacity;
+        let disk_full = self.disk_is_full();
+        let before = shared.pressure();
+        let level = match percent {
+            _ if disk_full => 4,
+            PRESSURE_TIGHTEN_PERCENT.. => 3,
+            // Between two marks a measure goes on until the pool is below the lower one.
+            PRESSURE_EARLY_PERCENT.. => before.clamp(2, 3),
+            PRESSURE_RELEASE_PERCENT.. => before.clamp(1, 3),
+            _ => 0,
+        };
+        if level != before {
+            tracing::info!(level, percent, disk_full, "memory pressure changed");
+            counter!("spandrel_pressure_changes_total").increment(1);
+        }
+        shared.set_pressure(level);
+        let tightening = if level == 3 { 0.25 } else { 1.0 };
+        shared
+            .limiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .set_tightening(tightening);
+        if (2..=3).contains(&level) {
+            let target = capacity * PRESSURE_RELEASE_PERCENT / 100;
+            let share = used.saturating_sub(target) / self.arguments.shards.len().max(1) as u64 + 1;
+            for shard in &self.arguments.shards {
+                let _ = shard.cast(AssemblerMessage::Relieve(share));
+            }
+        }
+        self.report(level);
+    }
+
+    fn disk_is_full(&self) -> bool {
+        let options = &self.arguments.options;
+        let Ok(space) = self.arguments.shared.env.disk.space(&options.data_dir) else {
+            return false;
+        };
+        let reserve = (space.total / 100 * DISK_RESERVE_PERCENT).max(DISK_RESERVE_BYTES);
+        space.free < reserve.min(options.disk_reserve_bytes)
+    }
+
+    #[allow(clippy::cast_precision_loss)] // gauges for people
+    fn report(&self, level: u8) {
+        let shared = &self.arguments.shared;
+        gauge!("spandrel_pressure_level").set(f64::from(level));
+        gauge!("spandrel_credit_capacity_bytes").set(shared.pool.capacity() as f64);
+        gauge!("spandrel_credit_used_bytes").set(shared.pool.used() as f64);
+        gauge!("spandrel_credit_peak_bytes").set(shared.pool.peak() as f64);
+        gauge!("spandrel_open_traces").set(Gauges::total(&shared.gauges.open_traces) as f64);
+        gauge!("spandrel_unpaged_traces").set(Gauges::total(&shared.gauges.unpaged_traces) as f64);
+        let waiting: usize = shared.recent.waiting().iter().map(|(_, count)| count).sum();
+        gauge!("spandrel_unindexed_traces").set(waiting as f64);
+        let age = shared.env.now().since(shared.journal.covered_since());
+        gauge!("spandrel_journal_age_seconds").set(crate::meters::seconds(age));
+        gauge!("spandrel_disk_bytes", "kind" => "journal")
+            .set(shared.journal.bytes_on_disk() as f64);
+        let blocks: u64 = shared.blocks.buckets().iter().map(|block| block.bytes).sum();
+        gauge!("spandrel_disk_bytes", "kind" => "blocks").set(blocks as f64);
+        gauge!("spandrel_disk_bytes", "kind" => "index").set(shared.index.bytes() as f64);
+    }
+
+    async fn clean(&mut self) {
+        let shared = Arc::clone(&self.arguments.shared);
+        let options = Arc::clone(&self.arguments.options);
+        let retention = self.arguments.cluster.borrow().retention_seconds;
+        let trims = self.round.is_multiple_of(TRIM_EVERY_ROUNDS);
+        self.arguments.shared.env.block(move || clean(&shared, &options, retention, trims)).await;
+    }
+}
+
+fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: bool) {
+    let now = shared.env.now();
+    if let Err(error) = shared.journal.maintain(now) {
+        tracing::error!(%error, "journal maintenance failed");
+    }
+    if !trims {
+        return;
+    }
+    let checkpoints: Vec<Lsn> = (0..shared.router.shards())
+        .map(|shard| match shared.journal.checkpoint(ShardId(shard)) {
+            Ok(Some((lsn, _))) => lsn.next(),
+            _ => Lsn(0),
+        })
+        .collect();
+    let needed = |shard: ShardId| checkpoints.get(usize::from(shard.0)).copied().unwrap_or_default();
+    let window = options.recovery_window_seconds * UnixNanos::PER_SECOND;
+    match shared.journal.trim(&needed, window, options.journal_max_bytes, now) {
+        Ok(trimmed) => counter!("spandrel_journal_slices_trimmed_total").increment(trimmed.len() as u64),
+        Err(error) => tracing::error!(%error, "journal not trimmed"),
+    }
+    expire(shared, now, retention_seconds);
+}
+
+/// Removes buckets whose last possible trace is older than the retention: not early, at most one bucket late.
+fn expire(shared: &Shared, now: UnixNanos, retention_seconds: u64) {
+    let before = Bucket::containing(
+        now.minus(retention_seconds.saturating_mul(UnixNanos::PER_SECOND)),
+        shared.bucket_nanos,
+    );
+    match shared.blocks.expire(before) {
+        Ok(expired) if expired.is_empty() => return,
+        Ok(expired) => {
+            counter!("spandrel_blocks_expired_total").increment(expired.len() as u64);
+            tracing::info!(buckets = expired.len(), before = before.0, "expired");
+        }
+        Err(error) => tracing::error!(%error, "expired blocks not removed"),
+    }
+    shared.recent.expire(before);
+    if let Err(error) = shared.index.expire(before) {
+        tracing::error!(%error, "expired index not removed");
+    }
+}

@@ -1,0 +1,337 @@
+//! The pager: turns kept traces into pages of block files. It walks the journal's frames, each once a job.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::otlp::{RawContext, TracesDataWriter};
+use spandrel_model::summary::TraceSummary;
+use spandrel_storage::block::BlockWrite;
+use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
+use tokio::sync::oneshot;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::assembler::KeptTrace;
+use crate::assembler_actor::AssemblerMessage;
+use crate::facts::{TraceSpans, alone};
+use crate::limits::{PAGE_MAX_AGE_MS, PAGE_SPANS, PAGING_SHARE_256};
+use crate::shared::{Gauges, Shared};
+
+/// Milliseconds between two looks at what waits.
+const PAGER_TICK_MS: u64 = 250;
+
+pub(crate) enum PagerMessage {
+    Tick,
+    /// Page everything that is kept, then answer.
+    Flush(oneshot::Sender<Result<(), String>>),
+}
+
+impl ractor::Message for PagerMessage {}
+
+/// The actor.
+pub(crate) struct Pager;
+
+pub(crate) struct PagerArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shards: Vec<ActorRef<AssemblerMessage>>,
+    /// Half of the recovery window: no kept trace may wait longer for its page.
+    pub(crate) max_age_ms: u64,
+}
+
+impl Actor for Pager {
+    type Msg = PagerMessage;
+    type State = PagerArguments;
+    type Arguments = PagerArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PagerMessage>,
+        arguments: PagerArguments,
+    ) -> Result<PagerArguments, ActorProcessingErr> {
+        myself.send_after(Duration::from_millis(PAGER_TICK_MS), || PagerMessage::Tick);
+        Ok(arguments)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PagerMessage>,
+        message: PagerMessage,
+        state: &mut PagerArguments,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PagerMessage::Tick => {
+                if state.is_due() {
+                    let budget = state.budget();
+                    state.run(budget, false).await.unwrap_or_else(|error| {
+                        tracing::error!(error, "pages not written, their traces wait in the journal");
+                        0
+                    });
+                }
+                myself.send_after(Duration::from_millis(PAGER_TICK_MS), || PagerMessage::Tick);
+            }
+            PagerMessage::Flush(reply) => {
+                let result = loop {
+                    match state.run(state.budget(), true).await {
+                        Ok(0) => break Ok(()),
+                        Ok(_) => {}
+                        Err(error) => break Err(error),
+                    }
+                };
+                let _ = reply.send(result);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PagerArguments {
+    /// Span bytes that one job may hold.
+    fn budget(&self) -> u64 {
+        self.shared.pool.capacity() * PAGING_SHARE_256 / 256
+    }
+
+    fn is_due(&self) -> bool {
+        let gauges = &self.shared.gauges;
+        let full = Gauges::total(&gauges.unpaged_bytes) >= self.budget();
+        let waited = self.shared.env.now().since(gauges.oldest());
+        let max_age = self.max_age_ms.min(PAGE_MAX_AGE_MS) * UnixNanos::PER_MILLI;
+        let pressed = self.shared.pressure() >= 1 && Gauges::total(&gauges.unpaged_traces) > 0;
+        full || waited >= max_age || pressed
+    }
+
+    /// Writes pages of what is ready (`all`: of everything kept) up to `budget` span bytes; returns the traces.
+    async fn run(&self, budget: u64, all: bool) -> Result<usize, String> {
+        let share = budget / self.shards.len().max(1) as u64;
+        let mut jobs = Vec::new();
+        for (number, shard) in (0u16..).zip(&self.shards) {
+            let (reply, answer) = oneshot::channel();
+            if shard.cast(AssemblerMessage::CollectKept(share, all, reply)).is_ok() {
+                jobs.push((ShardId(number), answer));
+            }
+        }
+        let mut kept: Vec<(ShardId, KeptTrace)> = Vec::new();
+        for (shard, answer) in jobs {
+            let taken = answer.await.unwrap_or_default();
+            kept.extend(taken.into_iter().map(|trace| (shard, trace)));
+        }
+        if kept.is_empty() {
+            return Ok(0);
+        }
+        let mut keys: BTreeMap<ShardId, Vec<(TenantId, TraceId, Lsn)>> = BTreeMap::new();
+        for (shard, trace) in &kept {
+            let key = (trace.tenant.clone(), trace.trace_id, trace.fragment);
+            keys.entry(*shard).or_default().push(key);
+        }
+        let (count, shared) = (kept.len(), Arc::clone(&self.shared));
+        let result = self.shared.env.block(move || write_pages(&shared, kept)).await;
+        for (shard, keys) in keys {
+            let message = match &result {
+                Ok(()) => AssemblerMessage::Paged(keys),
+                Err(_) => AssemblerMessage::PagingFailed(keys),
+            };
+            let _ = self.shards[usize::from(shard.0)].cast(message);
+        }
+        result.map(|()| count)
+    }
+}
+
+/// A trace of a job with the spans that were found.
+struct Gathered {
+    shard: ShardId,
+    kept: KeptTrace,
+    hashes: HashSet<u64, FixedState>,
+    spans: TraceSpans,
+}
+
+fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), String> {
+    let mut gathered = gather(shared, kept)?;
+    gathered.sort_by(|a, b| {
+        let key = |one: &Gathered| (one.kept.bucket, one.shard, one.kept.trace_id);
+        (&a.kept.tenant, key(a)).cmp(&(&b.kept.tenant, key(b)))
+    });
+    let same_file = |a: &Gathered, b: &Gathered| {
+        a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
+    };
+    for group in gathered.chunk_by(same_file) {
+        let (Some(first), bucket) = (group.first(), group.first().map(|one| one.kept.bucket)) else {
+            continue;
+        };
+        write_group(shared, first.kept.tenant.clone(), bucket.unwrap_or_default(), group)?;
+    }
+    Ok(())
+}
+
+/// Reads the spans of the traces, each frame once.
+fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gathered>, String> {
+    let mut wanted: BTreeSet<(ShardId, Lsn)> = BTreeSet::new();
+    let mut numbers: HashMap<(ShardId, TraceId), Vec<usize>, FixedState> = HashMap::default();
+    let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
+    for (shard, kept) in kept {
+        wanted.extend(kept.references.iter().map(|lsn| (shard, *lsn)));
+        numbers.entry((shard, kept.trace_id)).or_default().push(gathered.len());
+        let mut hashes = HashSet::default();
+        if kept.stored {
+            stored_hashes(shared, shard, &kept, &mut hashes)?;
+        }
+        gathered.push(Gathered {
+            shard,
+            kept,
+            hashes,
+            spans: TraceSpans::default(),
+        });
+    }
+    while let Some(&(shard, lsn)) = wanted.first() {
+        let located = shared.journal.locate(shard, lsn).map_err(|error| error.to_string())?;
+        let frame = located.map(|id| shared.journal.frame(id));
+        let frame = match frame {
+            Some(Ok(frame)) => frame,
+            // Reported where it was found; the other frames' spans are stored all the same.
+            Some(Err(error)) if error.is_corrupt() => {
+                wanted.remove(&(shard, lsn));
+                continue;
+            }
+            Some(Err(error)) => return Err(error.to_string()),
+            None => {
+                tracing::error!(shard = shard.0, lsn = lsn.0, "a kept trace's record is gone");
+                wanted.remove(&(shard, lsn));
+                continue;
+            }
+        };
+        for (number, head) in frame.records().iter().enumerate() {
+            if !wanted.remove(&(head.shard, head.lsn)) {
+                continue;
+            }
+            let Some(tenant) = frame.tenant(number) else { continue };
+            frame.visit_spans(number, &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
+                for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
+                    let one: &mut Gathered = &mut gathered[at];
+                    if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
+                        one.spans.push(context, span);
+                    }
+                }
+            });
+        }
+        wanted.remove(&(shard, lsn));
+    }
+    Ok(gathered)
+}
+
+/// The spans of a trace that are in blocks already: a late fragment stores none of them again.
+fn stored_hashes(
+    shared: &Shared,
+    shard: ShardId,
+    kept: &KeptTrace,
+    hashes: &mut HashSet<u64, FixedState>,
+) -> Result<(), String> {
+    let blocks = &shared.blocks;
+    let fragments = blocks.fragments(&kept.tenant, shard, kept.trace_id);
+    for location in fragments.map_err(|error| error.to_string())? {
+        let mut nowhere = TracesDataWriter::new();
+        let mut note = |_, hash| {
+            hashes.insert(hash);
+            false
+        };
+        blocks.read(&location, &mut nowhere, &mut note).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn write_group(
+    shared: &Shared,
+    tenant: TenantId,
+    bucket: Bucket,
+    group: &[Gathered],
+) -> Result<(), String> {
+    let mut builder = PageBuilder::new();
+    let mut pages: Vec<EncodedPage> = Vec::new();
+    let mut summaries: Vec<TraceSummary> = Vec::with_capacity(group.len());
+    for one in group {
+        if one.spans.is_empty() {
+            continue;
+        }
+        let head = FragmentHead {
+            shard: one.shard,
+            trace_id: one.kept.trace_id,
+            fragment: one.kept.fragment,
+            received_at: one.kept.record.decided_at,
+        };
+        let spans: Vec<PageSpan<'_>> =
+            one.spans.iter().map(|(context, span)| PageSpan { context, span }).collect();
+        builder.push(head, &spans).map_err(|error| error.to_string())?;
+        summaries.extend(summarise(shared, one)?);
+        if builder.span_count() >= PAGE_SPANS {
+            pages.push(builder.finish());
+        }
+    }
+    if builder.span_count() > 0 {
+        pages.push(builder.finish());
+    }
+    if pages.is_empty() {
+        return Ok(());
+    }
+    let write = BlockWrite {
+        bucket,
+        tenant,
+        pages,
+        summaries: summaries.clone(),
+    };
+    let first = shared.blocks.commit(write).map_err(|error| error.to_string())?;
+    let numbered = (first..).zip(summaries.into_iter().map(Arc::new));
+    shared.recent.add(bucket, numbered.collect());
+    Ok(())
+}
+
+/// The summary of a fragment: cumulative over the trace.
+fn summarise(shared: &Shared, one: &Gathered) -> Result<Option<TraceSummary>, String> {
+    if let Some(summary) = &one.kept.summary {
+        return Ok(Some(summary.clone()));
+    }
+    let epoch = shared.epoch();
+    let mut copy = TraceSpans::default();
+    one.spans.iter().for_each(|(context, span)| copy.push(&context, span));
+    let tenant = &one.kept.tenant;
+    let Some(batch) = copy.scan(tenant, one.kept.record.decided_at, &epoch) else {
+        return Ok(None);
+    };
+    let state = alone(shared, &batch, &epoch);
+    let record = &one.kept.record;
+    let name = shared.policy_name(record);
+    let Some(mut summary) = state.only_summary(one.kept.fragment, record, name) else {
+        return Ok(None);
+    };
+    summary.bucket = one.kept.bucket;
+    let earlier = if one.kept.stored {
+        let found = shared.blocks.summary_of(tenant, one.shard, one.kept.trace_id);
+        found.map_err(|error| error.to_string())?
+    } else {
+        None
+    };
+    Ok(Some(match earlier {
+        Some(earlier) => merge(earlier, summary),
+        None => summary,
+    }))
+}
+
+/// The summary of a trace after a late fragment. The start stays, because search sorts by it.
+fn merge(earlier: TraceSummary, late: TraceSummary) -> TraceSummary {
+    let mut merged = TraceSummary {
+        start: earlier.start,
+        end: earlier.end.max(late.end),
+        root: earlier.root.or(late.root),
+        span_count: earlier.span_count.saturating_add(late.span_count),
+        error_count: earlier.error_count.saturating_add(late.error_count),
+        classes: earlier.classes,
+        attributes: earlier.attributes,
+        truncated: earlier.truncated || late.truncated,
+        decision: earlier.decision,
+        ..late
+    };
+    merged.classes.extend(late.classes);
+    merged.attributes.extend(late.attributes);
+    merged.tidy();
+    merged
+}

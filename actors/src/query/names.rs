@@ -1,0 +1,159 @@
+//! Names: services, operations, tags and values, from live traces, recent summaries, the index and pages.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use spandrel_model::batch::SpanKind;
+use spandrel_model::error::PortError;
+use spandrel_model::search::{Name, NamesAnswer, NamesKind, NamesRequest, Receipt};
+
+use super::{QueryPort, storage_error};
+use crate::assembler::LiveNames;
+use crate::assembler_actor::AssemblerMessage;
+use crate::shared::Shared;
+
+/// Collected names, each once: the details of the first source that knew them.
+struct Names<'a> {
+    request: &'a NamesRequest,
+    names: BTreeMap<(String, Option<SpanKind>), Name>,
+}
+
+impl QueryPort {
+    pub(super) async fn list(&self, request: NamesRequest) -> Result<NamesAnswer, PortError> {
+        let live = self
+            .ask_all(|reply| {
+                AssemblerMessage::Names(request.tenant.clone(), request.from, request.to, reply)
+            })
+            .await?;
+        let shared = Arc::clone(&self.shared);
+        let watermark = self.index_watermark();
+        let collect = move || -> Result<NamesAnswer, PortError> {
+            let mut names = Names {
+                request: &request,
+                names: BTreeMap::new(),
+            };
+            live.iter().for_each(|live| names.live(&shared, live));
+            names.recent(&shared);
+            names.stored(&shared)?;
+            Ok(NamesAnswer {
+                names: names.names.into_values().take(request.limit).collect(),
+                receipt: Receipt {
+                    complete: true,
+                    from: request.from,
+                    to: request.to,
+                    index_watermark: watermark,
+                    ..Receipt::default()
+                },
+            })
+        };
+        self.shared.env.block(collect).await
+    }
+}
+
+impl Names<'_> {
+    fn add(&mut self, name: &str, kind: Option<SpanKind>, indexed: Option<bool>, value: bool) {
+        if !name.starts_with(&self.request.prefix) {
+            return;
+        }
+        self.names.entry((name.to_owned(), kind)).or_insert_with(|| Name {
+            name: name.to_owned(),
+            kind,
+            scope: value.then_some("string"),
+            indexed,
+        });
+    }
+
+    fn operation(&mut self, service: &str, operation: &str, kind: SpanKind) {
+        match &self.request.kind {
+            NamesKind::Services => self.add(service, None, None, false),
+            NamesKind::Operations { service: wanted } if wanted == service => {
+                self.add(operation, Some(kind), None, false);
+            }
+            _ => {}
+        }
+    }
+
+    fn attribute(&mut self, key: &str, value: &str) {
+        match &self.request.kind {
+            NamesKind::Tags => self.add(key, None, Some(true), false),
+            NamesKind::TagValues { key: wanted } if wanted == key => {
+                self.add(value, None, None, true);
+            }
+            _ => {}
+        }
+    }
+
+    fn live(&mut self, _: &Shared, live: &LiveNames) {
+        for (service, operation, kind) in &live.operations {
+            self.operation(service, operation, *kind);
+        }
+        for (key, value) in &live.attributes {
+            self.attribute(key, value);
+        }
+    }
+
+    fn recent(&mut self, shared: &Shared) {
+        let request = self.request;
+        shared.recent.visit(|summary| {
+            let in_range = summary.start >= request.from && summary.start < request.to;
+            if summary.tenant != request.tenant || !in_range {
+                return;
+            }
+            for class in &summary.classes {
+                self.operation(&class.service, &class.operation, class.kind);
+            }
+            for text in &summary.attributes {
+                self.attribute(&text.key, &text.value);
+            }
+        });
+    }
+
+    fn stored(&mut self, shared: &Shared) -> Result<(), PortError> {
+        let request = self.request;
+        for block in shared.blocks.buckets() {
+            if block.max_start < request.from || block.min_start >= request.to {
+                continue;
+            }
+            let (tenant, limit) = (&request.tenant, request.limit);
+            let index = &shared.index;
+            let known = index.names(block.bucket, tenant, &request.kind, &request.prefix, limit);
+            for name in known.map_err(storage_error)? {
+                let is_tag = matches!(request.kind, NamesKind::Tags);
+                let is_value = matches!(request.kind, NamesKind::TagValues { .. });
+                self.add(&name.name, name.kind, is_tag.then_some(true), is_value);
+            }
+            self.page_attributes(shared, block.bucket)?;
+        }
+        Ok(())
+    }
+
+    /// Keys and values that the index does not hold are in the pages' dictionaries.
+    fn page_attributes(
+        &mut self,
+        shared: &Shared,
+        bucket: spandrel_model::ids::Bucket,
+    ) -> Result<(), PortError> {
+        let request = self.request;
+        let epoch = shared.epoch();
+        let interests = epoch.rules().interests();
+        let indexed =
+            |key: &str| interests.number(key).is_some_and(|number| number < interests.indexed());
+        match &request.kind {
+            NamesKind::Tags => {
+                let keys = shared.blocks.attribute_keys(bucket, &request.tenant);
+                for key in keys.map_err(storage_error)? {
+                    self.add(&key, None, Some(indexed(&key)), false);
+                }
+            }
+            NamesKind::TagValues { key } if !indexed(key) => {
+                let values =
+                    shared.blocks.attribute_values(bucket, &request.tenant, key, request.limit);
+                for value in values.map_err(storage_error)? {
+                    self.add(&value, None, None, true);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! Reads the spans of one trace, from the journal's frames and from blocks, each span once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use foldhash::fast::FixedState;
+use hashbrown::HashSet;
+use spandrel_model::error::{ErrorClass, PortError};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+use spandrel_model::otlp::{RawContext, TracesDataWriter, with_sampling_threshold};
+use spandrel_model::ports::TraceReader;
+use spandrel_storage::block::FragmentLocation;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::storage_error;
+use crate::facts::TraceSpans;
+use crate::limits::TRACE_PIECE_BYTES;
+use crate::shared::Shared;
+
+/// Where the spans of a trace are.
+#[derive(Debug, Clone)]
+pub(crate) struct TraceParts {
+    pub(crate) tenant: TenantId,
+    pub(crate) shard: ShardId,
+    pub(crate) trace_id: TraceId,
+    /// Records of the journal.
+    pub(crate) references: VecDeque<Lsn>,
+    /// Fragments in blocks.
+    pub(crate) fragments: VecDeque<FragmentLocation>,
+    /// The probability in 2^-32 with which such a trace is kept: rendered as `ot=th`.
+    pub(crate) probability: u64,
+}
+
+/// A reader over [`TraceParts`].
+pub(crate) struct PartsReader {
+    shared: Arc<Shared>,
+    /// `None` while a piece is being read.
+    progress: Option<Progress>,
+}
+
+struct Progress {
+    parts: TraceParts,
+    seen: HashSet<u64, FixedState>,
+}
+
+impl PartsReader {
+    pub(crate) fn new(shared: Arc<Shared>, parts: TraceParts) -> Self {
+        let seen = HashSet::default();
+        Self {
+            shared,
+            progress: Some(Progress { parts, seen }),
+        }
+    }
+}
+
+#[async_trait]
+impl TraceReader for PartsReader {
+    async fn next(&mut self) -> Result<Option<Bytes>, PortError> {
+        let Some(mut progress) = self.progress.take() else {
+            return Ok(None);
+        };
+        let shared = Arc::clone(&self.shared);
+        let read = move || {
+            let piece = progress.piece(&shared);
+            (piece, progress)
+        };
+        let (piece, progress) = self.shared.env.block(read).await;
+        if matches!(piece, Ok(Some(_))) {
+            self.progress = Some(progress);
+        }
+        piece
+    }
+}
+
+impl Progress {
+    fn piece(&mut self, shared: &Shared) -> Result<Option<Bytes>, PortError> {
+        let mut writer = TracesDataWriter::new();
+        while writer.len() < TRACE_PIECE_BYTES {
+            if let Some(lsn) = self.parts.references.pop_front() {
+                self.record(shared, lsn, &mut writer)?;
+            } else if let Some(fragment) = self.parts.fragments.pop_front() {
+                let seen = &mut self.seen;
+                let mut new = |_, hash| seen.insert(hash);
+                shared.blocks.read(&fragment, &mut writer, &mut new).map_err(storage_error)?;
+            } else {
+                break;
+            }
+        }
+        Ok((!writer.is_empty()).then(|| writer.finish()))
+    }
+
+    fn record(
+        &mut self,
+        shared: &Shared,
+        lsn: Lsn,
+        writer: &mut TracesDataWriter,
+    ) -> Result<(), PortError> {
+        let (seen, probability) = (&mut self.seen, self.parts.probability);
+        visit_record(shared, &self.parts, lsn, &mut |context, span| {
+            if seen.insert(xxh3_64(span)) {
+                writer.push(context, &with_sampling_threshold(span, probability));
+            }
+        })
+        .map(drop)
+    }
+}
+
+/// Visits the trace's spans of one record; false when the journal does not hold it any more.
+fn visit_record(
+    shared: &Shared,
+    parts: &TraceParts,
+    lsn: Lsn,
+    visit: &mut dyn FnMut(&RawContext<'_>, &[u8]),
+) -> Result<bool, PortError> {
+    let Some(id) = shared.journal.locate(parts.shard, lsn).map_err(storage_error)? else {
+        return Ok(false);
+    };
+    let frame = match shared.journal.frame(id) {
+        Ok(frame) => frame,
+        Err(error) if error.is_corrupt() => {
+            return Err(PortError::new(ErrorClass::Corrupt, "corrupt_frame", error.to_string()));
+        }
+        Err(error) => return Err(storage_error(error)),
+    };
+    let Some(number) = frame.find(parts.shard, lsn) else {
+        return Ok(false);
+    };
+    if frame.tenant(number) != Some(&parts.tenant) {
+        return Ok(false);
+    }
+    frame.visit_spans(number, &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
+        if trace_id == parts.trace_id {
+            visit(context, span);
+        }
+    });
+    Ok(true)
+}
+
+/// Whether the journal can serve a record: readable, and there.
+pub(crate) fn holds(shared: &Shared, parts: &TraceParts, lsn: Lsn) -> bool {
+    visit_record(shared, parts, lsn, &mut |_, _| {}).unwrap_or(false)
+}
+
+/// All spans of a trace at once, for conditions that only they can answer; what cannot be read is left out.
+pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> TraceSpans {
+    let mut spans = TraceSpans::default();
+    let mut seen: HashSet<u64, FixedState> = HashSet::default();
+    for &lsn in &parts.references {
+        let read = visit_record(shared, parts, lsn, &mut |context, span| {
+            if seen.insert(xxh3_64(span)) {
+                spans.push(context, span);
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, trace = %parts.trace_id, "record left out of a search");
+        }
+    }
+    for fragment in &parts.fragments {
+        let read = shared.blocks.visit(fragment, &mut |context, span, hash| {
+            if seen.insert(hash) {
+                spans.push(context, span);
+            }
+        });
+        if let Err(error) = read {
+            tracing::warn!(%error, trace = %parts.trace_id, "fragment left out of a search");
+        }
+    }
+    spans
+}

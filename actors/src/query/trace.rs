@@ -1,0 +1,224 @@
+//! One trace by id: from its shard, from blocks, from the journal of what was dropped.
+
+use std::sync::Arc;
+
+use spandrel_model::error::{ErrorClass, PortError};
+use spandrel_model::ids::{Lsn, TenantId, TraceId};
+use spandrel_model::ports::{
+    DecisionView, TraceAbsence, TraceAnswer, TraceLookup,
+};
+use spandrel_model::search::{MissingPart, TraceState};
+use spandrel_model::summary::TraceSummary;
+use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
+use spandrel_storage::block::FragmentLocation;
+
+use super::reader::{PartsReader, TraceParts, holds};
+use super::{QueryPort, storage_error, stored_decision};
+use crate::assembler::{EntryView, Promotion};
+use crate::assembler_actor::AssemblerMessage;
+use crate::limits::PRESSURE_RETRY_MS;
+use crate::shared::Shared;
+
+/// Records of an answer that are read before it begins, so that it can say whether it is complete.
+const CHECKED_RECORDS: usize = 64;
+/// Tries of a promotion while the trace's verdict is on its way to the journal.
+const PROMOTION_TRIES: usize = 50;
+
+/// What the stores know of a trace that its shard does not say.
+struct Stored {
+    fragments: Vec<FragmentLocation>,
+    summary: Option<TraceSummary>,
+    verdict: Option<VerdictRecord>,
+}
+
+impl QueryPort {
+    pub(super) async fn fetch(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TraceLookup, PortError> {
+        let shard = self.shared.shard(tenant, trace_id);
+        let owner = tenant.clone();
+        // The shard first: an entry that has left it has its fragment in a block by then.
+        let view = self.ask(shard, |reply| AssemblerMessage::View(owner, trace_id, reply)).await?;
+        let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
+        let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
+        let look = move || stored(&shared, &owner, trace_id, decided);
+        let stored = self.shared.env.block(look).await?;
+        self.answer(tenant, trace_id, view, stored).await
+    }
+
+    async fn answer(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+        view: Option<EntryView>,
+        stored: Stored,
+    ) -> Result<TraceLookup, PortError> {
+        let record = view.as_ref().and_then(|view| view.record.clone()).or(stored.verdict);
+        let live = view.as_ref().map(|view| view.state);
+        let dropped = record.as_ref().filter(|record| record.verdict == Verdict::Drop);
+        let state = match (live, &dropped) {
+            _ if !stored.fragments.is_empty() && live.is_none() => TraceState::Kept,
+            (Some(TraceState::Open), Some(_)) => TraceState::Dropped,
+            (Some(state), _) => state,
+            (None, Some(_)) => TraceState::Dropped,
+            (None, None) => {
+                let retained_since = self.shared.journal.covered_since();
+                return Ok(TraceLookup::Absent(TraceAbsence::Unknown { retained_since }));
+            }
+        };
+        let mut references: Vec<Lsn> = view.map(|view| view.references).unwrap_or_default();
+        if let Some(record) = dropped {
+            references.extend(record.references.iter().copied());
+        }
+        references.sort_unstable();
+        references.dedup();
+        let decision = match (&record, &stored.summary) {
+            (Some(record), _) if state != TraceState::Open => Some(self.decision(record)),
+            (_, Some(summary)) if state == TraceState::Kept => Some(stored_decision(&summary.decision)),
+            _ => None,
+        };
+        let kept_with = match (&record, &stored.summary) {
+            (Some(record), _) => record.probability,
+            (None, Some(summary)) => summary.decision.probability,
+            (None, None) => CERTAIN,
+        };
+        let parts = TraceParts {
+            tenant: tenant.clone(),
+            shard: self.shared.shard(tenant, trace_id),
+            trace_id,
+            references: references.into(),
+            fragments: stored.fragments.into(),
+            probability: if state == TraceState::Kept { kept_with } else { CERTAIN },
+        };
+        let (parts, missing) = self.check(parts).await;
+        if state == TraceState::Dropped && parts.references.is_empty() {
+            let absence = match decision {
+                Some(decision) => TraceAbsence::Dropped(decision),
+                None => TraceAbsence::Unknown {
+                    retained_since: self.shared.journal.covered_since(),
+                },
+            };
+            return Ok(TraceLookup::Absent(absence));
+        }
+        let span_count = stored.summary.map(|summary| summary.span_count).into_iter();
+        let span_count = span_count.chain(record.map(|record| record.span_count)).max();
+        Ok(TraceLookup::Found(TraceAnswer {
+            state,
+            complete: missing.is_empty(),
+            missing,
+            decision,
+            span_count: span_count.unwrap_or_default(),
+            reader: Box::new(PartsReader::new(Arc::clone(&self.shared), parts)),
+        }))
+    }
+
+    /// Takes out the records that cannot be read and names them as missing.
+    async fn check(&self, mut parts: TraceParts) -> (TraceParts, Vec<MissingPart>) {
+        let shared = Arc::clone(&self.shared);
+        let check = move || {
+            let before = parts.references.len();
+            let mut checked = 0;
+            let all = std::mem::take(&mut parts.references);
+            parts.references = all
+                .into_iter()
+                .filter(|lsn| {
+                    checked += 1;
+                    checked > CHECKED_RECORDS || holds(&shared, &parts, *lsn)
+                })
+                .collect();
+            let lost = before - parts.references.len();
+            let missing = (lost > 0).then(|| MissingPart {
+                node: shared.node,
+                shards: vec![parts.shard],
+                from: shared.journal.covered_since(),
+                to: shared.env.now(),
+                reason: format!("{lost} of the trace's {before} journal records cannot be read"),
+            });
+            (parts, missing.into_iter().collect())
+        };
+        self.shared.env.block(check).await
+    }
+
+    /// Keeps a trace that is open or was dropped.
+    pub(super) async fn keep(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<DecisionView, PortError> {
+        let shard = self.shared.shard(tenant, trace_id);
+        let mut earlier = None;
+        for _ in 0..PROMOTION_TRIES {
+            let (owner, known) = (tenant.clone(), earlier.take());
+            let promotion = self
+                .ask(shard, |reply| AssemblerMessage::Promote(owner, trace_id, known, reply))
+                .await?;
+            match promotion {
+                Promotion::AlreadyKept(record) => return Ok(self.decision(&record)),
+                Promotion::Decided | Promotion::Busy => {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                Promotion::Absent => {
+                    let (journal, owner) = (Arc::clone(&self.shared.journal), tenant.clone());
+                    let look = move || journal.verdict(shard, &owner, trace_id);
+                    let found = self.shared.env.block(look).await.map_err(storage_error)?;
+                    match found {
+                        Some(record) if self.recoverable(&record).await => earlier = Some(record),
+                        Some(record) if record.verdict == Verdict::Keep => {
+                            return Ok(self.decision(&record));
+                        }
+                        _ => {
+                            let message = "the journal does not hold the trace any more";
+                            return Err(PortError::new(ErrorClass::NotFound, "unknown", message)
+                                .with_tenant(tenant));
+                        }
+                    }
+                }
+            }
+        }
+        let message = "the trace's verdict is not durable yet";
+        Err(PortError::unavailable("busy", message, PRESSURE_RETRY_MS))
+    }
+
+    async fn recoverable(&self, record: &VerdictRecord) -> bool {
+        if record.verdict == Verdict::Keep {
+            return false;
+        }
+        let parts = TraceParts {
+            tenant: record.tenant.clone(),
+            shard: self.shared.shard(&record.tenant, record.trace_id),
+            trace_id: record.trace_id,
+            references: record.references.iter().copied().collect(),
+            fragments: std::collections::VecDeque::new(),
+            probability: CERTAIN,
+        };
+        !self.check(parts).await.0.references.is_empty()
+    }
+}
+
+fn stored(
+    shared: &Shared,
+    tenant: &TenantId,
+    trace_id: TraceId,
+    decided: bool,
+) -> Result<Stored, PortError> {
+    let shard = shared.shard(tenant, trace_id);
+    let fragments = shared.blocks.fragments(tenant, shard, trace_id).map_err(storage_error)?;
+    let summary = if fragments.is_empty() {
+        None
+    } else {
+        shared.blocks.summary_of(tenant, shard, trace_id).map_err(storage_error)?
+    };
+    let asks = !decided && fragments.is_empty() && shared.journal.maybe_decided(shard, tenant, trace_id);
+    let verdict = if asks {
+        shared.journal.verdict(shard, tenant, trace_id).map_err(storage_error)?
+    } else {
+        None
+    };
+    Ok(Stored {
+        fragments,
+        summary,
+        verdict,
+    })
+}
