@@ -7,12 +7,10 @@
 mod otlp_support;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::common::v1::{
-    AnyValue, ArrayValue, InstrumentationScope, KeyValue, KeyValueList,
-};
-use opentelemetry_proto::tonic::resource::v1::Resource;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, ArrayValue, KeyValueList};
 use opentelemetry_proto::tonic::trace::v1::span::{Event, Link};
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, TracesData};
+use opentelemetry_proto::tonic::trace::v1::{Span, Status, TracesData};
+use otlp_support::build::{attribute, resource_spans, span, text};
 use otlp_support::{RECEIVED_AT, generate, oracle};
 use proptest::prelude::*;
 use prost::Message;
@@ -114,53 +112,6 @@ fn the_corpus_is_taken_whole_and_is_what_its_generator_makes() {
         assert!(!scanned.batch.spans.is_empty(), "{name}");
         assert!(scanned.rejected.is_empty(), "{name}: {}", scanned.rejected);
         oracle::check(committed);
-    }
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue {
-        key: key.to_owned(),
-        value: Some(AnyValue { value: Some(value) }),
-        ..KeyValue::default()
-    }
-}
-
-fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
-}
-
-fn span(id: u8) -> Span {
-    Span {
-        trace_id: vec![id; 16],
-        span_id: vec![id; 8],
-        name: format!("operation {id}"),
-        kind: 2,
-        start_time_unix_nano: RECEIVED_AT - 2_000,
-        end_time_unix_nano: RECEIVED_AT - 1_000,
-        attributes: vec![
-            text("http.route", "/cart/{id}"),
-            attribute("n", Value::IntValue(200)),
-            text("peer", "10.0.0.1"),
-        ],
-        ..Span::default()
-    }
-}
-
-fn resource_spans(spans: Vec<Span>) -> ResourceSpans {
-    ResourceSpans {
-        resource: Some(Resource {
-            attributes: vec![text("service.name", "cart"), text("host.name", "a")],
-            ..Resource::default()
-        }),
-        scope_spans: vec![ScopeSpans {
-            scope: Some(InstrumentationScope {
-                name: "http".to_owned(),
-                ..InstrumentationScope::default()
-            }),
-            spans,
-            schema_url: "scope schema".to_owned(),
-        }],
-        schema_url: "resource schema".to_owned(),
     }
 }
 

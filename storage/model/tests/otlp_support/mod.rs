@@ -7,6 +7,7 @@
     clippy::panic
 )]
 
+pub mod build;
 pub mod generate;
 pub mod lenient;
 pub mod oracle;

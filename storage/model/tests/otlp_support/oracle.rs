@@ -132,6 +132,13 @@ fn limited(mut span: lenient::Span) -> lenient::Span {
         span.trace_id.splice(0..0, [0; 8]);
     }
     limit(&mut span.attributes, &mut span.dropped_attributes_count);
+    let beyond = |len: usize, most: usize| u32::try_from(len.saturating_sub(most)).unwrap();
+    let events = beyond(span.events.len(), limits::MAX_SPAN_EVENTS);
+    span.dropped_events_count = span.dropped_events_count.saturating_add(events);
+    span.events.truncate(limits::MAX_SPAN_EVENTS);
+    let links = beyond(span.links.len(), limits::MAX_SPAN_LINKS);
+    span.dropped_links_count = span.dropped_links_count.saturating_add(links);
+    span.links.truncate(limits::MAX_SPAN_LINKS);
     for event in &mut span.events {
         limit(&mut event.attributes, &mut event.dropped_attributes_count);
     }
