@@ -274,15 +274,15 @@ impl<'r> Scan<'r> {
                 &mut self.attributes,
             )
             .map_err(&fault)?;
-        if walked.rewrite && walked.fault.is_none() {
+        let mut changes = ChangedSpans::default();
+        // What is nested too deep cannot be rewritten; nothing under it is taken anyway.
+        if walked.rewrite && walked.fault != Some(RejectReason::NestedTooDeep) {
             let rewritten =
                 rewrite(&message, kind.layout(), self.rules.policy()).map_err(&fault)?;
-            if let Some(rewritten) = &rewritten {
-                self.changed.merge(&rewritten.changes);
-                offset = self.end_of_buffer();
-            }
             if let Some(rewritten) = rewritten {
+                changes = rewritten.changes;
                 message = Cow::Owned(rewritten.bytes);
+                offset = self.end_of_buffer();
             }
             self.attributes.truncate(attributes_before);
             walked = kind
@@ -293,6 +293,10 @@ impl<'r> Scan<'r> {
                 )
                 .map_err(&fault)?;
         }
+        if walked.fault.is_some() {
+            return Ok((Slice::default(), walked));
+        }
+        self.changed.merge(&changes);
         let slice = Reader::new(&message, offset).slice();
         if let Cow::Owned(bytes) = &message {
             self.appended.extend_from_slice(bytes);
