@@ -9,7 +9,19 @@ pub mod limits;
 pub mod state;
 
 mod codec;
+mod error;
+mod inbox;
+mod message;
+mod open;
+mod peers;
+mod settings;
 mod store;
+mod transport;
 mod types;
 
+pub use error::{OpenError, ProposeError, RequestError};
+pub use open::{RaftOptions, Start};
+pub use settings::{Members, Response, Settings};
+pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 pub use store::StoreError;
+pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};

@@ -13,7 +13,7 @@ use spandrel_storage::disk::{Backend, Disk};
 use super::Identity;
 use crate::codec::{self, Kind};
 use crate::limits::LOG_CACHE_BYTES;
-use crate::types::Entry;
+use crate::types::{Entry, LogId, Vote};
 
 /// Name of the log's file.
 const FILE: &str = "raft.redb";
@@ -136,11 +136,18 @@ impl Database {
         })
     }
 
+    /// The cluster and the node that the file belongs to.
+    pub(crate) fn identity(&self) -> Result<Identity, StoreError> {
+        self.get(key::IDENTITY, Kind::Identity)?
+            .ok_or_else(|| StoreError::corrupt(&self.path, "identity", "it is missing"))
+    }
+
     /// Decodes every stored value once.
     fn verify(&self) -> Result<(), StoreError> {
-        if self.get::<Identity>(key::IDENTITY, Kind::Identity)?.is_none() {
-            return Err(StoreError::corrupt(&self.path, "identity", "it is missing"));
-        }
+        self.identity()?;
+        self.get::<Vote>(key::VOTE, Kind::Vote)?;
+        self.get::<LogId>(key::COMMITTED, Kind::LogId)?;
+        self.get::<LogId>(key::PURGED, Kind::LogId)?;
         let mut previous = None;
         self.entries(0..=u64::MAX, usize::MAX, &mut |entry| {
             let index = entry.log_id.index;
