@@ -69,6 +69,7 @@ impl Settings {
         };
         let machine = StateMachine::load(database.clone())?;
         let states = machine.subscribe();
+        let closed = database.closed();
         let peers = Peers::new(transport, identity);
         let config = config().map_err(stopped)?;
         let log = LogStore::new(database);
@@ -82,6 +83,7 @@ impl Settings {
                 identity,
                 states,
                 inbox: Inbox::default(),
+                closed,
                 created,
             }),
         };

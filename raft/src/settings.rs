@@ -51,6 +51,7 @@ pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) states: watch::Receiver<Arc<ClusterState>>,
     pub(crate) inbox: Inbox,
+    pub(crate) closed: watch::Receiver<()>,
     pub(crate) created: bool,
 }
 
@@ -288,10 +289,16 @@ impl Settings {
         answer.encode().map_err(|error| refuse(error.to_string()))
     }
 
-    /// Stops taking part. The state stays readable.
+    /// Stops taking part and closes the files. The state stays readable.
     pub async fn shutdown(&self) {
         if let Err(error) = self.inner.group.shutdown().await {
             tracing::warn!(%error, "settings did not stop cleanly");
+        }
+        // openraft's tasks let go of the log one after the other.
+        let mut closed = self.inner.closed.clone();
+        let closing = async { while closed.changed().await.is_ok() {} };
+        if tokio::time::timeout_at(deadline(), closing).await.is_err() {
+            tracing::warn!("the log of the settings is still open after the shutdown");
         }
     }
 

@@ -9,6 +9,7 @@ use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use spandrel_storage::disk::{Backend, Disk};
+use tokio::sync::watch;
 
 use super::Identity;
 use crate::codec::{self, Kind};
@@ -71,11 +72,17 @@ impl From<StoreError> for io::Error {
     }
 }
 
-/// The log's redb file, open. Cheap to clone.
+/// The log's redb file, open until the last clone is dropped. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Database {
-    redb: Arc<redb::Database>,
+    file: Arc<OpenFile>,
     path: Arc<Path>,
+}
+
+/// Fields are dropped in order: when `alive` goes, the file is closed.
+struct OpenFile {
+    redb: redb::Database,
+    alive: watch::Sender<()>,
 }
 
 impl Database {
@@ -131,9 +138,17 @@ impl Database {
             .create_with_backend(Backend(backend))
             .map_err(|error| StoreError::new(path, "open", redb_error(error)))?;
         Ok(Self {
-            redb: Arc::new(redb),
+            file: Arc::new(OpenFile {
+                redb,
+                alive: watch::Sender::new(()),
+            }),
             path: path.into(),
         })
+    }
+
+    /// A receiver whose sender is gone once the file is closed.
+    pub(crate) fn closed(&self) -> watch::Receiver<()> {
+        self.file.alive.subscribe()
     }
 
     /// The cluster and the node that the file belongs to.
@@ -175,7 +190,7 @@ impl Database {
     /// A value of [`META`] as it is stored.
     pub(super) fn get_bytes(&self, key: &'static str) -> Result<Option<Vec<u8>>, StoreError> {
         let read = || -> io::Result<Option<Vec<u8>>> {
-            let transaction = self.redb.begin_read().map_err(redb_error)?;
+            let transaction = self.file.redb.begin_read().map_err(redb_error)?;
             let table = transaction.open_table(META).map_err(redb_error)?;
             let value = table.get(key).map_err(redb_error)?;
             Ok(value.map(|value| value.value().to_vec()))
@@ -191,7 +206,7 @@ impl Database {
         visit: &mut dyn FnMut(Entry) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let fail = |error| StoreError::new(&self.path, "read", error);
-        let transaction = self.redb.begin_read().map_err(redb_error).map_err(fail)?;
+        let transaction = self.file.redb.begin_read().map_err(redb_error).map_err(fail)?;
         let table = transaction.open_table(LOG).map_err(redb_error).map_err(fail)?;
         let mut seen_bytes = 0;
         for row in table.range(range).map_err(redb_error).map_err(fail)? {
@@ -208,7 +223,7 @@ impl Database {
     /// The last entry; `None` when there is none.
     pub(super) fn last_entry(&self) -> Result<Option<Entry>, StoreError> {
         let read = || -> io::Result<Option<(u64, Vec<u8>)>> {
-            let transaction = self.redb.begin_read().map_err(redb_error)?;
+            let transaction = self.file.redb.begin_read().map_err(redb_error)?;
             let table = transaction.open_table(LOG).map_err(redb_error)?;
             let last = table.last().map_err(redb_error)?;
             Ok(last.map(|(index, bytes)| (index.value(), bytes.value().to_vec())))
@@ -234,7 +249,7 @@ impl Database {
         change: impl FnOnce(&WriteTransaction) -> io::Result<()>,
     ) -> Result<(), StoreError> {
         let write = || {
-            let transaction = self.redb.begin_write().map_err(redb_error)?;
+            let transaction = self.file.redb.begin_write().map_err(redb_error)?;
             change(&transaction)?;
             // redb's default durability: an fsync before it returns.
             transaction.commit().map_err(redb_error)
