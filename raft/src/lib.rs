@@ -1,1 +1,27 @@
-//! The replicated settings and membership of a Spandrel cluster, in one openraft group.
+//! The replicated settings and membership of a Spandrel cluster, in one openraft group: who is in, what is
+//! configured, who holds what.
+//!
+//! May depend on: `model`, and the disk seam of `storage`; owns openraft and bincode, no type of which leaves the
+//! crate. Must never: carry spans, open a socket (nodes talk through [`RaftTransport`], which others implement), or
+//! start a task of its own.
+
+pub mod limits;
+pub mod state;
+
+mod codec;
+mod error;
+mod inbox;
+mod message;
+mod open;
+mod peers;
+mod settings;
+mod store;
+mod transport;
+mod types;
+
+pub use error::{OpenError, ProposeError, RequestError};
+pub use open::{RaftOptions, Start};
+pub use settings::{Members, Response, Settings};
+pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
+pub use store::StoreError;
+pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};

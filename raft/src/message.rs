@@ -1,0 +1,108 @@
+//! What the group's nodes tell each other.
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{self, CodecError, Kind};
+use crate::state::Command;
+use crate::transport::RaftCall;
+use crate::types::{Outcome, SnapshotMeta, TypeConfig, Vote};
+
+/// A request with the cluster that it belongs to.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) cluster_id: u64,
+    pub(crate) from: u64,
+    pub(crate) body: RequestBody,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum RequestBody {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<TypeConfig>),
+    PreVote(VoteRequest<TypeConfig>),
+    Snapshot(SnapshotChunk),
+    Propose(Command),
+    ReadIndex,
+}
+
+/// A piece of a snapshot. Pieces come in order; the one that reaches `total_bytes` installs it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotChunk {
+    pub(crate) vote: Vote,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) total_bytes: u64,
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Append(AppendEntriesResponse<TypeConfig>),
+    Vote(VoteResponse<TypeConfig>),
+    /// The piece is taken, the next may come.
+    SnapshotMore,
+    Snapshot(SnapshotResponse<TypeConfig>),
+    Proposed(Proposed),
+    ReadIndex(ReadIndex),
+    /// The request was not acted on.
+    Refused {
+        reason: String,
+    },
+}
+
+/// What became of a proposal at the node that was asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Proposed {
+    /// It is in the log at `index`, committed and applied.
+    Applied { index: u64, outcome: Outcome },
+    /// It is surely not in the log: this node does not lead, but perhaps that one.
+    NotLeader { leader: Option<u64> },
+    /// It may be in the log.
+    Unknown { reason: String },
+    /// The group has stopped on that node.
+    Stopped { reason: String },
+}
+
+/// How far a linearizable read must have applied.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ReadIndex {
+    Index(u64),
+    NotLeader { leader: Option<u64> },
+    Stopped { reason: String },
+}
+
+impl RequestBody {
+    pub(crate) fn call(&self) -> RaftCall {
+        match self {
+            Self::Append(_) => RaftCall::Append,
+            Self::Vote(_) => RaftCall::Vote,
+            Self::PreVote(_) => RaftCall::PreVote,
+            Self::Snapshot(_) => RaftCall::Snapshot,
+            Self::Propose(_) => RaftCall::Propose,
+            Self::ReadIndex => RaftCall::ReadIndex,
+        }
+    }
+}
+
+impl Request {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::seal(Kind::Request, self)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::unseal(Kind::Request, bytes)
+    }
+}
+
+impl Answer {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        codec::seal(Kind::Answer, self)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        codec::unseal(Kind::Answer, bytes)
+    }
+}

@@ -1,0 +1,404 @@
+//! The handle of the replicated settings.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::EmptyNode;
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{ClientWriteError, RaftError};
+use spandrel_model::ids::NodeId;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::error::{ProposeError, RequestError};
+use crate::inbox::{Inbox, bytes_of, propose_here, read_index_here};
+use crate::limits::{LEADER_RETRY_MS, MAX_COMMAND_BYTES, PROPOSE_DEADLINE_MS};
+use crate::message::{Answer, Proposed, ReadIndex, Request, RequestBody};
+use crate::peers::Peers;
+use crate::state::{Applied, ClusterState, Command};
+use crate::store::Identity;
+use crate::transport::TransportError;
+use crate::types::{Group, TypeConfig};
+
+/// What became of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Response {
+    /// Raft index of the command; this node has applied it.
+    pub index: u64,
+    /// What it has done.
+    pub applied: Applied,
+}
+
+/// The members of the group, as this node knows them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Members {
+    /// They elect the leader and commit.
+    pub voters: BTreeSet<NodeId>,
+    /// They follow.
+    pub learners: BTreeSet<NodeId>,
+}
+
+/// The replicated settings on this node. Cheap to clone; call [`Settings::shutdown`] once at the end.
+#[derive(Clone)]
+pub struct Settings {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) group: Group,
+    pub(crate) peers: Peers,
+    pub(crate) identity: Identity,
+    pub(crate) states: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) inbox: Inbox,
+    pub(crate) closed: watch::Receiver<()>,
+    pub(crate) created: bool,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Settings")
+            .field("identity", &self.inner.identity)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Settings {
+    /// True when the directory was new; false when it was used before and the given seed was ignored.
+    #[must_use]
+    pub fn created(&self) -> bool {
+        self.inner.created
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        NodeId(self.inner.identity.node)
+    }
+
+    /// The cluster that the directory belongs to.
+    #[must_use]
+    pub fn cluster_id(&self) -> u64 {
+        self.inner.identity.cluster_id
+    }
+
+    /// The state as this node has applied it: perhaps not the newest.
+    #[must_use]
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.inner.states.borrow().clone()
+    }
+
+    /// The state after each change.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.inner.states.clone()
+    }
+
+    /// Changes the state, through the leader wherever it is. Returns when this node has applied the command.
+    ///
+    /// # Errors
+    /// [`ProposeError`]; all but `OutcomeUnknown` mean that nothing has changed. After at most
+    /// [`PROPOSE_DEADLINE_MS`].
+    pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
+        let bytes = bytes_of(&command);
+        if bytes > MAX_COMMAND_BYTES {
+            return Err(ProposeError::TooLarge {
+                bytes,
+                limit_bytes: MAX_COMMAND_BYTES,
+            });
+        }
+        let deadline = deadline();
+        let mut leader = None;
+        loop {
+            let proposed = self.propose_at(leader, &command, deadline).await?;
+            match proposed {
+                Proposed::Applied { index, outcome } => {
+                    let applied = outcome.0?;
+                    self.applied_to(index, deadline).await.map_err(in_doubt)?;
+                    return Ok(Response { index, applied });
+                }
+                Proposed::NotLeader { leader: hint } => leader = self.next_leader(leader, hint),
+                Proposed::Unknown { reason } => {
+                    return Err(ProposeError::OutcomeUnknown { reason });
+                }
+                Proposed::Stopped { reason } => return Err(ProposeError::Stopped { reason }),
+            }
+            pause_before_retry(leader, deadline).await?;
+        }
+    }
+
+    /// The state with every command in it that was acknowledged before the call, anywhere in the cluster.
+    ///
+    /// # Errors
+    /// `Unavailable` when no majority could be reached within [`PROPOSE_DEADLINE_MS`]; `Stopped`.
+    pub async fn linearizable(&self) -> Result<Arc<ClusterState>, ProposeError> {
+        let deadline = deadline();
+        let mut leader = None;
+        loop {
+            match self.read_index_at(leader, deadline).await {
+                ReadIndex::Index(index) => {
+                    self.applied_to(index, deadline).await?;
+                    return Ok(self.state());
+                }
+                ReadIndex::NotLeader { leader: hint } => leader = self.next_leader(leader, hint),
+                ReadIndex::Stopped { reason } => return Err(ProposeError::Stopped { reason }),
+            }
+            pause_before_retry(leader, deadline).await?;
+        }
+    }
+
+    /// The leader, as far as this node knows.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        let metrics = self.inner.group.metrics();
+        let leader = metrics.borrow_watched().current_leader;
+        leader.map(NodeId)
+    }
+
+    /// Waits until this node knows another leader than `known`, and returns it. Never returns once the group has
+    /// stopped.
+    pub async fn leader_changed(&self, known: Option<NodeId>) -> Option<NodeId> {
+        let mut metrics = self.inner.group.metrics();
+        loop {
+            let leader = metrics.borrow_watched().current_leader.map(NodeId);
+            if leader != known {
+                return leader;
+            }
+            if metrics.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits until the group has stopped on this node and says why: after a failed write or fsync the process must
+    /// end and start again, since nobody knows what the disk holds. Also returns after [`Settings::shutdown`].
+    pub async fn stopped(&self) -> String {
+        let mut metrics = self.inner.group.metrics();
+        loop {
+            if let Err(fatal) = &metrics.borrow_watched().running_state {
+                return fatal.to_string();
+            }
+            if metrics.changed().await.is_err() {
+                return "the settings were shut down".to_owned();
+            }
+        }
+    }
+
+    /// The members of the group, as this node knows them.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        let metrics = self.inner.group.metrics();
+        let membership = metrics.borrow_watched().membership_config.clone();
+        let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
+        let nodes = membership.nodes().map(|(id, _)| NodeId(*id));
+        Members {
+            learners: nodes.filter(|id| !voters.contains(id)).collect(),
+            voters,
+        }
+    }
+
+    /// Adds a node that follows; returns once it has caught up. On the leader only.
+    ///
+    /// # Errors
+    /// `NotLeader`; `OutcomeUnknown` when it has not caught up in time (it goes on doing so); `Stopped`.
+    pub async fn add_learner(&self, node: NodeId) -> Result<(), ProposeError> {
+        let added = self.inner.group.add_learner(node.0, EmptyNode {}, true);
+        self.changed_members(added).await
+    }
+
+    /// Makes exactly these nodes voters; they must be learners or voters already, others stay as learners. On the
+    /// leader only.
+    ///
+    /// # Errors
+    /// `NotLeader`; `Unavailable` when a node is not a member or another change is under way; `OutcomeUnknown`;
+    /// `Stopped`.
+    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
+        let changed = self.inner.group.change_membership(voters, true);
+        self.changed_members(changed).await
+    }
+
+    /// Takes learners out of the group. On the leader only.
+    ///
+    /// # Errors
+    /// As [`Settings::set_voters`].
+    pub async fn remove_learners(&self, nodes: BTreeSet<NodeId>) -> Result<(), ProposeError> {
+        let nodes = nodes.into_iter().map(|node| node.0).collect();
+        let change = openraft::ChangeMembers::RemoveNodes(nodes);
+        let changed = self.inner.group.change_membership(change, true);
+        self.changed_members(changed).await
+    }
+
+    async fn changed_members<T>(
+        &self,
+        change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
+    ) -> Result<(), ProposeError> {
+        let Ok(changed) = tokio::time::timeout_at(deadline(), change).await else {
+            return Err(ProposeError::OutcomeUnknown {
+                reason: "the members were not changed in time".to_owned(),
+            });
+        };
+        changed.map(drop).map_err(|error| match error {
+            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+                ProposeError::NotLeader {
+                    leader: forward.leader_id.map(NodeId),
+                }
+            }
+            RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
+                ProposeError::OutcomeUnknown {
+                    reason: error.to_string(),
+                }
+            }
+            RaftError::APIError(error) => ProposeError::Unavailable {
+                reason: error.to_string(),
+            },
+            RaftError::Fatal(fatal) => ProposeError::Stopped {
+                reason: fatal.to_string(),
+            },
+        })
+    }
+
+    /// Takes a snapshot of the state now, and forgets the entries that it makes superfluous.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub async fn compact(&self) -> Result<(), ProposeError> {
+        let taken = self.inner.group.trigger().snapshot().await;
+        taken.map_err(|fatal| ProposeError::Stopped {
+            reason: fatal.to_string(),
+        })
+    }
+
+    /// Answers a request that a peer's [`RaftTransport`](crate::RaftTransport) carried here. `from` is the peer as
+    /// the transport has authenticated it.
+    ///
+    /// # Errors
+    /// [`RequestError`] for bytes that are no request, or one of another cluster or in another node's name.
+    pub async fn answer(&self, from: NodeId, request: &[u8]) -> Result<Vec<u8>, RequestError> {
+        let refuse = |reason: String| RequestError { reason };
+        let request = Request::decode(request).map_err(|error| refuse(error.to_string()))?;
+        if request.cluster_id != self.cluster_id() {
+            let (theirs, ours) = (request.cluster_id, self.cluster_id());
+            return Err(refuse(format!("it is of cluster {theirs:016x}, not {ours:016x}")));
+        }
+        if NodeId(request.from) != from {
+            let (claimed, from) = (request.from, from.0);
+            return Err(refuse(format!("node {from} speaks for node {claimed}")));
+        }
+        let answer = self.inner.inbox.answer(&self.inner.group, request.body).await;
+        answer.encode().map_err(|error| refuse(error.to_string()))
+    }
+
+    /// Stops taking part and closes the files. The state stays readable.
+    pub async fn shutdown(&self) {
+        if let Err(error) = self.inner.group.shutdown().await {
+            tracing::warn!(%error, "settings did not stop cleanly");
+        }
+        // openraft's tasks let go of the log one after the other.
+        let mut closed = self.inner.closed.clone();
+        let closing = async { while closed.changed().await.is_ok() {} };
+        if tokio::time::timeout_at(deadline(), closing).await.is_err() {
+            tracing::warn!("the log of the settings is still open after the shutdown");
+        }
+    }
+
+    async fn propose_at(
+        &self,
+        leader: Option<u64>,
+        command: &Command,
+        deadline: Instant,
+    ) -> Result<Proposed, ProposeError> {
+        let Some(leader) = leader else {
+            let proposed = propose_here(&self.inner.group, command.clone());
+            return tokio::time::timeout_at(deadline, proposed)
+                .await
+                .map_err(|_elapsed| ProposeError::OutcomeUnknown {
+                    reason: "it was not committed in time".to_owned(),
+                });
+        };
+        let body = RequestBody::Propose(command.clone());
+        match self.inner.peers.ask(leader, body, left(deadline)).await {
+            // Another node's group has stopped, not this one's: look for a leader again.
+            Ok(Answer::Proposed(Proposed::Stopped { .. }) | Answer::Refused { .. })
+            | Err(TransportError::Unreachable { .. }) => Ok(Proposed::NotLeader { leader: None }),
+            Ok(Answer::Proposed(proposed)) => Ok(proposed),
+            Ok(_) => Ok(Proposed::Unknown {
+                reason: format!("node {leader} answered something else"),
+            }),
+            Err(error @ TransportError::NoAnswer { .. }) => Ok(Proposed::Unknown {
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    async fn read_index_at(&self, leader: Option<u64>, deadline: Instant) -> ReadIndex {
+        let nobody = ReadIndex::NotLeader { leader: None };
+        let Some(leader) = leader else {
+            let read = read_index_here(&self.inner.group);
+            return tokio::time::timeout_at(deadline, read)
+                .await
+                .unwrap_or(nobody);
+        };
+        match self
+            .inner
+            .peers
+            .ask(leader, RequestBody::ReadIndex, left(deadline))
+            .await
+        {
+            Ok(Answer::ReadIndex(read @ (ReadIndex::Index(_) | ReadIndex::NotLeader { .. }))) => read,
+            _ => nobody,
+        }
+    }
+
+    /// Whom to ask next: a peer's hint after asking here, and here again after asking a peer.
+    fn next_leader(&self, asked: Option<u64>, hint: Option<u64>) -> Option<u64> {
+        match asked {
+            None => hint.filter(|leader| *leader != self.inner.identity.node),
+            Some(_) => None,
+        }
+    }
+
+    async fn applied_to(&self, index: u64, deadline: Instant) -> Result<(), ProposeError> {
+        let mut states = self.watch();
+        let applied = states.wait_for(|state| state.applied_index >= index);
+        match tokio::time::timeout_at(deadline, applied).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_closed)) => Err(ProposeError::Stopped {
+                reason: "the settings were shut down".to_owned(),
+            }),
+            Err(_elapsed) => Err(ProposeError::Unavailable {
+                reason: format!("index {index} has not reached this node in time"),
+            }),
+        }
+    }
+}
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_millis(PROPOSE_DEADLINE_MS)
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
+/// The command is committed, but this node has not seen it applied.
+fn in_doubt(error: ProposeError) -> ProposeError {
+    ProposeError::OutcomeUnknown {
+        reason: format!("it is committed, but {error}"),
+    }
+}
+
+/// A leader that was just named is asked at once; without one, an election may be under way.
+async fn pause_before_retry(leader: Option<u64>, deadline: Instant) -> Result<(), ProposeError> {
+    if leader.is_some() {
+        return Ok(());
+    }
+    let pause = Duration::from_millis(LEADER_RETRY_MS);
+    if left(deadline) <= pause {
+        return Err(ProposeError::Unavailable {
+            reason: format!("none was found within {PROPOSE_DEADLINE_MS} ms"),
+        });
+    }
+    tokio::time::sleep(pause).await;
+    Ok(())
+}

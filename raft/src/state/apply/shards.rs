@@ -1,0 +1,184 @@
+//! Commands about the owners of shards and the holders of old data.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use spandrel_model::ids::{Bucket, NodeId, ShardId};
+
+use super::too_many;
+use crate::limits::{MAX_HOLDER_CHANGES, MAX_HOLDERS, MAX_REPLICATION};
+use crate::state::{Applied, ClusterState, Conflict, HolderChange, ShardChange, ShardRecord};
+
+/// Most holders of one (shard, bucket, term): the replicas and as many copies under way.
+const MAX_COPIES: usize = 2 * MAX_REPLICATION as usize;
+
+impl ClusterState {
+    pub(super) fn start_shards(&mut self, records: &[ShardRecord]) -> Result<Applied, Conflict> {
+        if !self.shard_map.is_empty() {
+            return Err(Conflict::invalid("shards", "they are started already"));
+        }
+        if records.len() != usize::from(self.shards) {
+            let reason = format!("{} records for {} shards", records.len(), self.shards);
+            return Err(Conflict::invalid("records", reason));
+        }
+        for (shard, record) in (0..).zip(records) {
+            let shard = ShardId(shard);
+            self.check_record(shard, record)?;
+            if record.term.0 != 1 {
+                return Err(bad(shard, "the first term is 1"));
+            }
+        }
+        self.shard_map = records.to_vec();
+        Ok(Applied::Done)
+    }
+
+    pub(super) fn set_shards(&mut self, changes: &[ShardChange]) -> Result<Applied, Conflict> {
+        let mut seen = BTreeSet::new();
+        for change in changes {
+            let Some(actual) = self.shard(change.shard) else {
+                return Err(bad(change.shard, "there is no such shard"));
+            };
+            if *actual != change.expected {
+                return Err(Conflict::ShardChanged {
+                    shard: change.shard,
+                    actual: Box::new(actual.clone()),
+                });
+            }
+            if !seen.insert(change.shard) {
+                return Err(bad(change.shard, "it is changed twice"));
+            }
+            self.check_record(change.shard, &change.record)?;
+            check_succession(change)?;
+        }
+        for change in changes {
+            if let Some(record) = self.shard_map.get_mut(usize::from(change.shard.0)) {
+                record.clone_from(&change.record);
+            }
+        }
+        Ok(Applied::Done)
+    }
+
+    fn check_record(&self, shard: ShardId, record: &ShardRecord) -> Result<(), Conflict> {
+        let most = usize::from(MAX_REPLICATION);
+        if record.isr.len() > most || record.filling.len() > most {
+            return Err(bad(shard, "more replicas than there can be"));
+        }
+        if !is_ascending(&record.isr) || !is_ascending(&record.filling) {
+            return Err(bad(shard, "replicas must be sorted and without repetition"));
+        }
+        if !record.isr.contains(&record.primary) {
+            return Err(bad(shard, "the primary must be in the in-sync set"));
+        }
+        if record.filling.iter().any(|node| record.isr.contains(node)) {
+            return Err(bad(shard, "a filling replica cannot be in the in-sync set"));
+        }
+        if record.moving_to == Some(record.primary) {
+            return Err(bad(shard, "it cannot move to its own primary"));
+        }
+        match record.nodes().find(|node| !self.nodes.contains_key(node)) {
+            Some(node) => Err(Conflict::UnknownNode { node }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn set_holders(&mut self, changes: &[HolderChange]) -> Result<Applied, Conflict> {
+        if changes.len() > MAX_HOLDER_CHANGES {
+            return Err(too_many("changes of holders", MAX_HOLDER_CHANGES));
+        }
+        let mut seen = BTreeSet::new();
+        let mut count = self.holder_count();
+        for change in changes {
+            let actual = self.holders_of(change);
+            if actual != change.expected.as_slice() {
+                return Err(Conflict::HoldersChanged {
+                    shard: change.key.shard,
+                    term: change.key.term.0,
+                    bucket: change.bucket.0,
+                    actual: actual.to_vec(),
+                });
+            }
+            if !seen.insert((change.bucket, change.key)) {
+                return Err(bad(change.key.shard, "its holders are changed twice"));
+            }
+            if change.key.shard.0 >= self.shards {
+                return Err(bad(change.key.shard, "there is no such shard"));
+            }
+            if change.holders.len() > MAX_COPIES || !is_ascending(&change.holders) {
+                return Err(bad(
+                    change.key.shard,
+                    "holders must be few, sorted and without repetition",
+                ));
+            }
+            count += usize::from(actual.is_empty() && !change.holders.is_empty());
+        }
+        if count > MAX_HOLDERS {
+            return Err(too_many("records of holders", MAX_HOLDERS));
+        }
+        for change in changes {
+            self.put_holders(change);
+        }
+        Ok(Applied::Done)
+    }
+
+    fn holders_of(&self, change: &HolderChange) -> &[NodeId] {
+        let bucket = self.holders.get(&change.bucket);
+        bucket
+            .and_then(|bucket| bucket.get(&change.key))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    fn put_holders(&mut self, change: &HolderChange) {
+        let bucket = Arc::make_mut(self.holders.entry(change.bucket).or_default());
+        if change.holders.is_empty() {
+            bucket.remove(&change.key);
+        } else {
+            bucket.insert(change.key, change.holders.clone());
+        }
+        if bucket.is_empty() {
+            self.holders.remove(&change.bucket);
+        }
+    }
+
+    pub(super) fn forget_buckets(&mut self, before: Bucket) -> Applied {
+        let kept = self.holders.split_off(&before);
+        let forgotten = std::mem::replace(&mut self.holders, kept);
+        if forgotten.is_empty() {
+            Applied::Unchanged
+        } else {
+            Applied::Done
+        }
+    }
+}
+
+/// A new primary is a new term, and comes from those that hold every acknowledged span: the in-sync set, or the
+/// target of the move.
+fn check_succession(change: &ShardChange) -> Result<(), Conflict> {
+    let (old, new) = (&change.expected, &change.record);
+    if new.term == old.term {
+        if new.primary != old.primary {
+            return Err(bad(change.shard, "a new primary needs a new term"));
+        }
+        return Ok(());
+    }
+    if old.term.0.checked_add(1) != Some(new.term.0) {
+        return Err(bad(change.shard, "the term grows by one"));
+    }
+    if old.isr.contains(&new.primary) || old.moving_to == Some(new.primary) {
+        return Ok(());
+    }
+    Err(bad(
+        change.shard,
+        "a new primary must be in the in-sync set or the target of the move",
+    ))
+}
+
+fn is_ascending(nodes: &[NodeId]) -> bool {
+    nodes.windows(2).all(|pair| pair.first() < pair.last())
+}
+
+fn bad(shard: ShardId, reason: &str) -> Conflict {
+    Conflict::BadShard {
+        shard,
+        reason: reason.to_owned(),
+    }
+}
