@@ -1,10 +1,10 @@
 //! A decoded frame.
 
-use spandrel_model::otlp::{RawContext, rescan};
 use bytes::Bytes;
 use spandrel_model::batch::{Context, Slice, SpanBatch};
 use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::interest::Interests;
+use spandrel_model::otlp::{RawContext, rescan};
 use spandrel_model::verdict::VerdictRecord;
 
 use super::encoded::{self, VerdictKey};
