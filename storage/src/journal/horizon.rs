@@ -15,7 +15,7 @@ impl Journal {
     pub fn maybe_decided(&self, shard: ShardId, tenant: &TenantId, trace: TraceId) -> bool {
         let mut seed = self.options.hash_seed;
         let mut hash = trace_hash(seed, shard, tenant, trace);
-        self.slices().iter().rev().any(|slice| {
+        self.slice_list().iter().rev().any(|slice| {
             if slice.created.hash_seed != seed {
                 seed = slice.created.hash_seed;
                 hash = trace_hash(seed, shard, tenant, trace);

@@ -105,7 +105,7 @@ impl Journal {
         frames: usize,
         now: UnixNanos,
     ) -> Result<Arc<Slice>, StoreError> {
-        let last = self.slices().last().map(Arc::clone);
+        let last = self.slice_list().last().map(Arc::clone);
         if let Some(slice) = last {
             let state = slice.state();
             let age = now.since(state.first_commit);
@@ -192,7 +192,7 @@ impl Journal {
     #[must_use]
     pub fn frames_after(&self, after: Option<FrameId>) -> Vec<FrameId> {
         let start = after.map_or(0, |id| id.0.saturating_add(1));
-        let slices = self.slices();
+        let slices = self.slice_list();
         let ids = slices.iter().flat_map(|slice| {
             let state = slice.state();
             let first = state.first_sequence.max(start);
@@ -203,7 +203,7 @@ impl Journal {
 
     /// The slice that holds a frame.
     fn slice_of(&self, id: FrameId) -> Option<Arc<Slice>> {
-        let slices = self.slices();
+        let slices = self.slice_list();
         let after = slices.partition_point(|slice| slice.state().first_sequence <= id.0);
         let slice = slices.get(after.checked_sub(1)?)?;
         let holds = slice.state().last_sequence() >= Some(id.0);
@@ -212,7 +212,7 @@ impl Journal {
 
     /// The slices that hold frames, oldest first.
     #[must_use]
-    pub fn slice_infos(&self) -> Vec<SliceInfo> {
+    pub fn slices(&self) -> Vec<SliceInfo> {
         let slices = self.held_slices();
         let info = slices.iter().map(|slice| slice.info(self.allocated(slice)));
         info.collect()
@@ -221,7 +221,7 @@ impl Journal {
     /// When the oldest frame that is still held was committed; when the journal was opened, while it holds none.
     #[must_use]
     pub fn covered_since(&self) -> UnixNanos {
-        let slices = self.slices();
+        let slices = self.slice_list();
         let oldest = slices.iter().find(|slice| slice.state().frames > 0);
         oldest.map_or(self.opened_at, |slice| slice.state().first_commit)
     }
@@ -240,7 +240,7 @@ impl Journal {
     /// Bytes of memory that the indexes over frames and verdicts take, about.
     #[must_use]
     pub fn index_memory_bytes(&self) -> usize {
-        let slices = self.slices();
+        let slices = self.slice_list();
         slices.iter().map(|slice| slice.index_memory_bytes()).sum()
     }
 
@@ -284,10 +284,10 @@ impl Journal {
 
     /// The slices as they are now, held beyond a trim.
     pub(super) fn held_slices(&self) -> Vec<Arc<Slice>> {
-        self.slices().clone()
+        self.slice_list().clone()
     }
 
-    pub(super) fn slices(&self) -> RwLockReadGuard<'_, Vec<Arc<Slice>>> {
+    pub(super) fn slice_list(&self) -> RwLockReadGuard<'_, Vec<Arc<Slice>>> {
         self.slices.read().unwrap_or_else(PoisonError::into_inner)
     }
 

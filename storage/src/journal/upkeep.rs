@@ -48,7 +48,7 @@ impl Journal {
         let made = made.map_err(|error| error.during("make the next slice"))?;
         let mut writer = lock(&self.writer);
         // A commit that could not wait has made a later one: slices must ascend, so this one is not used.
-        let newest = self.slices().last().map_or(0, |slice| slice.id);
+        let newest = self.slice_list().last().map_or(0, |slice| slice.id);
         if newest < made.id {
             writer.spare = Some(made);
             return Ok(());

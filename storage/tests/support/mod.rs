@@ -1,6 +1,12 @@
 //! Spans and verdicts that look like real ones, from a seed.
 
-#![allow(dead_code, clippy::cast_possible_truncation, clippy::unwrap_used)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used
+)]
 
 use std::sync::Arc;
 
