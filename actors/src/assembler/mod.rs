@@ -12,3 +12,8 @@ pub use decide::Promotion;
 pub use paging::KeptTrace;
 pub use state::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
 pub use view::{EntryView, LiveNames, MemoryHit};
+
+#[cfg(test)]
+mod state_test;
+#[cfg(test)]
+mod world;

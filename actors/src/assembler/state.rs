@@ -301,6 +301,8 @@ impl ShardState {
         effects: &mut Effects,
     ) -> Applied {
         let mut applied = Applied::default();
+        // A decision on the way has read this record.
+        self.advance(lsn);
         let tenant_number = self.tenant_number(&batch.tenant);
         let seed = self.options.router.tenant_seed(&batch.tenant);
         let mut rest = rows;
@@ -330,7 +332,6 @@ impl ShardState {
             applied.late += outcome.late;
             self.decide_at_once(slot, step, effects);
         }
-        self.advance(lsn);
         applied
     }
 

@@ -1,0 +1,298 @@
+//! Life of a trace in its shard, decision by decision.
+
+use spandrel_model::ids::{Lsn, TenantId};
+use spandrel_model::limits::MAX_TRACE_SPANS;
+use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
+use spandrel_model::search::{SearchFilter, TraceState};
+use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
+
+use super::Promotion;
+use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+
+fn tenant() -> TenantId {
+    TenantId::default()
+}
+
+fn state_of(world: &World, number: u8) -> Option<TraceState> {
+    world.state.view(&tenant(), trace(number)).map(|view| view.state)
+}
+
+fn failed(id: u64, parent: u64) -> Sent {
+    Sent {
+        error: true,
+        ..span(id, parent)
+    }
+}
+
+#[test]
+fn a_trace_is_decided_when_its_root_has_ended_and_it_is_idle() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(2, 1)]);
+    world.pass(30);
+    assert!(world.effects.verdicts.is_empty(), "without a root it waits");
+    world.send(1, &[span(1, 0)]);
+    world.pass(9);
+    assert!(world.effects.verdicts.is_empty(), "9 s are not 10");
+    world.pass(1);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
+    assert_eq!(state_of(&world, 1), None);
+}
+
+#[test]
+fn a_trace_without_a_root_is_decided_at_its_maximum_age() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[failed(2, 1)]);
+    // The error makes the keep final: it is decided at once and waits for more spans before its page.
+    assert_eq!(world.decided(), (Verdict::Keep, Trigger::EarlyKeep));
+    world.send(2, &[span(2, 1)]);
+    world.pass(59);
+    assert!(world.effects.verdicts.is_empty());
+    world.pass(1);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::MaxAge));
+}
+
+#[test]
+fn several_roots_and_any_order_of_arrival_make_one_trace() {
+    let mut world = World::new(KEEP_ALL_POLICY);
+    let late_root = Sent {
+        start_ms: 50,
+        name: "first",
+        ..span(9, 0)
+    };
+    world.send(1, &[span(3, 2), span(2, 1)]);
+    world.send(1, &[span(1, 0), late_root]);
+    world.commit();
+    world.pass(10);
+    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    let summary = kept[0].summary.as_ref().unwrap();
+    assert_eq!(summary.span_count, 4);
+    assert_eq!(&*summary.root.as_ref().unwrap().operation, "first", "the earliest root is the root");
+    assert_eq!(summary.start, world.base().plus(50_000_000));
+    assert_eq!(kept[0].references, [Lsn(1), Lsn(2)]);
+}
+
+#[test]
+fn a_duplicate_batch_changes_nothing() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0), span(2, 1)]);
+    let again = world.send(1, &[span(1, 0), span(2, 1)]);
+    assert_eq!((again.spans, again.duplicates), (0, 2));
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.references, [Lsn(1)], "the second record is not needed");
+    let other_bytes = Sent {
+        duration_ms: 11,
+        ..span(2, 1)
+    };
+    let conflict = world.send(1, &[other_bytes]);
+    assert_eq!((conflict.spans, conflict.conflicts), (1, 1), "kept and counted");
+}
+
+#[test]
+fn a_late_error_turns_a_drop_into_a_keep_with_all_of_the_trace() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
+
+    world.send(1, &[failed(2, 1)]);
+    assert_eq!(world.effects.confirm.len(), 1, "the journal is asked");
+    world.confirm();
+    let records = world.commit();
+    assert_eq!((records[0].verdict, records[0].trigger), (Verdict::Keep, Trigger::LateSpan));
+    assert_eq!(records[0].references.as_slice(), [Lsn(1), Lsn(3)], "the dropped spans too");
+    assert_eq!(state_of(&world, 1), Some(TraceState::Kept));
+    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
+    assert!(kept[0].summary.is_none(), "the summary is made from the spans");
+    assert_eq!(kept[0].references, [Lsn(1), Lsn(3)]);
+}
+
+#[test]
+fn late_spans_that_change_nothing_follow_the_drop_and_are_named_by_its_record() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.commit();
+    world.send(1, &[span(2, 1)]);
+    world.confirm();
+    assert!(world.effects.verdicts.is_empty());
+    assert_eq!(state_of(&world, 1), Some(TraceState::Dropped));
+    world.pass(10);
+    let records = world.commit();
+    assert_eq!(records[0].verdict, Verdict::Drop);
+    assert_eq!(records[0].references.as_slice(), [Lsn(1), Lsn(3)]);
+    assert_eq!(records[0].span_count, 2);
+    assert_eq!(state_of(&world, 1), None);
+}
+
+#[test]
+fn spans_that_come_while_the_verdict_is_on_its_way_are_late_spans() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.send(1, &[span(2, 1)]);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
+    assert_eq!(state_of(&world, 1), Some(TraceState::Dropped));
+    world.send(1, &[failed(3, 1)]);
+    assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
+    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
+    assert_eq!(kept[0].summary.as_ref().unwrap().span_count, 3, "the entry held all of it");
+}
+
+#[test]
+fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
+    let mut world = World::new(KEEP_ALL_POLICY);
+    world.send(1, &[span(1, 0)]);
+    world.commit();
+    world.pass(10);
+    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    let fragment = kept[0].fragment;
+    world.send(1, &[span(2, 1)]);
+    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
+    world.pass(10);
+    let late = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    assert!(late[0].stored && late[0].summary.is_none() && late[0].fragment > fragment);
+    let fragment = late[0].fragment;
+    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    assert_eq!(state_of(&world, 1), None);
+
+    world.send(1, &[span(3, 1)]);
+    world.confirm();
+    assert_eq!(state_of(&world, 1), Some(TraceState::Kept), "by the verdict in the journal");
+}
+
+#[test]
+fn a_giant_trace_is_decided_at_its_cap_and_its_rest_follows() {
+    let mut world = World::new(ERRORS_ONLY);
+    let mut id = 1;
+    while world.effects.verdicts.is_empty() {
+        let spans: Vec<Sent> = (0..10_000).map(|offset| span(id + offset, 1)).collect();
+        id += 10_000;
+        world.send(1, &spans);
+        assert!(id <= u64::from(MAX_TRACE_SPANS) + 1);
+    }
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Cap));
+    assert_eq!(state_of(&world, 1), None);
+    let held = world.state.memory_bytes();
+    world.send(1, &[span(id, 1)]);
+    world.confirm();
+    assert_eq!(state_of(&world, 1), Some(TraceState::Dropped));
+    assert!(world.state.memory_bytes() < held + 10_000, "the giant's rows are gone");
+}
+
+#[test]
+fn under_pressure_healthy_traces_go_first_and_errors_last() {
+    let mut world = World::new(DEFAULT_POLICY);
+    for number in 1..=9 {
+        world.send(number, &[span(1, 0)]);
+    }
+    let composite_error = failed(1, 7);
+    world.pressure = 2;
+    let before = world.state.memory_bytes();
+    world.step(|state, step, effects| state.relieve(before / 3, step, effects));
+    let decided = world.effects.verdicts.len();
+    assert!((2..9).contains(&decided), "about a third, got {decided}");
+    assert!(world.effects.verdicts.iter().all(|record| record.trigger == Trigger::Pressure));
+    world.commit();
+    world.send(20, &[composite_error]);
+    let kept = world.commit();
+    assert_eq!(kept[0].verdict, Verdict::Keep, "an error is kept under pressure");
+}
+
+#[test]
+fn promotion_keeps_open_and_dropped_traces() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    let outcome = world.step(|state, step, effects| state.promote(&tenant(), trace(1), step, effects));
+    assert_eq!(outcome, Promotion::Decided);
+    let records = world.commit();
+    assert_eq!((records[0].verdict, records[0].policy), (Verdict::Keep, PROMOTED_POLICY));
+
+    world.send(2, &[span(1, 0)]);
+    world.pass(10);
+    let dropped = world.commit().remove(0);
+    let absent = world.step(|state, step, effects| state.promote(&tenant(), trace(2), step, effects));
+    assert_eq!(absent, Promotion::Absent);
+    let outcome =
+        world.step(|state, step, effects| state.promote_dropped(dropped.clone(), step, effects));
+    assert_eq!(outcome, Promotion::Decided);
+    let records = world.commit();
+    assert_eq!(records[0].trigger, Trigger::Promoted);
+    assert_eq!(records[0].references, dropped.references);
+    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), Lsn(2))]));
+    assert_eq!(world.state.low_water(), dropped.references[0], "its records are needed until it is paged");
+}
+
+#[test]
+fn every_verdict_can_be_recomputed_from_its_record() {
+    let mut world = World::new(DEFAULT_POLICY);
+    for number in 1..=200u8 {
+        let slow = Sent {
+            duration_ms: if number % 7 == 0 { 2_000 } else { 5 },
+            error: number % 11 == 0,
+            ..span(1, 0)
+        };
+        world.send(number, &[slow]);
+    }
+    world.pass(10);
+    let records = world.commit();
+    let set = PolicySet::parse(DEFAULT_POLICY, 1).unwrap();
+    for record in records {
+        let facts = spandrel_model::policy::TraceFacts {
+            tenant: &record.tenant,
+            trace_id: record.trace_id,
+            bits: record.votes,
+            start: record.start,
+            end: record.end,
+            span_count: record.span_count,
+            bytes: 0,
+            error: false,
+            pressure: record.pressure,
+        };
+        let again = set.recompute(&facts, &record.limiters);
+        assert_eq!((again.verdict, again.policy), (record.verdict, record.policy));
+    }
+}
+
+#[test]
+fn search_answers_conditions_on_one_span_exactly_from_memory() {
+    let mut world = World::new(ERRORS_ONLY);
+    let pay = Sent {
+        service: "payment",
+        name: "charge",
+        error: true,
+        ..span(2, 1)
+    };
+    world.send(1, &[span(1, 0), pay.clone()]);
+    world.send(2, &[span(1, 0), Sent { error: false, ..pay }]);
+    world.commit();
+    let filter = |service: &str, status| SearchFilter {
+        services: vec![service.to_owned()],
+        status,
+        to: spandrel_model::ids::UnixNanos(u64::MAX),
+        ..SearchFilter::default()
+    };
+    let error = Some(spandrel_model::batch::StatusCode::Error);
+    let find = |filter: &SearchFilter| -> Vec<_> {
+        let hits = world.state.search(&tenant(), filter, None, 10, false, &|_| true);
+        hits.into_iter().map(|hit| (hit.found.trace_id, hit.exact, hit.found.matched_spans.len())).collect()
+    };
+    assert_eq!(find(&filter("payment", error)), [(trace(1), true, 1)]);
+    assert_eq!(find(&filter("payment", None)).len(), 2);
+    assert_eq!(find(&filter("shop", error)), [], "the shop's own span did not fail");
+}
+
+#[test]
+fn memory_comes_back_when_traces_leave() {
+    let mut world = World::new(ERRORS_ONLY);
+    let empty = world.state.memory_bytes();
+    for number in 1..=100 {
+        world.send(number, &[span(1, 0), Sent { route: Some("/a"), ..span(2, 1) }]);
+    }
+    assert!(world.state.memory_bytes() > empty + 100 * 300);
+    world.pass(10);
+    world.commit();
+    assert_eq!(world.state.memory_bytes(), empty);
+    assert_eq!(world.state.low_water(), world.state.applied().next());
+}
