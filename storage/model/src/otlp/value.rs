@@ -120,7 +120,7 @@ fn usual_key_value(message: Reader<'_>) -> Option<(Reader<'_>, Value<'_>)> {
         }
         [0x10, value @ 0..0x80] => Value::Bool(*value != 0),
         [0x18, value @ 0..0x80] => Value::Int(i64::from(*value)),
-        [0x18, low @ 0x80.., high @ 0..0x80] => {
+        [0x18, low @ 0x80..=0xff, high @ 0..0x80] => {
             Value::Int(i64::from(*low & 0x7f) | i64::from(*high) << 7)
         }
         [0x21, a, b, c, d, e, f, g, h] => {
