@@ -78,7 +78,7 @@ fn span(number: usize) -> Span {
             "thread.name",
             format!("http-nio-8443-exec-{}", number % 200),
         ),
-        attribute("thread.id", Value::IntValue(number as i64)),
+        attribute("thread.id", Value::IntValue(i64::try_from(number).unwrap())),
         attribute("cache.hit", Value::BoolValue(number.is_multiple_of(3))),
         attribute("queue.wait_ms", Value::DoubleValue(0.37)),
         text("feature.flags", "checkout-v2,new-prices".to_owned()),
