@@ -79,7 +79,7 @@ fn with_threshold(trace_state: &str, probability: u64) -> String {
 /// The threshold of two independent decisions in a row.
 fn combined(earlier: u64, probability: u64) -> u64 {
     let all = 1_u64 << THRESHOLD_BITS;
-    let accepted = u128::from(all - earlier.min(all - 1)) * u128::from(probability) >> 32;
+    let accepted = (u128::from(all - earlier.min(all - 1)) * u128::from(probability)) >> 32;
     // Less than 2^56, as both factors are at most 1; at least 1, so that the threshold stays below 2^56.
     all - u64::try_from(accepted).unwrap_or(all).clamp(1, all)
 }

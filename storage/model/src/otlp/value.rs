@@ -91,6 +91,47 @@ impl<'a> Value<'a> {
 /// Walks a `KeyValue` to its end. Of repeated keys the last one counts, repeated values are merged.
 #[inline(always)]
 pub(super) fn walk_key_value<'a>(
+    message: Reader<'a>,
+    depth: usize,
+) -> Result<(Reader<'a>, Value<'a>), WireFault> {
+    match usual_key_value(message) {
+        Some(found) => Ok(found),
+        None => walk_any_key_value(message, depth),
+    }
+}
+
+/// The form in which nearly every attribute comes, read at once: a key and then a scalar, each with a length of one
+/// byte. `None` for any other form, right or wrong.
+#[inline(always)]
+fn usual_key_value(message: Reader<'_>) -> Option<(Reader<'_>, Value<'_>)> {
+    let [0x0a, key_len @ 0..0x80, rest @ ..] = message.rest() else {
+        return None;
+    };
+    let (key, rest) = rest.split_at_checked(usize::from(*key_len))?;
+    let [0x12, value_len @ 0..0x80, content @ ..] = rest else {
+        return None;
+    };
+    if usize::from(*value_len) != content.len() {
+        return None;
+    }
+    let value = match content {
+        [0x0a, len @ 0..0x80, text @ ..] if usize::from(*len) == text.len() => {
+            Value::Text(message.last(text))
+        }
+        [0x10, value @ 0..0x80] => Value::Bool(*value != 0),
+        [0x18, value @ 0..0x80] => Value::Int(i64::from(*value)),
+        [0x18, low @ 0x80..=0xff, high @ 0..0x80] => {
+            Value::Int(i64::from(*low & 0x7f) | i64::from(*high) << 7)
+        }
+        [0x21, a, b, c, d, e, f, g, h] => {
+            Value::Double(f64::from_le_bytes([*a, *b, *c, *d, *e, *f, *g, *h]))
+        }
+        _ => return None,
+    };
+    Some((message.before(key, rest.len()), value))
+}
+
+fn walk_any_key_value<'a>(
     mut message: Reader<'a>,
     depth: usize,
 ) -> Result<(Reader<'a>, Value<'a>), WireFault> {

@@ -120,6 +120,21 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
+    /// A reader of `piece`, which is the end of the rest.
+    #[inline(always)]
+    pub(super) fn last(&self, piece: &'a [u8]) -> Self {
+        self.before(piece, 0)
+    }
+
+    /// A reader of `piece`, which ends `after` bytes before the rest does.
+    #[inline(always)]
+    pub(super) fn before(&self, piece: &'a [u8], after: usize) -> Self {
+        Self {
+            rest: piece,
+            end: self.end.saturating_sub(after),
+        }
+    }
+
     /// Where the rest lies in the buffer. Buffers are smaller than 4 GiB, which each entry point checks.
     #[inline]
     pub(super) fn slice(&self) -> Slice {
