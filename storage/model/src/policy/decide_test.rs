@@ -292,3 +292,14 @@ fn priorities_of_services_tenants_and_errors() {
     assert_eq!(priority("batch", &["load-test", "cart", "pay"], false), 2);
     assert_eq!(priority("batch", &["load-test"], true), 3);
 }
+
+#[test]
+fn the_annotated_sample_is_valid() {
+    let set = PolicySet::parse(include_str!("../../../../docs/policy.yaml"), 1).unwrap();
+    // and: it shows every type (`not` and the limits inside others)
+    let sample = include_str!("../../../../docs/policy.yaml");
+    for kind in super::compile::TYPES.iter().chain(&["drop"]) {
+        assert!(sample.contains(&format!("type: {kind}")) || *kind == "always_sample", "{kind}");
+    }
+    assert_eq!(set.describe().len(), 17);
+}
