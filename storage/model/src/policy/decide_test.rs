@@ -299,7 +299,10 @@ fn the_annotated_sample_is_valid() {
     // and: it shows every type (`not` and the limits inside others)
     let sample = include_str!("../../../../docs/policy.yaml");
     for kind in super::compile::TYPES.iter().chain(&["drop"]) {
-        assert!(sample.contains(&format!("type: {kind}")) || *kind == "always_sample", "{kind}");
+        assert!(
+            sample.contains(&format!("type: {kind}")) || *kind == "always_sample",
+            "{kind}"
+        );
     }
     assert_eq!(set.describe().len(), 17);
 }

@@ -75,6 +75,9 @@ fn a_realistic_file() {
             "slow: keep when it took longer than 5000 ms",
             r#"5xx: keep when a span's "http.status_code" is 500 to 599"#,
             r#"mixed: keep 100 % of traces by id, when a span's "service.name" is "shop" or "true", and not (a span's "debug" is true)"#,
+            "shares: keep the first that applies of: second up to 250 spans a second (when it has at least 2 spans); \
+             first up to 500 spans a second (when a span's trace state \"k\" is \"v\"); third up to 250 spans a second \
+             (every trace)",
             "slow-2: keep up to 100 bytes a second per node, 200 at once",
         ]
     );
@@ -86,7 +89,8 @@ fn a_realistic_file() {
         "`string_attribute.cache_max_size`",
         "policy `teapots` (line 25): ottl_condition has no counterpart",
         "policy `some`: the salted hash",
-        "policy `shares` (line 38): `policy_order` does not list the sub-policy `third`",
+        "policy `shares`: `composite.policy_order` lists some",
+        "policy `shares`: sub-policies without a rate_allocation share",
         "policy `secret` (line 49): `rate_limiting.spans_per_second` is filled in",
         "policy `slow` (line 50): an earlier one has that name, it became `slow-2`",
         "policy `slow` (line 50): `latency` does not belong",
@@ -95,7 +99,7 @@ fn a_realistic_file() {
     }
     assert_eq!(
         import.not_taken_over.len(),
-        9,
+        10,
         "{:#?}",
         import.not_taken_over
     );
