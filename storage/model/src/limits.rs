@@ -40,6 +40,8 @@ pub const MAX_TENANTS: usize = 10_000;
 pub const MAX_POLICY_BYTES: usize = 256 * 1_024;
 /// Deepest YAML of a policy file: eight policies inside each other take two levels each, and their fields some more.
 pub const MAX_POLICY_YAML_DEPTH: usize = 32;
+/// Most nodes that the aliases of a policy file may stand for together: a few nested aliases would make millions.
+pub const MAX_POLICY_ALIAS_EVENTS: usize = 10_000;
 /// Deepest policies inside each other (`and` in `composite` in ...); evaluation recurses this deep.
 pub const MAX_POLICY_DEPTH: usize = 8;
 /// Most policies of a file at the top.

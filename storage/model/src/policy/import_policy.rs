@@ -185,10 +185,12 @@ impl Importer {
         entries: &mut Vec<(String, Out)>,
     ) -> Result<(), String> {
         let subs = self.list(block, "composite_sub_policy", depth)?;
-        let count = match &subs.1 {
-            Out::List(items) => items.len(),
-            Out::Scalar(_) | Out::Map(_) => 0,
+        let names: Vec<Out> = match &subs.1 {
+            Out::List(items) => items.iter().filter_map(name_in).collect(),
+            Out::Scalar(_) | Out::Map(_) => Vec::new(),
         };
+        let count = names.len();
+        self.complete_order(name, &names, entries);
         entries.push(subs);
         let allocation = block.and_then(|block| block.get("rate_allocation"));
         let mut shares = Vec::new();
@@ -213,6 +215,25 @@ impl Importer {
         Ok(())
     }
 
+    /// Ours must list every sub-policy; the Collector asks those that are not listed as well.
+    fn complete_order(&mut self, name: &str, names: &[Out], entries: &mut [(String, Out)]) {
+        for (key, value) in entries {
+            if let ("policy_order", Out::List(order)) = (key.as_str(), value) {
+                let missing: Vec<Out> = names
+                    .iter()
+                    .filter(|name| !order.contains(name))
+                    .cloned()
+                    .collect();
+                if !missing.is_empty() {
+                    self.note(format!(
+                        "policy `{name}`: `composite.policy_order` lists some sub-policies only, the others come last"
+                    ));
+                    order.extend(missing);
+                }
+            }
+        }
+    }
+
     /// The Collector ignores the blocks of types other than `type`; say so.
     fn other_blocks(&mut self, node: &Node, name: &str, kind: &str) {
         for entry in node.entries() {
@@ -225,6 +246,16 @@ impl Importer {
             }
         }
     }
+}
+
+fn name_in(policy: &Out) -> Option<Out> {
+    let Out::Map(entries) = policy else {
+        return None;
+    };
+    let mut entries = entries.iter();
+    entries
+        .find(|(key, _)| key == "name")
+        .map(|(_, name)| name.clone())
 }
 
 fn value(kind: &str, key: &str, node: &Node) -> Result<Out, String> {

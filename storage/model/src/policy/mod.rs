@@ -10,6 +10,8 @@
 mod bound;
 mod bucket;
 mod compile;
+mod compile_conditions;
+mod compile_limits;
 mod emit;
 mod error;
 mod expression;
@@ -39,3 +41,18 @@ pub use set::PolicySet;
 pub const DEFAULT_POLICY: &str = include_str!("default.yaml");
 /// The policy of `--keep-all`: keep every trace.
 pub const KEEP_ALL_POLICY: &str = include_str!("keep_all.yaml");
+
+#[cfg(test)]
+mod decide_test;
+#[cfg(test)]
+mod errors_test;
+#[cfg(test)]
+mod import_test;
+#[cfg(test)]
+mod limiters_test;
+#[cfg(test)]
+mod properties_test;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod types_test;

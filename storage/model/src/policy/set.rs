@@ -123,7 +123,7 @@ impl PolicySet {
     #[must_use]
     pub fn describe(&self) -> Vec<String> {
         let line = |policy: &Policy| match policy.role {
-            Role::Drop => format!("{}: drop when {}", policy.name, policy.text),
+            Role::Drop => format!("{}: drop {}", policy.name, policy.text),
             Role::Keep | Role::KeepWithinLimit => format!("{}: keep {}", policy.name, policy.text),
         };
         self.policies.iter().map(line).collect()
@@ -361,7 +361,7 @@ fn policy(
     Ok(Policy {
         name: name.to_owned(),
         role,
+        text: compiled.text(),
         expression: compiled.expression,
-        text: compiled.text,
     })
 }

@@ -7,7 +7,7 @@ use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
 use super::error::PolicyError;
-use crate::limits::{MAX_POLICY_BYTES, MAX_POLICY_YAML_DEPTH};
+use crate::limits::{MAX_POLICY_ALIAS_EVENTS, MAX_POLICY_BYTES, MAX_POLICY_YAML_DEPTH};
 
 /// Where something stands in the file; lines and columns count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,6 +111,7 @@ pub(super) fn parse(yaml: &str) -> Result<Node, PolicyError> {
     let mut budget = options.budget.take().unwrap_or_default();
     budget.max_depth = MAX_POLICY_YAML_DEPTH;
     options.budget = Some(budget);
+    options.alias_limits.max_total_replayed_events = MAX_POLICY_ALIAS_EVENTS;
     let raw: Spanned<Raw> =
         serde_saphyr::from_str_with_options(yaml, options).map_err(|error| {
             let place = error.location().map(place_of).unwrap_or_default();
