@@ -15,6 +15,8 @@ mod message;
 mod open;
 mod peers;
 mod settings;
+#[cfg(test)]
+mod settings_test;
 mod store;
 mod transport;
 mod types;

@@ -279,13 +279,19 @@ impl Settings {
         let request = Request::decode(request).map_err(|error| refuse(error.to_string()))?;
         if request.cluster_id != self.cluster_id() {
             let (theirs, ours) = (request.cluster_id, self.cluster_id());
-            return Err(refuse(format!("it is of cluster {theirs:016x}, not {ours:016x}")));
+            return Err(refuse(format!(
+                "it is of cluster {theirs:016x}, not {ours:016x}"
+            )));
         }
         if NodeId(request.from) != from {
             let (claimed, from) = (request.from, from.0);
             return Err(refuse(format!("node {from} speaks for node {claimed}")));
         }
-        let answer = self.inner.inbox.answer(&self.inner.group, request.body).await;
+        let answer = self
+            .inner
+            .inbox
+            .answer(&self.inner.group, request.body)
+            .await;
         answer.encode().map_err(|error| refuse(error.to_string()))
     }
 
@@ -345,7 +351,9 @@ impl Settings {
             .ask(leader, RequestBody::ReadIndex, left(deadline))
             .await
         {
-            Ok(Answer::ReadIndex(read @ (ReadIndex::Index(_) | ReadIndex::NotLeader { .. }))) => read,
+            Ok(Answer::ReadIndex(read @ (ReadIndex::Index(_) | ReadIndex::NotLeader { .. }))) => {
+                read
+            }
             _ => nobody,
         }
     }

@@ -24,7 +24,11 @@ impl LogStore {
         Self { database }
     }
 
-    fn read(&self, range: Option<RangeInclusive<u64>>, most_bytes: usize) -> io::Result<Vec<Entry>> {
+    fn read(
+        &self,
+        range: Option<RangeInclusive<u64>>,
+        most_bytes: usize,
+    ) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         if let Some(range) = range {
             self.database.entries(range, most_bytes, &mut |entry| {

@@ -5,7 +5,9 @@ use spandrel_model::ids::TenantId;
 use spandrel_model::limits::MAX_TENANTS;
 
 use super::settings::{AttributeSettings, SpanLimits, TenantSettings};
-use super::{Applied, AttributeAction, AttributeRule, ClusterSeed, ClusterState, Command, Conflict};
+use super::{
+    Applied, AttributeAction, AttributeRule, ClusterSeed, ClusterState, Command, Conflict,
+};
 use super::{PolicyDocument, settings};
 use crate::limits::{
     MAX_ATTRIBUTE_RULES, MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION,
@@ -266,7 +268,10 @@ fn check_rules(rules: &[AttributeRule]) -> Result<(), Conflict> {
     for rule in rules {
         check_key("attribute rule's key", &rule.key)?;
         if rule.key.trim_end_matches('*').len() + 1 < rule.key.len() {
-            return Err(Conflict::invalid(&rule.key, "`*` may stand once, at the end"));
+            return Err(Conflict::invalid(
+                &rule.key,
+                "`*` may stand once, at the end",
+            ));
         }
         if let AttributeAction::Truncate { max_bytes: 0 } = rule.action {
             return Err(Conflict::invalid(&rule.key, "max_bytes must be at least 1"));
@@ -282,7 +287,10 @@ fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
     for (position, key) in keys.iter().enumerate() {
         check_key("indexed key", key)?;
         if keys.iter().take(position).any(|earlier| earlier == key) {
-            return Err(Conflict::invalid("indexed_keys", format!("`{key}` stands twice")));
+            return Err(Conflict::invalid(
+                "indexed_keys",
+                format!("`{key}` stands twice"),
+            ));
         }
     }
     Ok(())
@@ -291,8 +299,16 @@ fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
 fn check_limits(limits: &SpanLimits) -> Result<(), Conflict> {
     let most = settings::SpanLimits::default();
     let fields = [
-        ("attribute_value_bytes", limits.attribute_value_bytes, most.attribute_value_bytes),
-        ("span_attributes", limits.span_attributes, most.span_attributes),
+        (
+            "attribute_value_bytes",
+            limits.attribute_value_bytes,
+            most.attribute_value_bytes,
+        ),
+        (
+            "span_attributes",
+            limits.span_attributes,
+            most.span_attributes,
+        ),
         ("span_events", limits.span_events, most.span_events),
         ("span_links", limits.span_links, most.span_links),
         ("trace_spans", limits.trace_spans, most.trace_spans),
@@ -300,5 +316,10 @@ fn check_limits(limits: &SpanLimits) -> Result<(), Conflict> {
     for (field, value, most) in fields {
         in_range(field, "", (1, most.into()), value.into())?;
     }
-    in_range("trace_bytes", " bytes", (1, most.trace_bytes), limits.trace_bytes)
+    in_range(
+        "trace_bytes",
+        " bytes",
+        (1, most.trace_bytes),
+        limits.trace_bytes,
+    )
 }
