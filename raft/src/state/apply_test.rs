@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term};
 use spandrel_model::limits::MAX_TENANTS;
+use spandrel_model::otlp::{AttributeAction, AttributeRule};
 
 use super::*;
 use crate::codec::{Kind, seal, unseal};

@@ -3,15 +3,13 @@
 
 use spandrel_model::ids::TenantId;
 use spandrel_model::limits::MAX_TENANTS;
+use spandrel_model::otlp::{AttributePolicy, AttributeRule};
 
-use super::settings::{AttributeSettings, SpanLimits, TenantSettings};
-use super::{
-    Applied, AttributeAction, AttributeRule, ClusterSeed, ClusterState, Command, Conflict,
-};
-use super::{PolicyDocument, settings};
+use super::settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
+use super::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 use crate::limits::{
-    MAX_ATTRIBUTE_RULES, MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION,
-    MAX_RETENTION_SECONDS, MAX_SHARDS, MIN_RETENTION_SECONDS,
+    MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION, MAX_RETENTION_SECONDS,
+    MAX_SHARDS, MIN_RETENTION_SECONDS,
 };
 
 mod nodes;
@@ -257,27 +255,13 @@ fn check_policy(yaml: &str) -> Result<(), Conflict> {
     in_range("policy", " bytes", range, yaml.len() as u64)
 }
 
-fn check_key(field: &str, key: &str) -> Result<(), Conflict> {
-    in_range(field, " bytes", (1, MAX_KEY_BYTES as u64), key.len() as u64)
-}
-
 fn check_rules(rules: &[AttributeRule]) -> Result<(), Conflict> {
-    if rules.len() > MAX_ATTRIBUTE_RULES {
-        return Err(too_many("attribute rules", MAX_ATTRIBUTE_RULES));
-    }
-    for rule in rules {
-        check_key("attribute rule's key", &rule.key)?;
-        if rule.key.trim_end_matches('*').len() + 1 < rule.key.len() {
-            return Err(Conflict::invalid(
-                &rule.key,
-                "`*` may stand once, at the end",
-            ));
-        }
-        if let AttributeAction::Truncate { max_bytes: 0 } = rule.action {
-            return Err(Conflict::invalid(&rule.key, "max_bytes must be at least 1"));
-        }
-    }
-    Ok(())
+    let policy = AttributePolicy {
+        rules: rules.to_vec(),
+    };
+    policy
+        .check()
+        .map_err(|error| Conflict::invalid("attributes", error.to_string()))
 }
 
 fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
@@ -285,7 +269,12 @@ fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
         return Err(too_many("indexed keys", MAX_INDEXED_KEYS));
     }
     for (position, key) in keys.iter().enumerate() {
-        check_key("indexed key", key)?;
+        in_range(
+            "indexed key",
+            " bytes",
+            (1, MAX_KEY_BYTES as u64),
+            key.len() as u64,
+        )?;
         if keys.iter().take(position).any(|earlier| earlier == key) {
             return Err(Conflict::invalid(
                 "indexed_keys",
@@ -297,7 +286,7 @@ fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
 }
 
 fn check_limits(limits: &SpanLimits) -> Result<(), Conflict> {
-    let most = settings::SpanLimits::default();
+    let most = SpanLimits::default();
     let fields = [
         (
             "attribute_value_bytes",
