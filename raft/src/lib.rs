@@ -11,6 +11,7 @@ pub mod state;
 mod codec;
 mod error;
 mod inbox;
+mod members;
 mod message;
 mod open;
 mod peers;
@@ -22,8 +23,9 @@ mod transport;
 mod types;
 
 pub use error::{OpenError, ProposeError, RequestError};
+pub use members::Members;
 pub use open::{RaftOptions, Start};
-pub use settings::{Members, Response, Settings};
+pub use settings::{Response, Settings};
 pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 pub use store::StoreError;
 pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};

@@ -1,5 +1,7 @@
 //! A group of one: what a single node's settings promise.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::path::Path;
 use std::sync::Arc;
 

@@ -52,7 +52,7 @@ fn inclusive(range: &impl RangeBounds<u64>) -> Option<RangeInclusive<u64>> {
         Bound::Excluded(after) => after.checked_sub(1)?,
         Bound::Unbounded => u64::MAX,
     };
-    (first <= last).then(|| first..=last)
+    (first <= last).then_some(first..=last)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
