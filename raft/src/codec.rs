@@ -133,7 +133,10 @@ mod tests {
     fn one_kind_is_not_read_as_another() {
         let bytes = seal(Kind::Vote, &7u64).unwrap();
         let kind = unseal::<u64>(Kind::LogId, &bytes);
-        assert!(matches!(kind, Err(CodecError::Kind { actual: 2, .. })), "{kind:?}");
+        assert!(
+            matches!(kind, Err(CodecError::Kind { actual: 2, .. })),
+            "{kind:?}"
+        );
         assert!(unseal::<u8>(Kind::Vote, &bytes[..9]).is_err());
     }
 }

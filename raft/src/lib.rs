@@ -11,17 +11,21 @@ pub mod state;
 mod codec;
 mod error;
 mod inbox;
+mod members;
 mod message;
 mod open;
 mod peers;
 mod settings;
+#[cfg(test)]
+mod settings_test;
 mod store;
 mod transport;
 mod types;
 
 pub use error::{OpenError, ProposeError, RequestError};
+pub use members::Members;
 pub use open::{RaftOptions, Start};
-pub use settings::{Members, Response, Settings};
+pub use settings::{Response, Settings};
 pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 pub use store::StoreError;
 pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};

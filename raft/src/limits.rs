@@ -54,11 +54,9 @@ pub const MIN_RETENTION_SECONDS: u64 = 3_600;
 pub const MAX_RETENTION_SECONDS: u64 = 315_360_000;
 /// Largest policy document in bytes: some thousand policies; half of [`MAX_COMMAND_BYTES`].
 pub const MAX_POLICY_BYTES: usize = 262_144;
-/// Most rules of the attribute policy: each is tried for each attribute of each span.
-pub const MAX_ATTRIBUTE_RULES: usize = 256;
 /// Most attribute keys in the index allowlist (API.md: a cap on the number of indexed keys).
 pub const MAX_INDEXED_KEYS: usize = 64;
-/// Longest attribute key in a rule or in the allowlist, in bytes: names of the semantic conventions stay below 64.
+/// Longest attribute key in the index allowlist, in bytes: names of the semantic conventions stay below 64.
 pub const MAX_KEY_BYTES: usize = 256;
 /// Longest address and longest zone name in bytes: a DNS name has at most 253, a port six more.
 pub const MAX_ADDRESS_BYTES: usize = 260;

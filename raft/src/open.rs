@@ -201,7 +201,12 @@ fn new_identity(options: &RaftOptions) -> Identity {
 
 fn check_same(path: &Path, expected: Identity, found: Identity) -> Result<(), OpenError> {
     if expected.cluster_id != found.cluster_id {
-        return Err(foreign(path, "cluster", expected.cluster_id, found.cluster_id));
+        return Err(foreign(
+            path,
+            "cluster",
+            expected.cluster_id,
+            found.cluster_id,
+        ));
     }
     if expected.node != found.node {
         return Err(foreign(path, "node", expected.node, found.node));
@@ -233,5 +238,8 @@ fn config() -> Result<Arc<Config>, String> {
         enable_pre_vote: Some(true),
         ..Config::default()
     };
-    config.validate().map(Arc::new).map_err(|error| error.to_string())
+    config
+        .validate()
+        .map(Arc::new)
+        .map_err(|error| error.to_string())
 }

@@ -48,10 +48,14 @@ impl Peers {
             from: self.identity.node,
             body,
         };
-        let request = request.encode().map_err(|error| unsent(error.to_string()))?;
+        let request = request
+            .encode()
+            .map_err(|error| unsent(error.to_string()))?;
         if request.len() > MAX_MESSAGE_BYTES {
             let bytes = request.len();
-            return Err(unsent(format!("{bytes} bytes are over {MAX_MESSAGE_BYTES}")));
+            return Err(unsent(format!(
+                "{bytes} bytes are over {MAX_MESSAGE_BYTES}"
+            )));
         }
         let asked = self.transport.call(to, call, request, deadline);
         let no_answer = |reason: String| TransportError::NoAnswer { to, reason };

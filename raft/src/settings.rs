@@ -1,12 +1,9 @@
 //! The handle of the replicated settings.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::EmptyNode;
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, RaftError};
 use spandrel_model::ids::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -19,7 +16,7 @@ use crate::peers::Peers;
 use crate::state::{Applied, ClusterState, Command};
 use crate::store::Identity;
 use crate::transport::TransportError;
-use crate::types::{Group, TypeConfig};
+use crate::types::Group;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,15 +25,6 @@ pub struct Response {
     pub index: u64,
     /// What it has done.
     pub applied: Applied,
-}
-
-/// The members of the group, as this node knows them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Members {
-    /// They elect the leader and commit.
-    pub voters: BTreeSet<NodeId>,
-    /// They follow.
-    pub learners: BTreeSet<NodeId>,
 }
 
 /// The replicated settings on this node. Cheap to clone; call [`Settings::shutdown`] once at the end.
@@ -184,80 +172,6 @@ impl Settings {
         }
     }
 
-    /// The members of the group, as this node knows them.
-    #[must_use]
-    pub fn members(&self) -> Members {
-        let metrics = self.inner.group.metrics();
-        let membership = metrics.borrow_watched().membership_config.clone();
-        let voters: BTreeSet<NodeId> = membership.voter_ids().map(NodeId).collect();
-        let nodes = membership.nodes().map(|(id, _)| NodeId(*id));
-        Members {
-            learners: nodes.filter(|id| !voters.contains(id)).collect(),
-            voters,
-        }
-    }
-
-    /// Adds a node that follows; returns once it has caught up. On the leader only.
-    ///
-    /// # Errors
-    /// `NotLeader`; `OutcomeUnknown` when it has not caught up in time (it goes on doing so); `Stopped`.
-    pub async fn add_learner(&self, node: NodeId) -> Result<(), ProposeError> {
-        let added = self.inner.group.add_learner(node.0, EmptyNode {}, true);
-        self.changed_members(added).await
-    }
-
-    /// Makes exactly these nodes voters; they must be learners or voters already, others stay as learners. On the
-    /// leader only.
-    ///
-    /// # Errors
-    /// `NotLeader`; `Unavailable` when a node is not a member or another change is under way; `OutcomeUnknown`;
-    /// `Stopped`.
-    pub async fn set_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ProposeError> {
-        let voters: BTreeSet<u64> = voters.into_iter().map(|node| node.0).collect();
-        let changed = self.inner.group.change_membership(voters, true);
-        self.changed_members(changed).await
-    }
-
-    /// Takes learners out of the group. On the leader only.
-    ///
-    /// # Errors
-    /// As [`Settings::set_voters`].
-    pub async fn remove_learners(&self, nodes: BTreeSet<NodeId>) -> Result<(), ProposeError> {
-        let nodes = nodes.into_iter().map(|node| node.0).collect();
-        let change = openraft::ChangeMembers::RemoveNodes(nodes);
-        let changed = self.inner.group.change_membership(change, true);
-        self.changed_members(changed).await
-    }
-
-    async fn changed_members<T>(
-        &self,
-        change: impl Future<Output = Result<T, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>>,
-    ) -> Result<(), ProposeError> {
-        let Ok(changed) = tokio::time::timeout_at(deadline(), change).await else {
-            return Err(ProposeError::OutcomeUnknown {
-                reason: "the members were not changed in time".to_owned(),
-            });
-        };
-        changed.map(drop).map_err(|error| match error {
-            RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-                ProposeError::NotLeader {
-                    leader: forward.leader_id.map(NodeId),
-                }
-            }
-            RaftError::APIError(error @ ClientWriteError::LogEntryDiscarded(_)) => {
-                ProposeError::OutcomeUnknown {
-                    reason: error.to_string(),
-                }
-            }
-            RaftError::APIError(error) => ProposeError::Unavailable {
-                reason: error.to_string(),
-            },
-            RaftError::Fatal(fatal) => ProposeError::Stopped {
-                reason: fatal.to_string(),
-            },
-        })
-    }
-
     /// Takes a snapshot of the state now, and forgets the entries that it makes superfluous.
     ///
     /// # Errors
@@ -279,13 +193,19 @@ impl Settings {
         let request = Request::decode(request).map_err(|error| refuse(error.to_string()))?;
         if request.cluster_id != self.cluster_id() {
             let (theirs, ours) = (request.cluster_id, self.cluster_id());
-            return Err(refuse(format!("it is of cluster {theirs:016x}, not {ours:016x}")));
+            return Err(refuse(format!(
+                "it is of cluster {theirs:016x}, not {ours:016x}"
+            )));
         }
         if NodeId(request.from) != from {
             let (claimed, from) = (request.from, from.0);
             return Err(refuse(format!("node {from} speaks for node {claimed}")));
         }
-        let answer = self.inner.inbox.answer(&self.inner.group, request.body).await;
+        let answer = self
+            .inner
+            .inbox
+            .answer(&self.inner.group, request.body)
+            .await;
         answer.encode().map_err(|error| refuse(error.to_string()))
     }
 
@@ -345,7 +265,9 @@ impl Settings {
             .ask(leader, RequestBody::ReadIndex, left(deadline))
             .await
         {
-            Ok(Answer::ReadIndex(read @ (ReadIndex::Index(_) | ReadIndex::NotLeader { .. }))) => read,
+            Ok(Answer::ReadIndex(read @ (ReadIndex::Index(_) | ReadIndex::NotLeader { .. }))) => {
+                read
+            }
             _ => nobody,
         }
     }
@@ -373,7 +295,8 @@ impl Settings {
     }
 }
 
-fn deadline() -> Instant {
+/// When a call that starts now gives up.
+pub(crate) fn deadline() -> Instant {
     Instant::now() + Duration::from_millis(PROPOSE_DEADLINE_MS)
 }
 

@@ -1,5 +1,7 @@
 //! A group of three over a transport in memory.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::path::Path;
@@ -160,7 +162,10 @@ async fn any_node_proposes_and_all_apply() {
     }
     // and its conflict comes back to it
     let refused = nodes[2].propose(retention(604_800, 7_200)).await;
-    assert!(matches!(refused, Err(ProposeError::Conflict(_))), "{refused:?}");
+    assert!(
+        matches!(refused, Err(ProposeError::Conflict(_))),
+        "{refused:?}"
+    );
     cluster.stop().await;
 }
 
@@ -176,7 +181,9 @@ async fn the_group_survives_its_leader_and_the_leader_comes_back() {
 
     // then the two others go on within the promised time
     within(3, nodes[1].leader_changed(Some(NodeId(1)))).await;
-    within(3, nodes[1].propose(retention(86_400, 7_200))).await.unwrap();
+    within(3, nodes[1].propose(retention(86_400, 7_200)))
+        .await
+        .unwrap();
     retention_becomes(&nodes[2], 7_200).await;
 
     // and the old leader catches up when it is back
@@ -195,8 +202,14 @@ async fn a_leader_without_a_majority_takes_nothing() {
     let proposed = nodes[0].propose(retention(604_800, 86_400)).await;
     let read = nodes[0].linearizable().await;
 
-    assert!(matches!(proposed, Err(ProposeError::OutcomeUnknown { .. })), "{proposed:?}");
-    assert!(matches!(read, Err(ProposeError::Unavailable { .. })), "{read:?}");
+    assert!(
+        matches!(proposed, Err(ProposeError::OutcomeUnknown { .. })),
+        "{proposed:?}"
+    );
+    assert!(
+        matches!(read, Err(ProposeError::Unavailable { .. })),
+        "{read:?}"
+    );
     assert_eq!(nodes[0].state().retention_seconds, 604_800);
     for other in others {
         other.shutdown().await;

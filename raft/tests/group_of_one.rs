@@ -1,5 +1,7 @@
 //! A group of one: what a single node's settings promise.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -53,7 +55,10 @@ async fn settings_survive_a_restart_and_the_second_seed_is_ignored() {
     let settings = open(dir.path(), 5).await;
     assert!(settings.created());
     let state = settings.state();
-    assert_eq!((state.cluster_id, state.shards, state.policy.version), (5, 64, 1));
+    assert_eq!(
+        (state.cluster_id, state.shards, state.policy.version),
+        (5, 64, 1)
+    );
     let response = settings.propose(retention(604_800, 86_400)).await.unwrap();
     assert_eq!(response.applied, Applied::Done);
     assert_eq!(settings.state().retention_seconds, 86_400);
@@ -66,7 +71,10 @@ async fn settings_survive_a_restart_and_the_second_seed_is_ignored() {
     // then the state is the old one, and takes changes
     assert!(!settings.created());
     assert_eq!(settings.cluster_id(), 5);
-    assert_eq!(settings.linearizable().await.unwrap().retention_seconds, 86_400);
+    assert_eq!(
+        settings.linearizable().await.unwrap().retention_seconds,
+        86_400
+    );
     settings.propose(retention(86_400, 7_200)).await.unwrap();
     assert_eq!(settings.leader(), Some(NodeId(1)));
     settings.shutdown().await;
@@ -83,7 +91,12 @@ async fn the_second_of_two_changes_gets_a_conflict() {
     let first = settings.propose(apply("a")).await.unwrap();
     assert_eq!(first.applied, Applied::Version(2));
     let second = settings.propose(apply("b")).await.unwrap_err();
-    let ProposeError::Conflict(Conflict::Changed { expected: 1, actual: 2, .. }) = second else {
+    let ProposeError::Conflict(Conflict::Changed {
+        expected: 1,
+        actual: 2,
+        ..
+    }) = second
+    else {
         panic!("{second:?}");
     };
     assert_eq!(settings.state().policy.yaml, "a");
@@ -104,7 +117,12 @@ async fn a_directory_of_another_cluster_or_node_is_refused() {
     let joined = try_open(dir.path(), Start::Join { cluster_id: 9 }).await;
     assert!(matches!(
         joined.unwrap_err(),
-        OpenError::Foreign { what: "cluster", expected: 9, found: 5, .. }
+        OpenError::Foreign {
+            what: "cluster",
+            expected: 9,
+            found: 5,
+            ..
+        }
     ));
 
     let mut other_node = options(dir.path(), Start::Join { cluster_id: 5 });
@@ -112,11 +130,18 @@ async fn a_directory_of_another_cluster_or_node_is_refused() {
     let opened = Settings::open(other_node, Arc::new(NoPeers)).await;
     assert!(matches!(
         opened.unwrap_err(),
-        OpenError::Foreign { what: "node", expected: 2, found: 1, .. }
+        OpenError::Foreign {
+            what: "node",
+            expected: 2,
+            found: 1,
+            ..
+        }
     ));
 
     // the right ones open
-    let joined = try_open(dir.path(), Start::Join { cluster_id: 5 }).await.unwrap();
+    let joined = try_open(dir.path(), Start::Join { cluster_id: 5 })
+        .await
+        .unwrap();
     assert!(!joined.created());
     joined.shutdown().await;
 }
@@ -125,9 +150,18 @@ async fn a_directory_of_another_cluster_or_node_is_refused() {
 async fn a_log_of_another_cluster_is_refused() {
     let (dir, other) = (used_directory(5).await, used_directory(6).await);
     std::fs::copy(other.path().join("raft.redb"), dir.path().join("raft.redb")).unwrap();
-    let error = try_open(dir.path(), Start::Found(seed(5))).await.unwrap_err();
+    let error = try_open(dir.path(), Start::Found(seed(5)))
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("raft.redb"), "{error}");
-    assert!(matches!(error, OpenError::Foreign { expected: 5, found: 6, .. }));
+    assert!(matches!(
+        error,
+        OpenError::Foreign {
+            expected: 5,
+            found: 6,
+            ..
+        }
+    ));
 }
 
 #[tokio::test(start_paused = true)]
@@ -139,7 +173,9 @@ async fn a_lost_log_is_an_error_and_a_lost_identity_file_is_not() {
     assert!(dir.path().join("cluster.id").exists());
     // a log without its votes cannot
     std::fs::remove_file(dir.path().join("raft.redb")).unwrap();
-    let error = try_open(dir.path(), Start::Found(seed(5))).await.unwrap_err();
+    let error = try_open(dir.path(), Start::Found(seed(5)))
+        .await
+        .unwrap_err();
     assert!(matches!(error, OpenError::LogMissing { .. }), "{error}");
 }
 
@@ -151,7 +187,10 @@ async fn a_bad_seed_is_refused_and_leaves_no_directory() {
         ..seed(5)
     };
     let error = try_open(dir.path(), Start::Found(bad)).await.unwrap_err();
-    assert!(error.to_string().contains("shards must be a power of two"), "{error}");
+    assert!(
+        error.to_string().contains("shards must be a power of two"),
+        "{error}"
+    );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }
 
@@ -171,8 +210,13 @@ async fn a_damaged_log_is_an_error_that_names_the_file() {
     }
     assert_ne!(damaged, whole);
     std::fs::write(&path, &damaged).unwrap();
-    let error = try_open(dir.path(), Start::Found(seed(5))).await.unwrap_err();
-    assert!(matches!(&error, OpenError::Store(store) if store.corrupt), "{error:?}");
+    let error = try_open(dir.path(), Start::Found(seed(5)))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, OpenError::Store(store) if store.corrupt),
+        "{error:?}"
+    );
     assert!(error.to_string().contains("raft.redb"), "{error}");
 
     // damage anywhere: an error that names the file, or nothing of use was hit
@@ -197,7 +241,9 @@ async fn a_damaged_log_is_an_error_that_names_the_file() {
     // a file that was cut, and an empty one
     for length in [whole.len() / 2, 100, 0] {
         std::fs::write(&path, &whole[..length]).unwrap();
-        let error = try_open(dir.path(), Start::Found(seed(5))).await.unwrap_err();
+        let error = try_open(dir.path(), Start::Found(seed(5)))
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("raft.redb"), "{error}");
     }
 }

@@ -4,9 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use spandrel_model::ids::{Bucket, NodeId, TenantId};
+use spandrel_model::otlp::AttributeRule;
 
 use super::node::{NodeAddresses, NodeRegistration, NodeState};
-use super::settings::{AttributeRule, SpanLimits, TenantSettings};
+use super::settings::{SpanLimits, TenantSettings};
 use super::shard::{HolderChange, ShardChange, ShardRecord};
 
 /// What a new cluster starts with.

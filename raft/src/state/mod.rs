@@ -21,9 +21,7 @@ mod shard;
 pub use command::{Applied, ClusterSeed, Command};
 pub use conflict::Conflict;
 pub use node::{NodeAddresses, NodeRecord, NodeRegistration, NodeState};
-pub use settings::{
-    AttributeAction, AttributeRule, AttributeSettings, PolicyDocument, SpanLimits, TenantSettings,
-};
+pub use settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
 pub use shard::{HolderChange, HolderKey, ShardChange, ShardRecord};
 
 /// The holders of one bucket's data, by shard and term.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use spandrel_model::limits;
+use spandrel_model::otlp::AttributeRule;
 
 /// The sampling policies in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -12,37 +13,12 @@ pub struct PolicyDocument {
     pub yaml: String,
 }
 
-/// What happens to an attribute before it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AttributeAction {
-    /// Stored as it is.
-    Allow,
-    /// Not stored.
-    Drop,
-    /// A keyed hash of the value is stored instead.
-    Hash,
-    /// The value's first bytes are stored, cut at a character.
-    Truncate {
-        /// Most bytes of the value.
-        max_bytes: u32,
-    },
-}
-
-/// One rule of the attribute policy. The first that matches wins; without a match the attribute is stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AttributeRule {
-    /// The exact key, or a prefix that ends in `*`.
-    pub key: String,
-    /// What happens to its attributes.
-    pub action: AttributeAction,
-}
-
 /// What happens to attributes, and which of them are indexed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttributeSettings {
     /// Counts the changes, 1 for the first.
     pub version: u32,
-    /// The rules, in order.
+    /// The rules of the attribute policy, in order.
     pub rules: Vec<AttributeRule>,
     /// Keys of the index, in the order given.
     pub indexed_keys: Vec<String>,

@@ -169,7 +169,11 @@ impl Database {
             let gap = previous.is_some_and(|previous: u64| previous.checked_add(1) != Some(index));
             previous = Some(index);
             if gap {
-                return Err(StoreError::corrupt(&self.path, "log", format!("gap before {index}")));
+                return Err(StoreError::corrupt(
+                    &self.path,
+                    "log",
+                    format!("gap before {index}"),
+                ));
             }
             Ok(())
         })
@@ -206,8 +210,16 @@ impl Database {
         visit: &mut dyn FnMut(Entry) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let fail = |error| StoreError::new(&self.path, "read", error);
-        let transaction = self.file.redb.begin_read().map_err(redb_error).map_err(fail)?;
-        let table = transaction.open_table(LOG).map_err(redb_error).map_err(fail)?;
+        let transaction = self
+            .file
+            .redb
+            .begin_read()
+            .map_err(redb_error)
+            .map_err(fail)?;
+        let table = transaction
+            .open_table(LOG)
+            .map_err(redb_error)
+            .map_err(fail)?;
         let mut seen_bytes = 0;
         for row in table.range(range).map_err(redb_error).map_err(fail)? {
             let (index, bytes) = row.map_err(redb_error).map_err(fail)?;
@@ -229,7 +241,8 @@ impl Database {
             Ok(last.map(|(index, bytes)| (index.value(), bytes.value().to_vec())))
         };
         let last = read().map_err(|error| StoreError::new(&self.path, "read", error))?;
-        last.map(|(index, bytes)| self.entry(index, &bytes)).transpose()
+        last.map(|(index, bytes)| self.entry(index, &bytes))
+            .transpose()
     }
 
     fn entry(&self, index: u64, bytes: &[u8]) -> Result<Entry, StoreError> {

@@ -24,7 +24,11 @@ impl LogStore {
         Self { database }
     }
 
-    fn read(&self, range: Option<RangeInclusive<u64>>, most_bytes: usize) -> io::Result<Vec<Entry>> {
+    fn read(
+        &self,
+        range: Option<RangeInclusive<u64>>,
+        most_bytes: usize,
+    ) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         if let Some(range) = range {
             self.database.entries(range, most_bytes, &mut |entry| {
@@ -48,7 +52,7 @@ fn inclusive(range: &impl RangeBounds<u64>) -> Option<RangeInclusive<u64>> {
         Bound::Excluded(after) => after.checked_sub(1)?,
         Bound::Unbounded => u64::MAX,
     };
-    (first <= last).then(|| first..=last)
+    (first <= last).then_some(first..=last)
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {

@@ -37,7 +37,9 @@ impl StateMachine {
             state: Arc::default(),
             published: watch::Sender::new(Arc::default()),
         };
-        let meta = machine.database.get(key::SNAPSHOT_META, Kind::SnapshotMeta)?;
+        let meta = machine
+            .database
+            .get(key::SNAPSHOT_META, Kind::SnapshotMeta)?;
         let state = machine.database.get(key::SNAPSHOT_STATE, Kind::State)?;
         if let (Some(meta), Some(state)) = (meta, state) {
             machine.replace(meta, state);

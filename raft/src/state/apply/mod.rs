@@ -3,13 +3,13 @@
 
 use spandrel_model::ids::TenantId;
 use spandrel_model::limits::MAX_TENANTS;
+use spandrel_model::otlp::{AttributePolicy, AttributeRule};
 
-use super::settings::{AttributeSettings, SpanLimits, TenantSettings};
-use super::{Applied, AttributeAction, AttributeRule, ClusterSeed, ClusterState, Command, Conflict};
-use super::{PolicyDocument, settings};
+use super::settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
+use super::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 use crate::limits::{
-    MAX_ATTRIBUTE_RULES, MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION,
-    MAX_RETENTION_SECONDS, MAX_SHARDS, MIN_RETENTION_SECONDS,
+    MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION, MAX_RETENTION_SECONDS,
+    MAX_SHARDS, MIN_RETENTION_SECONDS,
 };
 
 mod nodes;
@@ -255,24 +255,13 @@ fn check_policy(yaml: &str) -> Result<(), Conflict> {
     in_range("policy", " bytes", range, yaml.len() as u64)
 }
 
-fn check_key(field: &str, key: &str) -> Result<(), Conflict> {
-    in_range(field, " bytes", (1, MAX_KEY_BYTES as u64), key.len() as u64)
-}
-
 fn check_rules(rules: &[AttributeRule]) -> Result<(), Conflict> {
-    if rules.len() > MAX_ATTRIBUTE_RULES {
-        return Err(too_many("attribute rules", MAX_ATTRIBUTE_RULES));
-    }
-    for rule in rules {
-        check_key("attribute rule's key", &rule.key)?;
-        if rule.key.trim_end_matches('*').len() + 1 < rule.key.len() {
-            return Err(Conflict::invalid(&rule.key, "`*` may stand once, at the end"));
-        }
-        if let AttributeAction::Truncate { max_bytes: 0 } = rule.action {
-            return Err(Conflict::invalid(&rule.key, "max_bytes must be at least 1"));
-        }
-    }
-    Ok(())
+    let policy = AttributePolicy {
+        rules: rules.to_vec(),
+    };
+    policy
+        .check()
+        .map_err(|error| Conflict::invalid("attributes", error.to_string()))
 }
 
 fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
@@ -280,19 +269,35 @@ fn check_indexed_keys(keys: &[String]) -> Result<(), Conflict> {
         return Err(too_many("indexed keys", MAX_INDEXED_KEYS));
     }
     for (position, key) in keys.iter().enumerate() {
-        check_key("indexed key", key)?;
+        in_range(
+            "indexed key",
+            " bytes",
+            (1, MAX_KEY_BYTES as u64),
+            key.len() as u64,
+        )?;
         if keys.iter().take(position).any(|earlier| earlier == key) {
-            return Err(Conflict::invalid("indexed_keys", format!("`{key}` stands twice")));
+            return Err(Conflict::invalid(
+                "indexed_keys",
+                format!("`{key}` stands twice"),
+            ));
         }
     }
     Ok(())
 }
 
 fn check_limits(limits: &SpanLimits) -> Result<(), Conflict> {
-    let most = settings::SpanLimits::default();
+    let most = SpanLimits::default();
     let fields = [
-        ("attribute_value_bytes", limits.attribute_value_bytes, most.attribute_value_bytes),
-        ("span_attributes", limits.span_attributes, most.span_attributes),
+        (
+            "attribute_value_bytes",
+            limits.attribute_value_bytes,
+            most.attribute_value_bytes,
+        ),
+        (
+            "span_attributes",
+            limits.span_attributes,
+            most.span_attributes,
+        ),
         ("span_events", limits.span_events, most.span_events),
         ("span_links", limits.span_links, most.span_links),
         ("trace_spans", limits.trace_spans, most.trace_spans),
@@ -300,5 +305,10 @@ fn check_limits(limits: &SpanLimits) -> Result<(), Conflict> {
     for (field, value, most) in fields {
         in_range(field, "", (1, most.into()), value.into())?;
     }
-    in_range("trace_bytes", " bytes", (1, most.trace_bytes), limits.trace_bytes)
+    in_range(
+        "trace_bytes",
+        " bytes",
+        (1, most.trace_bytes),
+        limits.trace_bytes,
+    )
 }

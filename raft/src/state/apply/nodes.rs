@@ -144,7 +144,12 @@ fn check_place(addresses: &NodeAddresses, zone: &str) -> Result<(), Conflict> {
         ("zone", zone),
     ];
     for (field, text) in fields {
-        in_range(field, " bytes", (0, MAX_ADDRESS_BYTES as u64), text.len() as u64)?;
+        in_range(
+            field,
+            " bytes",
+            (0, MAX_ADDRESS_BYTES as u64),
+            text.len() as u64,
+        )?;
     }
     Ok(())
 }
