@@ -1,7 +1,7 @@
 //! The index against a naive evaluation of the same summaries, and against damage.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use proptest::prelude::*;
@@ -11,7 +11,7 @@ use spandrel_model::search::{Cursor, NamesKind, SearchFilter, TagCondition};
 use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary};
 
 use super::*;
-use crate::disk::{Disk, RealDisk};
+use crate::disk::RealDisk;
 
 const BUCKET: Bucket = Bucket(5);
 const BLOCK: u128 = 77;

@@ -5,7 +5,7 @@
 pub const MAX_SEGMENT_DOCUMENTS: usize = 50_000;
 /// Bytes that a segment under construction may hold in memory before it is finished early, whatever its summaries
 /// hold. Finishing it takes about as much again for the blob.
-pub(super) const MAX_BUILD_BYTES: usize = 96 << 20;
+pub(super) const MAX_BUILD_BYTES: usize = 64 << 20;
 /// Longest index term in bytes. Names are at most 1 KiB each and a class joins two; tantivy's own limit is near
 /// 64 KiB. A summary with a longer term is indexed as truncated, so that a search verifies it.
 pub(super) const MAX_TERM_BYTES: usize = 8 << 10;
@@ -14,7 +14,7 @@ pub(super) const SMALL_SEGMENT_DOCUMENTS: u32 = 100_000;
 /// Small segments that a bucket keeps before they are merged: each costs a search one more set of lookups.
 pub(super) const MAX_SMALL_SEGMENTS: usize = 8;
 /// Bytes of the segments that one merge takes together: the result is held in memory before it is written.
-pub(super) const MAX_MERGE_BYTES: u64 = 128 << 20;
+pub(super) const MAX_MERGE_BYTES: u64 = 64 << 20;
 /// Segments held open: each keeps its readers (tens of KiB) beside its mapped file.
 pub const DEFAULT_OPEN_SEGMENTS: usize = 512;
 /// Most hits of one search: they are held in memory (about 56 bytes each, up to three times as many while merging).

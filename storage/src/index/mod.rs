@@ -21,6 +21,8 @@ mod terms;
 mod write;
 
 #[cfg(test)]
+mod damage_test;
+#[cfg(test)]
 mod index_test;
 
 pub use error::IndexError;
