@@ -1,6 +1,7 @@
 //! The seam of the disk: every file of a node is opened through [`Disk`], so that the simulation can lose writes,
 //! tear them and fail them.
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,13 @@ pub struct Space {
     pub total: u64,
 }
 
+/// The bytes of a read-only file. `Any`, so that a reader may take over mapped memory instead of copying it.
+pub trait Mapped: AsRef<[u8]> + Any + Send + Sync {}
+
+impl<T: AsRef<[u8]> + Any + Send + Sync> Mapped for T {}
+
 /// A read-only file whose bytes live outside the heap where the system can do that (mapped memory).
-pub type MappedFile = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type MappedFile = Arc<dyn Mapped>;
 
 /// Files and directories. Paths are absolute or relative to the process; every call blocks.
 ///

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use redb::StorageBackend;
 use redb::backends::FileBackend;
+use tantivy::directory::error::OpenReadError;
 use tantivy::directory::{Directory, MmapDirectory};
 
 use super::{Disk, MappedFile, Space};
@@ -75,7 +76,10 @@ impl Disk for RealDisk {
         let directory = MmapDirectory::open(parent(path)).map_err(io::Error::other)?;
         let file = directory
             .open_read(Path::new(name))
-            .map_err(io::Error::other)?;
+            .map_err(|error| match error {
+                OpenReadError::FileDoesNotExist(_) => io::ErrorKind::NotFound.into(),
+                other => io::Error::other(other),
+            })?;
         Ok(Arc::new(file.read_bytes()?))
     }
 
