@@ -2,6 +2,14 @@
 
 /// Longest attribute value in bytes that is stored whole (API.md); longer text is cut at a character.
 pub const MAX_ATTRIBUTE_VALUE_BYTES: usize = 2_048;
+/// Longest attribute key in bytes: keys become columns and dictionary entries. Attributes with longer ones are dropped.
+pub const MAX_ATTRIBUTE_KEY_BYTES: usize = 1_024;
+/// Most rules of an attribute policy: each prefix rule is tried on each attribute.
+pub const MAX_ATTRIBUTE_RULES: usize = 256;
+/// A span time further ahead of the node's clock than this is absurd (24 h in nanoseconds).
+pub const MAX_TIME_AHEAD_NANOS: u64 = 24 * 3_600 * 1_000_000_000;
+/// A span time before 2000-01-01T00:00:00Z is absurd (nanoseconds since 1970): older than every tracing system.
+pub const MIN_TIME_NANOS: u64 = 946_684_800 * 1_000_000_000;
 /// Most attributes of a span (API.md); the first ones stay.
 pub const MAX_SPAN_ATTRIBUTES: usize = 128;
 /// Most events of a span (API.md).
