@@ -3,8 +3,9 @@
 use bytes::Bytes;
 use hashbrown::HashMap;
 use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
+use spandrel_model::otlp::RawContext;
 
-use super::context::{ContextHash, RawContext, StoredContext, put_context};
+use super::context::{ContextHash, StoredContext, put_context};
 use super::encoder::{Encoder, Row};
 use super::error::PageFull;
 use super::limits::{MAX_PAGE_SPAN_BYTES, MAX_PAGE_SPANS};

@@ -1,54 +1,28 @@
 //! Comparing values by their text, and reading spans that are stored raw the way a protobuf reader would.
 
+use std::borrow::Cow;
+
 use spandrel_model::batch::StatusCode;
+use spandrel_model::otlp::RawValue;
 
 use super::field::ValueKind;
 use super::wire::{Field, Wire};
 
-/// The value of an attribute.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum AnyScalar<'a> {
-    Text(&'a [u8]),
-    Int(i64),
-    Double(f64),
-    Bool(bool),
-    /// Arrays, maps, bytes, nothing: not compared.
-    Other,
-}
-
-impl AnyScalar<'_> {
-    /// The text that a [`TagCondition`](spandrel_model::search::TagCondition) is compared with; `None` when there is
-    /// none.
-    pub(crate) fn text(&self) -> Option<String> {
-        match self {
-            Self::Text(text) => std::str::from_utf8(text).ok().map(str::to_owned),
-            Self::Int(value) => Some(value.to_string()),
-            Self::Double(value) => Some(value.to_string()),
-            Self::Bool(value) => Some(value.to_string()),
-            Self::Other => None,
-        }
-    }
-
-    /// The kind of column that such a value lies in.
-    pub(crate) fn kind(&self) -> ValueKind {
-        match self {
-            Self::Text(_) => ValueKind::Text,
-            Self::Int(_) => ValueKind::Int,
-            Self::Double(_) => ValueKind::Double,
-            Self::Bool(_) => ValueKind::Bool,
-            Self::Other => ValueKind::Other,
-        }
+/// The text of a value as a column stores it; `None` for values that are not compared, and malformed ones.
+pub(crate) fn stored_text(kind: ValueKind, stored: &[u8]) -> Option<Cow<'_, str>> {
+    match stored_value(kind, stored)? {
+        RawValue::Other(_) => None,
+        value => value.text(),
     }
 }
 
-/// The value that the stored form of a column of this kind holds; `None` when it is malformed.
-pub(crate) fn stored_scalar(kind: ValueKind, stored: &[u8]) -> Option<AnyScalar<'_>> {
+fn stored_value(kind: ValueKind, stored: &[u8]) -> Option<RawValue<'_>> {
     Some(match kind {
-        ValueKind::Text => AnyScalar::Text(stored),
-        ValueKind::Int => AnyScalar::Int(Wire::new(stored).varint()?.cast_signed()),
-        ValueKind::Double => AnyScalar::Double(f64::from_le_bytes(stored.try_into().ok()?)),
-        ValueKind::Bool => AnyScalar::Bool(*stored.first()? != 0),
-        ValueKind::Other => AnyScalar::Other,
+        ValueKind::Text => RawValue::Text(std::str::from_utf8(stored).ok()?),
+        ValueKind::Int => RawValue::Int(Wire::new(stored).varint()?.cast_signed()),
+        ValueKind::Double => RawValue::Double(f64::from_le_bytes(stored.try_into().ok()?)),
+        ValueKind::Bool => RawValue::Bool(*stored.first()? != 0),
+        ValueKind::Other => RawValue::Other(stored),
     })
 }
 
@@ -75,16 +49,25 @@ impl<'a> Wanted<'a> {
     }
 
     /// True when the value's text is the wanted one.
-    pub(crate) fn is(&self, value: AnyScalar<'_>) -> bool {
+    pub(crate) fn is(&self, value: RawValue<'_>) -> bool {
         match value {
-            AnyScalar::Text(text) => self.text == text,
-            AnyScalar::Int(value) => self.int == Some(value),
+            RawValue::Text(text) => self.text == text.as_bytes(),
+            RawValue::Int(value) => self.int == Some(value),
             // Text and bits determine each other but for NaN, all of which are the text `NaN`.
-            AnyScalar::Double(value) => self.double.is_some_and(|wanted| {
+            RawValue::Double(value) => self.double.is_some_and(|wanted| {
                 wanted.to_bits() == value.to_bits() || (wanted.is_nan() && value.is_nan())
             }),
-            AnyScalar::Bool(value) => self.boolean == Some(value),
-            AnyScalar::Other => false,
+            RawValue::Bool(value) => self.boolean == Some(value),
+            RawValue::Other(_) => false,
+        }
+    }
+
+    /// True when the text of a value as a column stores it is the wanted one.
+    pub(crate) fn is_stored(&self, kind: ValueKind, stored: &[u8]) -> bool {
+        match kind {
+            // Compared as bytes: what equals the wanted text is UTF-8.
+            ValueKind::Text => self.text == stored,
+            _ => stored_value(kind, stored).is_some_and(|value| self.is(value)),
         }
     }
 
@@ -98,36 +81,6 @@ impl<'a> Wanted<'a> {
             ValueKind::Other => false,
         }
     }
-}
-
-/// Key and value of a `KeyValue` message in any legal form: of repeated fields the last one counts.
-pub(crate) fn key_values(pair: &[u8]) -> (&[u8], AnyScalar<'_>) {
-    let (mut key, mut value) = (&b""[..], AnyScalar::Other);
-    let mut wire = Wire::new(pair);
-    while let Some((number, field)) = wire.field() {
-        match (number, field) {
-            (1, Field::Bytes(bytes)) => key = bytes,
-            (2, Field::Bytes(any)) => value = any_scalar(any, value),
-            _ => {}
-        }
-    }
-    (key, value)
-}
-
-fn any_scalar<'a>(any: &'a [u8], before: AnyScalar<'a>) -> AnyScalar<'a> {
-    let mut value = before;
-    let mut wire = Wire::new(any);
-    while let Some((number, field)) = wire.field() {
-        value = match (number, field) {
-            (1, Field::Bytes(text)) => AnyScalar::Text(text),
-            (2, Field::Varint(number)) => AnyScalar::Bool(number != 0),
-            (3, Field::Varint(number)) => AnyScalar::Int(number.cast_signed()),
-            (4, Field::Fixed64(bits)) => AnyScalar::Double(f64::from_bits(bits)),
-            (5..=8, _) => AnyScalar::Other,
-            _ => value,
-        };
-    }
-    value
 }
 
 /// The fields of a raw span that conditions and columns need; of repeated scalars the last one counts.
@@ -175,18 +128,4 @@ pub(crate) fn status_from_varint(number: u64) -> StatusCode {
     #[allow(clippy::cast_possible_truncation)]
     let number = (number as u32).cast_signed();
     StatusCode::from_wire(number)
-}
-
-/// Calls `visit` for each attribute of a `Span` message in any legal form.
-pub(crate) fn span_attributes<'a>(
-    span: &'a [u8],
-    visit: &mut dyn FnMut(&'a [u8], AnyScalar<'a>),
-) {
-    let mut wire = Wire::new(span);
-    while let Some((number, field)) = wire.field() {
-        if let (9, Field::Bytes(pair)) = (number, field) {
-            let (key, value) = key_values(pair);
-            visit(key, value);
-        }
-    }
 }

@@ -1,24 +1,11 @@
 //! Resources and scopes: stored once per block under the hash of their content.
 
 use bytes::Bytes;
+use spandrel_model::limits::UNKNOWN_SERVICE;
+use spandrel_model::otlp::{RawContext, RawValue, visit_resource_attributes};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::compare::{AnyScalar, key_values};
-use super::wire::{Field, Wire, put_bytes};
-use spandrel_model::limits::UNKNOWN_SERVICE;
-
-/// A resource and a scope as they came, with their schema URLs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RawContext<'a> {
-    /// The bytes of the `Resource` message.
-    pub resource: &'a [u8],
-    /// `ResourceSpans.schema_url`.
-    pub resource_schema_url: &'a [u8],
-    /// The bytes of the `InstrumentationScope` message.
-    pub scope: &'a [u8],
-    /// `ScopeSpans.schema_url`.
-    pub scope_schema_url: &'a [u8],
-}
+use super::wire::{Wire, put_bytes};
 
 /// XXH3-128 of a context's stored form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -62,36 +49,18 @@ pub fn read_context(stored: &[u8]) -> Option<RawContext<'_>> {
     wire.is_empty().then_some(context)
 }
 
-/// Calls `visit` for each attribute of a `Resource` message.
-pub(crate) fn resource_attributes<'a>(
-    resource: &'a [u8],
-    visit: &mut dyn FnMut(&'a [u8], AnyScalar<'a>),
-) {
-    let mut wire = Wire::new(resource);
-    while !wire.is_empty() {
-        match wire.field() {
-            Some((1, Field::Bytes(pair))) => {
-                let (key, value) = key_values(pair);
-                visit(key, value);
-            }
-            Some(_) => {}
-            None => return,
-        }
-    }
-}
-
-/// The service of a resource: its `service.name`, if that is text and not empty, else the placeholder.
-pub(crate) fn service_of(resource: &[u8]) -> &[u8] {
-    let mut service = &b""[..];
-    resource_attributes(resource, &mut |key, value| {
-        if let (b"service.name", AnyScalar::Text(text)) = (key, value)
-            && service.is_empty()
-        {
-            service = text;
+/// The service of a resource: the first `service.name` that is text, as the scanner takes it; the placeholder when
+/// there is none or it is empty.
+pub(crate) fn service_of(resource: &[u8]) -> &str {
+    let mut service = None;
+    // What follows a fault is unknown to everybody else too.
+    let _ = visit_resource_attributes(resource, &mut |key, value| {
+        if let ("service.name", RawValue::Text(text)) = (key, value) {
+            service.get_or_insert(text);
         }
     });
     match service {
-        b"" => UNKNOWN_SERVICE.as_bytes(),
-        known => known,
+        None | Some("") => UNKNOWN_SERVICE,
+        Some(known) => known,
     }
 }

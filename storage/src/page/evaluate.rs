@@ -1,12 +1,11 @@
 //! Which spans of a page meet a condition, seen from the columns alone.
 
 use spandrel_model::batch::StatusCode;
+use spandrel_model::otlp::{RawValue, visit_attributes, visit_resource_attributes};
 use spandrel_model::search::SpanCondition;
 
-use super::compare::{
-    AnyScalar, RawSpan, Wanted, span_attributes, status_from_varint, stored_scalar,
-};
-use super::context::{ContextHash, resource_attributes, service_of};
+use super::compare::{RawSpan, Wanted, status_from_varint};
+use super::context::{ContextHash, service_of};
 use super::error::PageError;
 use super::field::{self, Step, ValueKind};
 use super::reader::{PageReader, Rows};
@@ -17,7 +16,7 @@ use super::wire::Wire;
 #[derive(Debug, Clone)]
 pub struct PageCondition<'a> {
     condition: &'a SpanCondition,
-    tags: Vec<(&'a [u8], Wanted<'a>)>,
+    tags: Vec<(&'a str, Wanted<'a>)>,
 }
 
 /// What a resource alone says about a condition.
@@ -37,7 +36,7 @@ impl<'a> PageCondition<'a> {
         Self {
             condition,
             tags: tags
-                .map(|tag| (tag.key.as_bytes(), Wanted::new(&tag.value)))
+                .map(|tag| (tag.key.as_str(), Wanted::new(&tag.value)))
                 .collect(),
         }
     }
@@ -47,11 +46,14 @@ impl<'a> PageCondition<'a> {
     pub fn match_resource(&self, resource: &[u8]) -> ContextMatch {
         let mut tags = vec![false; self.tags.len()];
         if !tags.is_empty() {
-            resource_attributes(resource, &mut |key, value| self.mark_tags(&mut tags, key, value));
+            // Attributes before a fault count: bytes that passed the scanner have none.
+            let _ = visit_resource_attributes(resource, &mut |key, value| {
+                self.mark_tags(&mut tags, key, value);
+            });
         }
         let service = self.condition.service.as_deref();
         ContextMatch {
-            service: service.is_none_or(|service| service_of(resource) == service.as_bytes()),
+            service: service.is_none_or(|service| service_of(resource) == service),
             tags,
         }
     }
@@ -69,12 +71,12 @@ impl<'a> PageCondition<'a> {
         }
         let mut tags = context.tags.clone();
         if tags.contains(&false) {
-            span_attributes(span, &mut |key, value| self.mark_tags(&mut tags, key, value));
+            let _ = visit_attributes(span, &mut |key, value| self.mark_tags(&mut tags, key, value));
         }
         !tags.contains(&false)
     }
 
-    fn mark_tags(&self, tags: &mut [bool], key: &[u8], value: AnyScalar<'_>) {
+    fn mark_tags(&self, tags: &mut [bool], key: &str, value: RawValue<'_>) {
         for (found, (wanted_key, wanted)) in tags.iter_mut().zip(&self.tags) {
             *found |= *wanted_key == key && wanted.is(value);
         }
@@ -116,7 +118,7 @@ impl PageReader<'_> {
                 context.tags.get(index).copied().unwrap_or(false)
             };
             let mut held = self.rows_of_contexts(&contexts, &resource_has)?;
-            self.mark_attribute(key, wanted, &mut held)?;
+            self.mark_attribute(key.as_bytes(), wanted, &mut held)?;
             and(&mut rows, &held);
         }
         self.ask_raw_rows(condition, &contexts, &mut rows)?;
@@ -183,9 +185,7 @@ impl PageReader<'_> {
             .map(|column| (column.step, column.kind))
             .collect();
         for (step, kind) in columns {
-            let satisfies = |stored: &[u8]| {
-                stored_scalar(kind, stored).is_some_and(|value| wanted.is(value))
-            };
+            let satisfies = |stored: &[u8]| wanted.is_stored(kind, stored);
             let presence = Presence::of(self.rows()?, step);
             let values = self.values(step, presence.values)?;
             if let Some(satisfying) = values.satisfying(&satisfies) {

@@ -30,7 +30,8 @@ mod page_test;
 pub(crate) mod testing;
 
 pub use builder::{EncodedPage, FragmentHead, PageBuilder, PageSpan, PlacedFragment};
-pub use context::{ContextHash, RawContext, StoredContext, read_context};
+pub(crate) use compare::stored_text;
+pub use context::{ContextHash, StoredContext, read_context};
 pub use error::{CorruptPage, PageError, PageFull};
 pub use evaluate::{ContextMatch, PageCondition};
 pub use field::ValueKind;
