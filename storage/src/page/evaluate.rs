@@ -202,10 +202,10 @@ impl PageReader<'_> {
         contexts: &[ContextMatch],
         rows: &mut [bool],
     ) -> Result<(), PageError> {
-        let presence = Presence::of(self.rows()?, field::RAW);
-        if presence.values == 0 {
+        if self.head.place(field::RAW).is_none() {
             return Ok(());
         }
+        let presence = Presence::of(self.rows()?, field::RAW);
         let values = self.values(field::RAW, presence.values)?;
         let page = self.rows()?;
         let mut next = 0;
@@ -232,13 +232,13 @@ fn and(rows: &mut [bool], held: &[bool]) {
 }
 
 /// Which rows have a value of a step that occurs at most once in a shape.
-struct Presence {
+pub(super) struct Presence {
     shapes: Vec<bool>,
-    values: usize,
+    pub(super) values: usize,
 }
 
 impl Presence {
-    fn of(rows: &Rows, step: Step) -> Self {
+    pub(super) fn of(rows: &Rows, step: Step) -> Self {
         let shapes = rows.shapes.containing(step);
         let values = match shapes.contains(&false) {
             false => rows.row_shapes.len(),

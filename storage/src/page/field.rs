@@ -1,5 +1,7 @@
 //! What a span's message consists of, as numbers: the alphabet of shapes and the fixed columns.
 
+use spandrel_model::otlp::RawValue;
+
 /// One step of rebuilding a span: which field comes next, and so which column its value is taken from.
 pub(super) type Step = u16;
 
@@ -74,6 +76,17 @@ pub enum ValueKind {
 impl ValueKind {
     /// How many kinds there are.
     pub(super) const COUNT: usize = 5;
+
+    /// The kind of a value.
+    pub(crate) fn of(value: &RawValue<'_>) -> Self {
+        match value {
+            RawValue::Text(_) => Self::Text,
+            RawValue::Int(_) => Self::Int,
+            RawValue::Double(_) => Self::Double,
+            RawValue::Bool(_) => Self::Bool,
+            RawValue::Other(_) => Self::Other,
+        }
+    }
 
     /// From the number on disk.
     pub(super) fn from_number(number: u8) -> Option<Self> {

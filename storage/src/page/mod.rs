@@ -18,11 +18,12 @@ mod field;
 mod keys;
 mod layout;
 pub mod limits;
+mod names;
 mod reader;
 mod rebuild;
 mod shapes;
 mod values;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod page_test;
@@ -30,7 +31,6 @@ mod page_test;
 pub(crate) mod testing;
 
 pub use builder::{EncodedPage, FragmentHead, PageBuilder, PageSpan, PlacedFragment};
-pub(crate) use compare::stored_text;
 pub use context::{ContextHash, StoredContext, read_context};
 pub use error::{CorruptPage, PageError, PageFull};
 pub use evaluate::{ContextMatch, PageCondition};

@@ -1,5 +1,7 @@
 //! Opens a page and reads from it only what is asked for.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 
@@ -145,6 +147,26 @@ impl<'a> PageReader<'a> {
     /// When their bytes are corrupt or cannot be read.
     pub fn contexts(&mut self) -> Result<&[ContextHash], PageError> {
         Ok(&self.rows()?.contexts)
+    }
+
+    /// The resources and scopes of the spans of a fragment, each once.
+    ///
+    /// # Errors
+    /// When their bytes are corrupt or cannot be read.
+    pub fn contexts_of(
+        &mut self,
+        fragment: &PlacedFragment,
+    ) -> Result<BTreeSet<ContextHash>, PageError> {
+        let first = fragment.first_row as usize;
+        let page = self.rows()?;
+        let numbers = first
+            .checked_add(fragment.rows as usize)
+            .and_then(|end| page.row_contexts.get(first..end))
+            .ok_or_else(|| corrupt("rows of a fragment"))?;
+        let hashes = numbers.iter().map(|&number| page.contexts.get(number as usize).copied());
+        hashes
+            .collect::<Option<_>>()
+            .ok_or_else(|| corrupt("context of a span"))
     }
 
     /// The ids of the spans in `rows`; zero where a span has none.
