@@ -9,4 +9,5 @@ pub mod block;
 pub mod disk;
 pub mod index;
 pub mod journal;
+pub mod limits;
 pub mod page;

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use redb::StorageBackend;
 
 mod real;
+mod simulated;
+mod simulated_file;
 
 pub use real::RealDisk;
+pub use simulated::SimulatedDisk;
 
 /// Free and total bytes of the file system under a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -112,7 +112,8 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a span was not taken. The first one that applies is counted.
+    /// Why a span was not taken. A fault of its resource or scope is counted first, then the first one that applies in
+    /// this order.
     RejectReason,
     /// Spans that were not taken, by reason. Its text is fit for `partial_success.error_message`.
     RejectedSpans {

@@ -65,6 +65,13 @@ pub(super) struct WalkedContext {
     pub(super) fault: Option<RejectReason>,
 }
 
+impl WalkedContext {
+    /// Of several faults the first in the order of the reasons is told.
+    fn add_fault(&mut self, reason: RejectReason) {
+        self.fault = Some(self.fault.map_or(reason, |fault| fault.min(reason)));
+    }
+}
+
 /// What one attribute asks for.
 struct Found<'a> {
     key: Reader<'a>,
@@ -86,6 +93,7 @@ impl Walker<'_> {
         let (mut kind, mut status, mut flags) = (0, 0, 0);
         let (mut attribute_count, mut event_count, mut link_count) = (0_usize, 0_usize, 0_usize);
         let mut rewrite = false;
+        let mut fault = None;
         let mut rest = message;
         while !rest.is_empty() {
             let (number, field) = rest.field()?;
@@ -103,8 +111,8 @@ impl Walker<'_> {
                     let found = self.attribute(field.bytes()?)?;
                     if found.rewrite {
                         rewrite = true;
-                    } else {
-                        self.report(&found, attributes)?;
+                    } else if let Err(reason) = self.report(&found, attributes) {
+                        fault = Some(reason);
                     }
                 }
                 11 => {
@@ -125,10 +133,6 @@ impl Walker<'_> {
             || event_count > MAX_SPAN_EVENTS
             || link_count > MAX_SPAN_LINKS
             || trace_id.len() == 8;
-        self.check_text(name)?;
-        if std::str::from_utf8(trace_state.rest()).is_err() {
-            return Err(RejectReason::InvalidUtf8);
-        }
         let header = SpanHeader {
             trace_id: parse_trace_id(trace_id.rest()).ok_or(RejectReason::InvalidTraceId)?,
             span_id: parse_span_id(span_id.rest()).ok_or(RejectReason::InvalidSpanId)?,
@@ -152,7 +156,14 @@ impl Walker<'_> {
             hash: 0,
             attributes: Run::default(),
         };
-        Ok(WalkedSpan { header, rewrite })
+        self.check_text(name)?;
+        if std::str::from_utf8(trace_state.rest()).is_err() {
+            return Err(RejectReason::InvalidUtf8);
+        }
+        match fault {
+            Some(reason) => Err(reason),
+            None => Ok(WalkedSpan { header, rewrite }),
+        }
     }
 
     /// Walks a `Resource`; its attributes of interest are appended to `attributes`.
@@ -173,7 +184,7 @@ impl Walker<'_> {
                     count += 1;
                     let found = match self.attribute(field.bytes()?) {
                         Err(WireFault::TooDeep) => {
-                            walked.fault = Some(RejectReason::NestedTooDeep);
+                            walked.add_fault(RejectReason::NestedTooDeep);
                             continue;
                         }
                         found => found?,
@@ -186,7 +197,7 @@ impl Walker<'_> {
                         service.get_or_insert(text);
                     }
                     if let Err(reason) = self.report(&found, attributes) {
-                        walked.fault = Some(reason);
+                        walked.add_fault(reason);
                     }
                 }
                 (2, field) => drop(field.varint()?),
@@ -198,7 +209,7 @@ impl Walker<'_> {
         if let Some(service) = service {
             walked.service = service.slice();
             if let Err(reason) = self.check_text(service) {
-                walked.fault = Some(reason);
+                walked.add_fault(reason);
             }
         }
         Ok(walked)

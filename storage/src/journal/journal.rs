@@ -1,0 +1,331 @@
+//! The journal itself: committing and reading.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
+
+use super::cache::FrameCache;
+use super::checkpoint::{self, CheckpointFile};
+use super::encoded::EncodedFrame;
+use super::error::{Corruption, JournalError};
+use super::frame::Frame;
+use super::options::JournalOptions;
+use super::record::{FrameId, SliceInfo};
+use super::slice::{Slice, SliceSettings};
+use super::store::{Commit, StoreError};
+use crate::disk::Disk;
+use crate::limits::{CACHE_SHARES, MAX_FRAME_IDS, MIN_REDB_CACHE_BYTES};
+
+/// The journal of a node. Every method blocks; reads do not wait for commits, nor commits for reads.
+///
+/// Invariants: slices are in ascending order of their ids and of the frames in them, and only the last one can be
+/// open; the spare one has no frame. Locks are taken in the order `upkeep`, `writer`, `slices`, a slice's own, and
+/// none but `writer` and `upkeep` is held during I/O.
+pub struct Journal {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) dir: PathBuf,
+    pub(super) options: JournalOptions,
+    pub(super) slices: RwLock<Vec<Arc<Slice>>>,
+    pub(super) writer: Mutex<Writer>,
+    /// Held by those who seal and trim.
+    pub(super) upkeep: Mutex<()>,
+    pub(super) last_lsns: RwLock<BTreeMap<ShardId, Lsn>>,
+    pub(super) cache: Mutex<FrameCache>,
+    pub(super) checkpoints: CheckpointFile,
+    pub(super) opened_at: UnixNanos,
+}
+
+/// What only the committing thread changes.
+#[derive(Default)]
+pub(super) struct Writer {
+    /// Why commits are refused.
+    pub(super) poisoned: Option<String>,
+    pub(super) next_sequence: u64,
+    pub(super) next_slice: u64,
+    /// An empty slice, made ahead.
+    pub(super) spare: Option<Arc<Slice>>,
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic under one of these locks leaves no half-made state: each is changed in its last step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journal {
+    /// Commits frames in one transaction: durable when this returns, and their records can be located.
+    ///
+    /// # Errors
+    /// Any error is final: what is on disk is unknown, every later commit answers [`JournalError::Poisoned`] and the
+    /// process must stop.
+    pub fn commit(
+        &self,
+        frames: &[EncodedFrame],
+        now: UnixNanos,
+    ) -> Result<Vec<FrameId>, JournalError> {
+        let mut writer = lock(&self.writer);
+        writer.check()?;
+        if frames.is_empty() {
+            return Ok(Vec::new());
+        }
+        let committed = self.commit_with(&mut writer, frames, now);
+        committed.map_err(|error| {
+            let error = error.during("commit frames");
+            writer.poisoned = Some(error.to_string());
+            error
+        })
+    }
+
+    fn commit_with(
+        &self,
+        writer: &mut Writer,
+        frames: &[EncodedFrame],
+        now: UnixNanos,
+    ) -> Result<Vec<FrameId>, StoreError> {
+        let slice = self.writable_slice(writer, frames.len(), now)?;
+        let first = writer.next_sequence;
+        let carried = self.last_lsns().clone();
+        slice.commit(first, frames, &carried, now)?;
+        writer.next_sequence += frames.len() as u64;
+
+        let last_lsns = self.last_lsns.write();
+        let mut last_lsns = last_lsns.unwrap_or_else(PoisonError::into_inner);
+        for range in frames.iter().flat_map(EncodedFrame::ranges) {
+            let last = last_lsns.entry(range.shard).or_default();
+            *last = range.last.max(*last);
+        }
+        Ok((first..writer.next_sequence).map(FrameId).collect())
+    }
+
+    /// The open slice, or the next one when it is full or old.
+    fn writable_slice(
+        &self,
+        writer: &mut Writer,
+        frames: usize,
+        now: UnixNanos,
+    ) -> Result<Arc<Slice>, StoreError> {
+        let last = self.slice_list().last().map(Arc::clone);
+        if let Some(slice) = last {
+            let state = slice.state();
+            let age = now.since(state.first_commit);
+            let room = u32::MAX as usize - state.frames as usize;
+            let full = state.bytes >= self.options.slice_bytes
+                || age >= self.options.slice_nanos
+                || frames > room;
+            let writable = !state.closed && !full;
+            drop(state);
+            if writable {
+                return Ok(slice);
+            }
+            slice.close();
+        }
+        let next = match writer.spare.take() {
+            Some(spare) => spare,
+            None => {
+                writer.next_slice += 1;
+                self.create_slice(writer.next_slice - 1, now)?
+            }
+        };
+        let slices = self.slices.write();
+        let mut slices = slices.unwrap_or_else(PoisonError::into_inner);
+        slices.push(Arc::clone(&next));
+        Ok(next)
+    }
+
+    pub(super) fn create_slice(&self, id: u64, now: UnixNanos) -> Result<Arc<Slice>, StoreError> {
+        let path = super::open::slice_path(&self.dir, id);
+        let settings = slice_settings(&self.options);
+        let slice = Slice::create(self.disk.as_ref(), &path, id, settings, now)?;
+        Ok(Arc::new(slice))
+    }
+
+    /// The highest number of a shard that was ever committed here; 0 when none was. Trimming does not change it.
+    #[must_use]
+    pub fn last_lsn(&self, shard: ShardId) -> Lsn {
+        self.last_lsns().get(&shard).copied().unwrap_or_default()
+    }
+
+    /// The frame that holds a record; `None` when none does.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] when the store cannot be read.
+    pub fn locate(&self, shard: ShardId, lsn: Lsn) -> Result<Option<FrameId>, JournalError> {
+        for slice in self.held_slices().iter().rev() {
+            let found = slice.locate(shard, lsn);
+            if let Some(id) = found.map_err(|error| error.during("locate a record"))? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A frame, decoded; recently used ones come from memory.
+    ///
+    /// # Errors
+    /// [`JournalError::Corrupt`] when its checksum or format fails, [`JournalError::Gone`] when it was trimmed or
+    /// never was, [`JournalError::Disk`] when the store cannot be read.
+    pub fn frame(&self, id: FrameId) -> Result<Arc<Frame>, JournalError> {
+        if let Some(frame) = lock(&self.cache).get(id) {
+            return Ok(frame);
+        }
+        let frame = self.read_frame(id)?;
+        lock(&self.cache).insert(id, &frame);
+        Ok(frame)
+    }
+
+    /// A frame from disk, past the cache: for those who walk the journal.
+    pub(super) fn read_frame(&self, id: FrameId) -> Result<Arc<Frame>, JournalError> {
+        let slice = self.slice_of(id).ok_or(JournalError::Gone { frame: id })?;
+        let bytes = match slice.frame_bytes(id) {
+            Ok(bytes) => bytes.ok_or(JournalError::Gone { frame: id })?,
+            Err(StoreError::Damaged(reason)) => return Err(corrupt(&slice, id, reason).into()),
+            Err(error) => return Err(error.during("read a frame")),
+        };
+        let frame = Frame::decode(&bytes);
+        let frame = frame.map_err(|error| corrupt(&slice, id, error.to_string()))?;
+        Ok(Arc::new(frame))
+    }
+
+    /// Frames after `after` (all, when `None`) in order, at most 65,536 of them: those that were committed and not
+    /// trimmed, readable or not.
+    #[must_use]
+    pub fn frames_after(&self, after: Option<FrameId>) -> Vec<FrameId> {
+        let start = after.map_or(0, |id| id.0.saturating_add(1));
+        let slices = self.slice_list();
+        let ids = slices.iter().flat_map(|slice| {
+            let state = slice.state();
+            let first = state.first_sequence.max(start);
+            first..state.last_sequence().map_or(first, |last| last + 1)
+        });
+        ids.take(MAX_FRAME_IDS).map(FrameId).collect()
+    }
+
+    /// The slice that holds a frame.
+    fn slice_of(&self, id: FrameId) -> Option<Arc<Slice>> {
+        let slices = self.slice_list();
+        let after = slices.partition_point(|slice| slice.state().first_sequence <= id.0);
+        let slice = slices.get(after.checked_sub(1)?)?;
+        let holds = slice.state().last_sequence() >= Some(id.0);
+        holds.then(|| Arc::clone(slice))
+    }
+
+    /// The slices that hold frames, oldest first.
+    #[must_use]
+    pub fn slices(&self) -> Vec<SliceInfo> {
+        let slices = self.held_slices();
+        let info = slices.iter().map(|slice| slice.info(self.allocated(slice)));
+        info.collect()
+    }
+
+    /// When the oldest frame that is still held was committed; when the journal was opened, while it holds none.
+    #[must_use]
+    pub fn covered_since(&self) -> UnixNanos {
+        let slices = self.slice_list();
+        let oldest = slices.iter().find(|slice| slice.state().frames > 0);
+        oldest.map_or(self.opened_at, |slice| slice.state().first_commit)
+    }
+
+    /// Bytes that the journal takes on disk: slices, the spare one and the checkpoints.
+    #[must_use]
+    pub fn bytes_on_disk(&self) -> u64 {
+        let spare = lock(&self.writer).spare.as_ref().map(Arc::clone);
+        let slices = self.held_slices();
+        let slices = slices.iter().chain(&spare);
+        let checkpoints = self.disk.allocated(&checkpoint::path(&self.dir));
+        let slices: u64 = slices.map(|slice| self.allocated(slice)).sum();
+        slices + checkpoints.unwrap_or_default()
+    }
+
+    /// Bytes of memory that the indexes over frames and verdicts take, about.
+    #[must_use]
+    pub fn index_memory_bytes(&self) -> usize {
+        let slices = self.slice_list();
+        slices.iter().map(|slice| slice.index_memory_bytes()).sum()
+    }
+
+    /// Replaces a shard's checkpoint: what it must remember besides the journal, as of `lsn`. Durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// As [`Self::write_checkpoints`].
+    pub fn write_checkpoint(
+        &self,
+        shard: ShardId,
+        lsn: Lsn,
+        bytes: &[u8],
+    ) -> Result<(), JournalError> {
+        self.write_checkpoints(&[(shard, lsn, bytes)])
+    }
+
+    /// Replaces the checkpoints of several shards in one transaction. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`JournalError::TooLarge`] over 256 MiB for a shard. Any other error is final, as with [`Self::commit`].
+    pub fn write_checkpoints(
+        &self,
+        checkpoints: &[(ShardId, Lsn, &[u8])],
+    ) -> Result<(), JournalError> {
+        self.checkpoints.write(checkpoints)
+    }
+
+    /// A shard's checkpoint; `None` also when its checksum fails: replay then starts at the beginning.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] when the store cannot be read.
+    pub fn checkpoint(&self, shard: ShardId) -> Result<Option<(Lsn, Vec<u8>)>, JournalError> {
+        self.checkpoints.read(shard)
+    }
+
+    pub(super) fn allocated(&self, slice: &Slice) -> u64 {
+        // A figure for people and for trimming: a file that was removed meanwhile counts nothing.
+        self.disk.allocated(&slice.path).unwrap_or_default()
+    }
+
+    /// The slices as they are now, held beyond a trim.
+    pub(super) fn held_slices(&self) -> Vec<Arc<Slice>> {
+        self.slice_list().clone()
+    }
+
+    pub(super) fn slice_list(&self) -> RwLockReadGuard<'_, Vec<Arc<Slice>>> {
+        self.slices.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_lsns(&self) -> RwLockReadGuard<'_, BTreeMap<ShardId, Lsn>> {
+        let last_lsns = self.last_lsns.read();
+        last_lsns.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    pub(super) fn check(&self) -> Result<(), JournalError> {
+        match &self.poisoned {
+            Some(cause) => Err(JournalError::Poisoned {
+                cause: cause.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The report of a frame that cannot be read, with what the directory says was in it.
+pub(super) fn corrupt(slice: &Slice, id: FrameId, reason: String) -> Corruption {
+    let row = slice.frame_row(id);
+    Corruption {
+        slice: slice.id,
+        frame: Some(id),
+        lost: row.map(|row| row.ranges).unwrap_or_default(),
+        reason,
+    }
+}
+
+pub(super) fn slice_settings(options: &JournalOptions) -> SliceSettings {
+    SliceSettings {
+        cache_bytes: (options.redb_cache_bytes / CACHE_SHARES).max(MIN_REDB_CACHE_BYTES),
+        hash_seed: options.hash_seed,
+        commit: match options.two_phase {
+            true => Commit::TwoPhase,
+            false => Commit::OnePhase,
+        },
+    }
+}

@@ -1,0 +1,488 @@
+//! One slice of the journal: a redb file of frames, and the indexes over them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use redb::{Database, WriteTransaction};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+
+use super::encoded::EncodedFrame;
+use super::filter::{Filter, trace_hash};
+use super::location::{self, OpenLocations};
+use super::record::{FrameId, LsnRange, SliceInfo};
+use super::slice_rows::{
+    CARRIED, CREATED, Created, DIRECTORY, FILTER, FRAMES, FrameRow, LOCATIONS, META, SEALED,
+    Sealed, VERDICTS, decode_carried, encode_carried,
+};
+use super::store::{self, Commit, StoreError, open_blob, seal_blob};
+use super::verdict_index::{self, OpenVerdicts, Position};
+use crate::disk::Disk;
+use crate::limits::{FRAME_CHUNK_BYTES, MAX_FRAME_BYTES};
+
+/// Of new files.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SliceSettings {
+    pub(crate) cache_bytes: usize,
+    pub(crate) hash_seed: u64,
+    pub(crate) commit: Commit,
+}
+
+/// A slice that is open or held.
+pub(crate) struct Slice {
+    pub(crate) id: u64,
+    pub(crate) path: PathBuf,
+    database: Database,
+    pub(crate) created: Created,
+    commit: Commit,
+    state: RwLock<State>,
+}
+
+/// Invariants: frames have the sequences `first_sequence..first_sequence + frames`; `ranges` covers all their
+/// records; a sealed slice is closed.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) first_sequence: u64,
+    pub(crate) frames: u32,
+    /// Of frames, as they were committed.
+    pub(crate) bytes: u64,
+    pub(crate) first_commit: UnixNanos,
+    pub(crate) last_commit: UnixNanos,
+    pub(crate) ranges: BTreeMap<ShardId, LsnRange>,
+    /// Highest number of each shard before the slice's first frame.
+    pub(crate) carried: BTreeMap<ShardId, Lsn>,
+    pub(crate) closed: bool,
+    index: Index,
+}
+
+#[derive(Debug)]
+enum Index {
+    Open {
+        locations: OpenLocations,
+        verdicts: OpenVerdicts,
+    },
+    Sealed(Filter),
+}
+
+impl State {
+    fn new() -> Self {
+        Self {
+            first_sequence: 0,
+            frames: 0,
+            bytes: 0,
+            first_commit: UnixNanos::default(),
+            last_commit: UnixNanos::default(),
+            ranges: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            closed: false,
+            index: Index::Open {
+                locations: OpenLocations::default(),
+                verdicts: OpenVerdicts::default(),
+            },
+        }
+    }
+
+    /// Notes a committed frame.
+    fn add_frame(&mut self, sequence: u64, row: &FrameRow) {
+        if self.frames == 0 {
+            self.first_sequence = sequence;
+            self.first_commit = row.committed_at;
+        }
+        let frame = self.frames;
+        self.frames += 1;
+        self.bytes += row.bytes;
+        self.last_commit = row.committed_at;
+        for range in &row.ranges {
+            let whole = self.ranges.entry(range.shard).or_insert(*range);
+            whole.first = whole.first.min(range.first);
+            whole.last = whole.last.max(range.last);
+            if let Index::Open { locations, .. } = &mut self.index {
+                locations.insert(frame, range);
+            }
+        }
+    }
+
+    fn add_verdict(&mut self, shard: ShardId, hash: u64, position: Position) {
+        if let Index::Open { verdicts, .. } = &mut self.index {
+            verdicts.insert(shard, hash, position);
+        }
+    }
+
+    pub(crate) fn is_sealed(&self) -> bool {
+        matches!(self.index, Index::Sealed(_))
+    }
+
+    pub(crate) fn last_sequence(&self) -> Option<u64> {
+        let more = u64::from(self.frames).checked_sub(1)?;
+        Some(self.first_sequence + more)
+    }
+
+    fn contains(&self, sequence: u64) -> bool {
+        let after = sequence.checked_sub(self.first_sequence);
+        after.is_some_and(|after| after < u64::from(self.frames))
+    }
+}
+
+impl Slice {
+    /// Makes an empty slice file, durable under its name when this returns.
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        id: u64,
+        settings: SliceSettings,
+        now: UnixNanos,
+    ) -> Result<Self, StoreError> {
+        let created = Created {
+            at: now,
+            hash_seed: settings.hash_seed,
+        };
+        let database = store::create_database(disk, path, settings.cache_bytes, |transaction| {
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(CREATED, &*seal_blob(&created.encode()))?;
+            transaction.open_table(FRAMES)?;
+            transaction.open_table(DIRECTORY)?;
+            transaction.open_table(VERDICTS)?;
+            transaction.open_table(LOCATIONS)?;
+            transaction.open_table(FILTER)?;
+            Ok(())
+        })?;
+        Ok(Self {
+            id,
+            path: path.to_owned(),
+            database,
+            created,
+            commit: settings.commit,
+            state: RwLock::new(State::new()),
+        })
+    }
+
+    /// Opens a slice file. Of one that is not sealed, the directory is read here; [`Self::restore_verdicts`] does the
+    /// rest.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        path: &Path,
+        id: u64,
+        settings: SliceSettings,
+    ) -> Result<Self, StoreError> {
+        let database = store::open_database(disk.open(path), settings.cache_bytes)?;
+        let (created, state) = store::read(&database, |transaction| {
+            let meta = transaction.open_table(META)?;
+            let created = meta.get(CREATED)?;
+            let created = created.ok_or_else(|| damaged("it has no row of its creation"))?;
+            let created = decoded(Created::decode(open_blob(created.value())?))?;
+            let mut state = State::new();
+            if let Some(carried) = meta.get(CARRIED)? {
+                state.carried = decoded(decode_carried(open_blob(carried.value())?))?;
+            }
+            match meta.get(SEALED)? {
+                Some(row) => {
+                    let sealed = decoded(Sealed::decode(open_blob(row.value())?))?;
+                    restore_sealed(&mut state, sealed);
+                    state.index = Index::Sealed(read_filter(transaction)?);
+                }
+                None => {
+                    for row in transaction.open_table(DIRECTORY)?.range::<u64>(..)? {
+                        let (sequence, row) = row?;
+                        let row = decoded(FrameRow::decode(open_blob(row.value())?))?;
+                        state.add_frame(sequence.value(), &row);
+                    }
+                }
+            }
+            Ok((created, state))
+        })?;
+        Ok(Self {
+            id,
+            path: path.to_owned(),
+            database,
+            created,
+            commit: settings.commit,
+            state: RwLock::new(state),
+        })
+    }
+
+    /// Commits frames with the sequences from `first_sequence` on: durable when this returns. `carried` are the
+    /// highest numbers of each shard before them; the slice's first commit stores them.
+    pub(crate) fn commit(
+        &self,
+        first_sequence: u64,
+        frames: &[EncodedFrame],
+        carried: &BTreeMap<ShardId, Lsn>,
+        now: UnixNanos,
+    ) -> Result<(), StoreError> {
+        let rows: Vec<FrameRow> = frames
+            .iter()
+            .map(|frame| FrameRow {
+                committed_at: now,
+                kinds: frame.kinds(),
+                bytes: frame.bytes().len() as u64,
+                ranges: frame.ranges().to_vec(),
+            })
+            .collect();
+        let is_first = self.state().frames == 0;
+        store::write(&self.database, self.commit, |transaction| {
+            if is_first {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert(CARRIED, &*seal_blob(&encode_carried(carried)))?;
+            }
+            let mut pieces = transaction.open_table(FRAMES)?;
+            let mut directory = transaction.open_table(DIRECTORY)?;
+            for ((sequence, frame), row) in (first_sequence..).zip(frames).zip(&rows) {
+                for (chunk, piece) in (0_u32..).zip(frame.bytes().chunks(FRAME_CHUNK_BYTES)) {
+                    pieces.insert((sequence, chunk), piece)?;
+                }
+                directory.insert(sequence, &*seal_blob(&row.encode()))?;
+            }
+            Ok(())
+        })?;
+        let mut state = self.state_mut();
+        if is_first {
+            state.carried.clone_from(carried);
+        }
+        for ((sequence, frame), row) in (first_sequence..).zip(frames).zip(&rows) {
+            let number = state.frames;
+            state.add_frame(sequence, row);
+            for (index, key) in (0_u32..).zip(frame.verdict_keys()) {
+                let hash = self.hash(key.shard, &key.tenant, key.trace_id);
+                let position = Position {
+                    frame: number,
+                    index,
+                };
+                state.add_verdict(key.shard, hash, position);
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes of a frame as they are stored; `None` when the slice has none of that number or parts are missing.
+    pub(crate) fn frame_bytes(&self, id: FrameId) -> Result<Option<Vec<u8>>, StoreError> {
+        if !self.state().contains(id.0) {
+            return Ok(None);
+        }
+        store::read(&self.database, |transaction| {
+            let pieces = transaction.open_table(FRAMES)?;
+            let mut bytes = Vec::new();
+            for (expected, piece) in (0_u32..).zip(pieces.range((id.0, 0)..=(id.0, u32::MAX))?) {
+                let (key, piece) = piece?;
+                let piece = piece.value();
+                if key.value().1 != expected || bytes.len() + piece.len() > MAX_FRAME_BYTES {
+                    return Err(damaged("pieces of the frame are missing"));
+                }
+                bytes.extend_from_slice(piece);
+            }
+            Ok(Some(bytes))
+        })
+    }
+
+    /// The frame that holds a record.
+    pub(crate) fn locate(&self, shard: ShardId, lsn: Lsn) -> Result<Option<FrameId>, StoreError> {
+        let first_sequence = {
+            let state = self.state();
+            let within = |range: &LsnRange| (range.first..=range.last).contains(&lsn);
+            if !state.ranges.get(&shard).is_some_and(within) {
+                return Ok(None);
+            }
+            if let Index::Open { locations, .. } = &state.index {
+                let frame = locations.find(shard, lsn);
+                return Ok(frame.map(|frame| FrameId(state.first_sequence + u64::from(frame))));
+            }
+            state.first_sequence
+        };
+        let frame = store::read(&self.database, |transaction| {
+            let chunks = transaction.open_table(LOCATIONS)?;
+            let Some(chunk) = chunks.range((shard.0, 0)..=(shard.0, lsn.0))?.next_back() else {
+                return Ok(None);
+            };
+            let (key, chunk) = chunk?;
+            decoded(location::find_in_chunk(
+                key.value().1,
+                open_blob(chunk.value())?,
+                lsn,
+            ))
+        })?;
+        Ok(frame.map(|frame| FrameId(first_sequence + u64::from(frame))))
+    }
+
+    /// Whether the slice may hold a verdict with this hash. Memory only; never a false no.
+    pub(crate) fn may_hold_verdict(&self, shard: ShardId, hash: u64) -> bool {
+        match &self.state().index {
+            Index::Open { verdicts, .. } => verdicts.contains(shard, hash),
+            Index::Sealed(filter) => filter.may_contain(hash),
+        }
+    }
+
+    /// Where the slice may hold verdicts with this hash, newest first.
+    pub(crate) fn verdict_positions(
+        &self,
+        shard: ShardId,
+        hash: u64,
+    ) -> Result<Vec<(FrameId, u32)>, StoreError> {
+        let (first_sequence, known) = {
+            let state = self.state();
+            let known = match &state.index {
+                Index::Open { verdicts, .. } => Some(verdicts.positions(shard, hash)),
+                Index::Sealed(filter) if !filter.may_contain(hash) => Some(Vec::new()),
+                Index::Sealed(_) => None,
+            };
+            (state.first_sequence, known)
+        };
+        let positions = match known {
+            Some(positions) => positions,
+            None => store::read(&self.database, |transaction| {
+                let chunks = transaction.open_table(VERDICTS)?;
+                let wanted = verdict_index::stored_hash(hash);
+                let Some(chunk) = chunks.range(..=wanted)?.next_back() else {
+                    return Ok(Vec::new());
+                };
+                let (first, chunk) = chunk?;
+                let chunk = open_blob(chunk.value())?;
+                decoded(verdict_index::find_in_chunk(first.value(), chunk, hash))
+            })?,
+        };
+        let place = |position: Position| {
+            let id = FrameId(first_sequence + u64::from(position.frame));
+            (id, position.index)
+        };
+        Ok(positions.into_iter().map(place).collect())
+    }
+
+    /// Adds the verdicts of a frame read back at start.
+    pub(crate) fn restore_verdicts(&self, id: FrameId, hashes: &[(ShardId, u64)]) {
+        let mut state = self.state_mut();
+        let number = id.0.saturating_sub(state.first_sequence);
+        let Ok(frame) = u32::try_from(number) else {
+            return;
+        };
+        for (index, (shard, hash)) in (0_u32..).zip(hashes) {
+            state.add_verdict(*shard, *hash, Position { frame, index });
+        }
+    }
+
+    /// Stores the indexes of a closed slice and lets go of their open form.
+    pub(crate) fn seal(&self) -> Result<(), StoreError> {
+        let (sealed, filter, verdicts, locations) = {
+            let state = self.state();
+            let Index::Open {
+                locations,
+                verdicts,
+            } = &state.index
+            else {
+                return Ok(());
+            };
+            let mut filter = Filter::with_capacity(verdicts.len());
+            verdicts.entries().for_each(|(hash, _)| filter.insert(hash));
+            let chunks = verdict_index::encode_chunks(verdicts.entries());
+            let sealed = Sealed {
+                first_sequence: state.first_sequence,
+                frames: state.frames,
+                bytes: state.bytes,
+                first_commit: state.first_commit,
+                last_commit: state.last_commit,
+                ranges: state.ranges.clone(),
+            };
+            (sealed, filter, chunks, locations.encode_chunks())
+        };
+        // Quick repair: the file stays open for an hour, and no start after a crash may read all of it.
+        store::write(&self.database, Commit::QuickRepair, |transaction| {
+            let mut table = transaction.open_table(VERDICTS)?;
+            for (first, chunk) in &verdicts {
+                table.insert(*first, &*seal_blob(chunk))?;
+            }
+            let mut table = transaction.open_table(LOCATIONS)?;
+            for (shard, first, chunk) in &locations {
+                table.insert((shard.0, *first), &*seal_blob(chunk))?;
+            }
+            write_filter(transaction, &filter)?;
+            let mut meta = transaction.open_table(META)?;
+            meta.insert(SEALED, &*seal_blob(&sealed.encode()))?;
+            Ok(())
+        })?;
+        let open = std::mem::replace(&mut self.state_mut().index, Index::Sealed(filter));
+        drop(open); // after the lock is released
+        Ok(())
+    }
+
+    /// What was in a frame, as the commit noted it.
+    pub(crate) fn frame_row(&self, id: FrameId) -> Result<FrameRow, StoreError> {
+        store::read(&self.database, |transaction| {
+            let row = transaction.open_table(DIRECTORY)?.get(id.0)?;
+            let row = row.ok_or_else(|| damaged("the frame has no row in the directory"))?;
+            decoded(FrameRow::decode(open_blob(row.value())?))
+        })
+    }
+
+    pub(crate) fn hash(&self, shard: ShardId, tenant: &TenantId, trace: TraceId) -> u64 {
+        trace_hash(self.created.hash_seed, shard, tenant, trace)
+    }
+
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No frame will be added.
+    pub(crate) fn close(&self) {
+        self.state_mut().closed = true;
+    }
+
+    pub(crate) fn info(&self, allocated_bytes: u64) -> SliceInfo {
+        let state = self.state();
+        let when = |at| (state.frames > 0).then_some(at);
+        SliceInfo {
+            id: self.id,
+            allocated_bytes,
+            first_commit: when(state.first_commit),
+            last_commit: when(state.last_commit),
+            frames: u64::from(state.frames),
+            shards: state.ranges.values().copied().collect(),
+            closed: state.closed,
+        }
+    }
+
+    pub(crate) fn index_memory_bytes(&self) -> usize {
+        match &self.state().index {
+            Index::Open {
+                locations,
+                verdicts,
+            } => locations.memory_bytes() + verdicts.memory_bytes(),
+            Index::Sealed(filter) => filter.memory_bytes(),
+        }
+    }
+}
+
+fn damaged(reason: &str) -> StoreError {
+    StoreError::Damaged(reason.to_owned())
+}
+
+fn decoded<T>(value: Option<T>) -> Result<T, StoreError> {
+    value.ok_or_else(|| damaged("a row does not follow the format"))
+}
+
+fn restore_sealed(state: &mut State, sealed: Sealed) {
+    state.first_sequence = sealed.first_sequence;
+    state.frames = sealed.frames;
+    state.bytes = sealed.bytes;
+    state.first_commit = sealed.first_commit;
+    state.last_commit = sealed.last_commit;
+    state.ranges = sealed.ranges;
+    state.closed = true;
+}
+
+fn write_filter(transaction: &WriteTransaction, filter: &Filter) -> Result<(), StoreError> {
+    let mut table = transaction.open_table(FILTER)?;
+    let bytes = filter.to_bytes();
+    for (number, piece) in (0_u32..).zip(bytes.chunks(FRAME_CHUNK_BYTES)) {
+        table.insert(number, &*seal_blob(piece))?;
+    }
+    Ok(())
+}
+
+fn read_filter(transaction: &redb::ReadTransaction) -> Result<Filter, StoreError> {
+    let mut bytes = Vec::new();
+    for piece in transaction.open_table(FILTER)?.range::<u32>(..)? {
+        bytes.extend_from_slice(open_blob(piece?.1.value())?);
+    }
+    decoded(Filter::from_bytes(&bytes))
+}
