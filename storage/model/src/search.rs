@@ -44,6 +44,17 @@ impl SearchFilter {
         self.operation.is_some() || self.status.is_some() || !self.tags.is_empty()
     }
 
+    /// What one single span has to meet.
+    #[must_use]
+    pub fn span_condition(&self) -> SpanCondition {
+        SpanCondition {
+            service: self.span_service().map(str::to_owned),
+            operation: self.operation.clone(),
+            status: self.status,
+            tags: self.tags.clone(),
+        }
+    }
+
     /// The service that the matching span must have, if that is demanded.
     #[must_use]
     pub fn span_service(&self) -> Option<&str> {
@@ -52,6 +63,19 @@ impl SearchFilter {
             _ => None,
         }
     }
+}
+
+/// Conditions that one span meets all together; those that are not given hold for every span.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SpanCondition {
+    /// The `service.name` of its resource.
+    pub service: Option<String>,
+    /// Its name.
+    pub operation: Option<String>,
+    /// Its status.
+    pub status: Option<StatusCode>,
+    /// Attributes of the span or of its resource, compared by text.
+    pub tags: Vec<TagCondition>,
 }
 
 /// Where a page of results ended: the next one begins after it. The total order is newest start first, then trace id.

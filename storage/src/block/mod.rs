@@ -1,1 +1,28 @@
-//! Block files: the pages, locators and summaries of one time bucket.
+//! Block files: the pages, resources, locators and summaries of one time bucket, in one redb file each.
+//!
+//! Kept traces are committed as pages with their summaries in one durable transaction; they are found by id through
+//! a filter and the locator, and searched on the columns of the pages. Retention removes whole files.
+//! docs/formats/block.md describes the tables.
+
+mod commit;
+mod error;
+mod file;
+mod filter;
+pub mod limits;
+mod open_files;
+mod read;
+mod scan;
+mod schema;
+mod seal;
+mod store;
+mod stored_page;
+mod summaries;
+
+#[cfg(test)]
+mod block_test;
+
+pub use commit::BlockWrite;
+pub use error::BlockError;
+pub use read::{AttributeScope, FragmentLocation};
+pub use scan::{FoundFragment, ScanCost, ScanRequest};
+pub use store::{BlockInfo, BlockOptions, BlockStore};

@@ -1,0 +1,79 @@
+//! What can go wrong with blocks.
+
+use spandrel_model::ids::Bucket;
+
+use crate::page::{PageError, PageFull};
+
+/// A failed call of a block store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// There is no block of this bucket (any more).
+    #[error("there is no block of bucket {}", bucket.0)]
+    NoBlock {
+        /// The bucket.
+        bucket: Bucket,
+    },
+    /// The file of the bucket did not open when the store was opened; only expiry touches it.
+    #[error("the block of bucket {} does not open: {reason}", bucket.0)]
+    Unopenable {
+        /// The bucket.
+        bucket: Bucket,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A row of the block is not what was written.
+    #[error("the block is corrupt: {part}")]
+    Corrupt {
+        /// Which part, for people.
+        part: &'static str,
+    },
+    /// A page of the block is not what was written; all others can still be read.
+    #[error("page {page} of bucket {}: {source}", bucket.0)]
+    Page {
+        /// The bucket.
+        bucket: Bucket,
+        /// The page.
+        page: u64,
+        /// What is wrong.
+        source: PageError,
+    },
+    /// What is to be written does not fit.
+    #[error(transparent)]
+    Full(#[from] PageFull),
+    /// The block has as many tenants as it can number.
+    #[error("a block holds at most {limit} tenants")]
+    TooManyTenants {
+        /// The limit.
+        limit: usize,
+    },
+    /// The file system failed. After a failed commit the process must stop: what is on disk is unknown.
+    #[error("i/o on a block: {0}")]
+    Io(#[from] std::io::Error),
+    /// The database failed. After a failed commit the process must stop: what is on disk is unknown.
+    #[error("database of a block: {0}")]
+    Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+macro_rules! from_redb {
+    ($($error:ty),+) => {
+        $(impl From<$error> for BlockError {
+            fn from(error: $error) -> Self {
+                Self::Database(Box::new(redb::Error::from(error)))
+            }
+        })+
+    };
+}
+
+from_redb!(
+    redb::StorageError,
+    redb::TableError,
+    redb::TransactionError,
+    redb::CommitError,
+    redb::DatabaseError,
+    redb::SetDurabilityError
+);
+
+pub(super) fn corrupt(part: &'static str) -> BlockError {
+    BlockError::Corrupt { part }
+}

@@ -1,0 +1,431 @@
+//! Reading traces, summaries and names from blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
+use spandrel_model::otlp::{RawContext, TracesDataWriter, visit_resource_attributes};
+use spandrel_model::search::SpanCondition;
+use spandrel_model::summary::TraceSummary;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::error::{BlockError, corrupt};
+use super::file::{Residency, View};
+use super::limits::MAX_SUMMARIES;
+use super::schema::{
+    CHUNKS, LOCATOR, Located, PAGES, RESOURCES, SUMMARIES, locator_key, resource_key,
+    split_locator_key,
+};
+use super::store::BlockStore;
+use super::stored_page::{StoredPage, of_page, read_resource};
+use super::summaries;
+use crate::page::{
+    ContextHash, FragmentHead, PageCondition, PageError, PageReader, PlacedFragment, RebuiltSpan,
+    ValueKind, read_context,
+};
+
+/// Where a fragment lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FragmentLocation {
+    /// The bucket of its block.
+    pub bucket: Bucket,
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// Its shard.
+    pub shard: ShardId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The lsn of its verdict or late record.
+    pub fragment: Lsn,
+    /// Its page in the block.
+    pub page: u64,
+    /// Its first row in the page.
+    pub first_row: u32,
+    /// Its spans.
+    pub rows: u32,
+}
+
+impl FragmentLocation {
+    fn placed(&self) -> PlacedFragment {
+        PlacedFragment {
+            head: FragmentHead {
+                shard: self.shard,
+                trace_id: self.trace_id,
+                fragment: self.fragment,
+                received_at: spandrel_model::ids::UnixNanos(0),
+            },
+            first_row: self.first_row,
+            rows: self.rows,
+        }
+    }
+}
+
+/// Whether an attribute key was seen on spans or on resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum AttributeScope {
+    /// Of resources.
+    Resource,
+    /// Of spans.
+    Span,
+}
+
+impl BlockStore {
+    /// True when the block of a bucket has a fragment; false also when there is no such block.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn has_fragment(
+        &self,
+        bucket: Bucket,
+        tenant: &TenantId,
+        shard: ShardId,
+        trace: TraceId,
+        fragment: Lsn,
+    ) -> Result<bool, BlockError> {
+        let view = match self.view(bucket) {
+            Err(BlockError::NoBlock { .. }) => return Ok(false),
+            other => other?,
+        };
+        let Some(tenant) = view.tenant(tenant)? else {
+            return Ok(false);
+        };
+        let locator = view.table(LOCATOR)?;
+        let key = locator_key(tenant, shard, trace, fragment);
+        Ok(locator.get(&key)?.is_some())
+    }
+
+    /// The fragments of a trace in all blocks that open, newest bucket first, each bucket's in order. The filters
+    /// are asked before any locator.
+    ///
+    /// # Errors
+    /// When a block cannot be read.
+    pub fn fragments(
+        &self,
+        tenant: &TenantId,
+        shard: ShardId,
+        trace: TraceId,
+    ) -> Result<Vec<FragmentLocation>, BlockError> {
+        let mut found = Vec::new();
+        let mut filter_bytes = 0usize;
+        for file in self.newest_first() {
+            filter_bytes = filter_bytes.saturating_add(file.filter_bytes());
+            let residency = match filter_bytes <= self.options.filter_bytes {
+                true => Residency::Keep,
+                false => Residency::ReadRow,
+            };
+            if !file.may_hold(&self.open, tenant, trace, residency)? {
+                continue;
+            }
+            let view = file.view(&self.open)?;
+            for (fragment, located) in locate(&view, tenant, shard, trace)? {
+                found.push(FragmentLocation {
+                    bucket: file.bucket,
+                    tenant: tenant.clone(),
+                    shard,
+                    trace_id: trace,
+                    fragment,
+                    page: located.page,
+                    first_row: located.first_row,
+                    rows: located.rows,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Calls `visit` with each span of a fragment: its resource and scope, its id and its message.
+    ///
+    /// # Errors
+    /// When the block or the page cannot be read; spans before that were visited.
+    pub fn visit(
+        &self,
+        location: &FragmentLocation,
+        visit: &mut dyn FnMut(&RawContext<'_>, SpanId, &[u8]),
+    ) -> Result<(), BlockError> {
+        let view = self.view(location.bucket)?;
+        let tenant = tenant_of(&view, &location.tenant)?;
+        let source = stored_page(&view, tenant, location.page)?;
+        let resources = view.table(RESOURCES)?;
+        let failed = of_page(location.bucket, location.page);
+        let mut reader = PageReader::open(&source).map_err(&failed)?;
+        // Read before the spans: the visitor cannot fail.
+        let mut contexts = BTreeMap::new();
+        for hash in reader.contexts_of(&location.placed()).map_err(&failed)? {
+            contexts.insert(hash, read_resource(&resources, tenant, hash)?);
+        }
+        let mut malformed = false;
+        let mut visit_rebuilt = |span: RebuiltSpan<'_>| {
+            let stored = contexts.get(&span.context);
+            match stored.and_then(|stored| read_context(stored)) {
+                Some(context) => visit(&context, span.span_id, span.span),
+                None => malformed = true,
+            }
+        };
+        reader
+            .visit(&location.placed(), &mut visit_rebuilt)
+            .map_err(&failed)?;
+        match malformed {
+            true => Err(corrupt("resource")),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the spans of a fragment for which `seen` (of their id and the XXH3-64 of their message) says false.
+    /// Returns how many were written.
+    ///
+    /// # Errors
+    /// When the block or the page cannot be read; spans before that were written.
+    pub fn read(
+        &self,
+        location: &FragmentLocation,
+        writer: &mut TracesDataWriter,
+        seen: &mut dyn FnMut(SpanId, u64) -> bool,
+    ) -> Result<u32, BlockError> {
+        let mut written = 0;
+        self.visit(location, &mut |context, span_id, span| {
+            if !seen(span_id, xxh3_64(span)) {
+                writer.push(context, span);
+                written += 1;
+            }
+        })?;
+        Ok(written)
+    }
+
+    /// The first `limit` spans of a fragment that meet a condition, in the order of the page.
+    ///
+    /// # Errors
+    /// When the block or the page cannot be read.
+    pub fn matching_spans(
+        &self,
+        location: &FragmentLocation,
+        condition: &SpanCondition,
+        limit: usize,
+    ) -> Result<Vec<SpanId>, BlockError> {
+        let view = self.view(location.bucket)?;
+        let tenant = tenant_of(&view, &location.tenant)?;
+        let source = stored_page(&view, tenant, location.page)?;
+        let resources = view.table(RESOURCES)?;
+        let failed = of_page(location.bucket, location.page);
+        let condition = PageCondition::new(condition);
+        let mut resource = |hash: ContextHash| {
+            let stored = read_resource(&resources, tenant, hash).map_err(into_page_error)?;
+            let resource = read_context(&stored).map_or(&[][..], |context| context.resource);
+            Ok(condition.match_resource(resource))
+        };
+        let mut reader = PageReader::open(&source).map_err(&failed)?;
+        let rows = reader
+            .matching_rows(&condition, &mut resource)
+            .map_err(&failed)?;
+        let end = location.first_row.saturating_add(location.rows);
+        let of_fragment: Vec<u32> = rows
+            .into_iter()
+            .filter(|row| (location.first_row..end).contains(row))
+            .take(limit)
+            .collect();
+        reader.span_ids(&of_fragment).map_err(&failed)
+    }
+
+    /// The summaries of a block after a sequence, in order, at most `limit` and 100,000.
+    ///
+    /// # Errors
+    /// When the block cannot be read, or a batch is corrupt.
+    pub fn summaries(
+        &self,
+        bucket: Bucket,
+        after_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<(u64, TraceSummary)>, BlockError> {
+        let limit = limit.min(MAX_SUMMARIES);
+        let view = self.view(bucket)?;
+        let batches = view.table(SUMMARIES)?;
+        let next = after_sequence.saturating_add(1);
+        let first = match batches.range(..=next)?.next_back() {
+            Some(row) => row?.0.value(),
+            None => next,
+        };
+        let mut found = Vec::new();
+        for row in batches.range(first..)? {
+            let (sequence, stored) = row?;
+            let batch = summaries::decode(stored.value(), bucket)
+                .ok_or_else(|| corrupt("batch of summaries"))?;
+            let numbered = (sequence.value()..).zip(batch);
+            found.extend(numbered.filter(|(sequence, _)| *sequence >= next));
+            if found.len() >= limit {
+                found.truncate(limit);
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    /// The newest summary of a trace: that of its highest fragment.
+    ///
+    /// # Errors
+    /// When a block cannot be read, or a batch is corrupt.
+    pub fn summary_of(
+        &self,
+        tenant: &TenantId,
+        shard: ShardId,
+        trace: TraceId,
+    ) -> Result<Option<TraceSummary>, BlockError> {
+        let mut fragments = self.fragments(tenant, shard, trace)?;
+        fragments.sort_by_key(|location| std::cmp::Reverse(location.fragment));
+        for location in fragments {
+            let view = self.view(location.bucket)?;
+            let tenant = tenant_of(&view, &location.tenant)?;
+            let key = locator_key(tenant, shard, trace, location.fragment);
+            let located = view.table(LOCATOR)?.get(&key)?;
+            let sequence = located
+                .and_then(|row| Located::decode(row.value()))
+                .map_or(0, |located| located.sequence);
+            if sequence == 0 {
+                continue;
+            }
+            let found = self.summaries(location.bucket, sequence - 1, 1)?;
+            if let Some((_, summary)) = found.into_iter().next() {
+                return Ok(Some(summary));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The attribute keys of a tenant's spans and resources in a block, from the directories of its pages. Corrupt
+    /// pages are passed over.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn attribute_keys(
+        &self,
+        bucket: Bucket,
+        tenant: &TenantId,
+    ) -> Result<BTreeSet<(String, AttributeScope)>, BlockError> {
+        let view = self.view(bucket)?;
+        let mut keys = BTreeSet::new();
+        let Some(tenant) = view.tenant(tenant)? else {
+            return Ok(keys);
+        };
+        self.visit_resources(&view, tenant, &mut |key, _, _| {
+            keys.insert((key.to_owned(), AttributeScope::Resource));
+        })?;
+        for row in view.table(PAGES)?.range((tenant, 0)..=(tenant, u64::MAX))? {
+            let (_, page) = row?.0.value();
+            let source = stored_page(&view, tenant, page)?;
+            let read = PageReader::open(&source).and_then(|mut reader| reader.attribute_keys());
+            match read {
+                Ok(of_page) => {
+                    keys.extend(of_page.into_iter().map(|key| (key, AttributeScope::Span)));
+                }
+                Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
+            }
+        }
+        Ok(keys)
+    }
+
+    /// At least some, and at most `limit`, of the values that an attribute key has on a tenant's spans and resources
+    /// in a block, as text with their kind; newest pages first. Corrupt pages are passed over.
+    ///
+    /// # Errors
+    /// When the block cannot be read.
+    pub fn attribute_values(
+        &self,
+        bucket: Bucket,
+        tenant: &TenantId,
+        key: &str,
+        limit: usize,
+    ) -> Result<BTreeSet<(String, ValueKind)>, BlockError> {
+        let view = self.view(bucket)?;
+        let mut values = BTreeSet::new();
+        let Some(tenant) = view.tenant(tenant)? else {
+            return Ok(values);
+        };
+        let mut add = |kind: ValueKind, text: &str| {
+            if values.len() < limit {
+                values.insert((text.to_owned(), kind));
+            }
+            values.len() < limit
+        };
+        self.visit_resources(&view, tenant, &mut |found, kind, text| {
+            if found == key {
+                add(kind, text);
+            }
+        })?;
+        let pages = view.table(PAGES)?;
+        for row in pages.range((tenant, 0)..=(tenant, u64::MAX))?.rev() {
+            let (_, page) = row?.0.value();
+            let source = stored_page(&view, tenant, page)?;
+            let read = PageReader::open(&source)
+                .and_then(|mut reader| reader.attribute_texts(key, &mut add));
+            match read {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
+            }
+        }
+        Ok(values)
+    }
+
+    fn visit_resources(
+        &self,
+        view: &View,
+        tenant: u16,
+        visit: &mut dyn FnMut(&str, ValueKind, &str),
+    ) -> Result<(), BlockError> {
+        let first = resource_key(tenant, ContextHash([0; 16]));
+        let last = resource_key(tenant, ContextHash([u8::MAX; 16]));
+        for row in view.table(RESOURCES)?.range::<&[u8; 18]>(&first..=&last)? {
+            let (_, stored) = row?;
+            let Some(context) = read_context(stored.value()) else {
+                continue;
+            };
+            // What follows a fault in a resource is unknown to everybody.
+            let _ = visit_resource_attributes(context.resource, &mut |key, value| {
+                if let Some(text) = value.text() {
+                    visit(key, ValueKind::of(&value), &text);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn tenant_of(view: &View, tenant: &TenantId) -> Result<u16, BlockError> {
+    view.tenant(tenant)?
+        .ok_or_else(|| corrupt("tenant of a fragment"))
+}
+
+pub(super) fn stored_page(
+    view: &View,
+    tenant: u16,
+    page: u64,
+) -> Result<StoredPage<redb::ReadOnlyTable<(u16, u64, u32), &'static [u8]>>, BlockError> {
+    Ok(StoredPage {
+        chunks: view.table(CHUNKS)?,
+        tenant,
+        page,
+    })
+}
+
+pub(super) fn into_page_error(error: BlockError) -> PageError {
+    PageError::Source(Box::new(error))
+}
+
+fn locate(
+    view: &View,
+    tenant: &TenantId,
+    shard: ShardId,
+    trace: TraceId,
+) -> Result<Vec<(Lsn, Located)>, BlockError> {
+    let Some(tenant) = view.tenant(tenant)? else {
+        return Ok(Vec::new());
+    };
+    let first = locator_key(tenant, shard, trace, Lsn(0));
+    let last = locator_key(tenant, shard, trace, Lsn(u64::MAX));
+    let mut found = Vec::new();
+    for row in view.table(LOCATOR)?.range::<&[u8; 28]>(&first..=&last)? {
+        let (key, located) = row?;
+        let (_, _, _, fragment) =
+            split_locator_key(key.value()).ok_or_else(|| corrupt("locator"))?;
+        let located = Located::decode(located.value()).ok_or_else(|| corrupt("locator"))?;
+        found.push((fragment, located));
+    }
+    Ok(found)
+}

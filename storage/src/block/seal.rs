@@ -1,0 +1,233 @@
+//! Sealing a block: small pages become full ones, the filter is stored, the file is closed.
+
+use std::collections::BTreeMap;
+
+use redb::{ReadableTable, WriteTransaction};
+use spandrel_model::ids::Bucket;
+
+use super::commit::{self, Key};
+use super::error::{BlockError, corrupt};
+use super::file::exact_filter;
+use super::open_files::Purpose;
+use super::schema::{
+    CHUNKS, FILTER, LOCATOR, Located, Meta, PAGES, RESOURCES, TENANTS, locator_key,
+};
+use super::store::BlockStore;
+use super::stored_page::{StoredPage, read_resource};
+use crate::page::{
+    EncodedPage, PageBuilder, PageReader, PageSpan, PlacedFragment, RebuiltSpan, read_context,
+};
+
+/// A page of less than this part of a full one is rewritten.
+const SMALL_PART: u32 = 2;
+
+impl BlockStore {
+    /// Rewrites the small pages of each tenant together into full ones (one transaction a tenant), stores the filter
+    /// and closes the file. Corrupt pages stay as they are. A later commit opens the block again; then seal it again.
+    ///
+    /// # Errors
+    /// When there is no such block or it cannot be read. After an error of the disk or the database the process must
+    /// stop.
+    pub fn seal(&self, bucket: Bucket) -> Result<(), BlockError> {
+        let file = self.file(bucket)?;
+        let writer = file.lock_writer();
+        if file.meta().sealed {
+            return Ok(());
+        }
+        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+        let mut tenants = Vec::new();
+        for row in file.view(&self.open)?.table(TENANTS)?.iter()? {
+            tenants.push(row?.1.value());
+        }
+        for tenant in tenants {
+            let transaction = commit::begin(&database)?;
+            let mut meta = commit::get_meta(&transaction)?;
+            let merged = merge_pages(&transaction, tenant, self.options.full_page_spans, &mut meta)?;
+            if merged == 0 {
+                transaction.abort()?;
+                continue;
+            }
+            commit::put_meta(&transaction, &meta)?;
+            transaction.commit()?;
+            file.set_meta(meta);
+        }
+        let transaction = commit::begin(&database)?;
+        let mut meta = commit::get_meta(&transaction)?;
+        meta.filter_rows = store_filter(&transaction)?;
+        meta.sealed = true;
+        commit::put_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        // What is in memory grew by layers: the stored one is read when it is needed.
+        file.set_filter(None);
+        file.set_meta(meta);
+        drop(database);
+        self.open.close(bucket);
+        drop(writer);
+        Ok(())
+    }
+}
+
+fn store_filter(transaction: &WriteTransaction) -> Result<u64, BlockError> {
+    let filter = exact_filter(
+        &transaction.open_table(TENANTS)?,
+        &transaction.open_table(LOCATOR)?,
+    )?;
+    let mut rows = transaction.open_table(FILTER)?;
+    rows.retain(|_, _| false)?;
+    let mut count = 0;
+    for (row, number) in filter.rows().zip(0u32..) {
+        rows.insert(number, row)?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Merges runs of small pages; returns how many pages were replaced.
+fn merge_pages(
+    transaction: &WriteTransaction,
+    tenant: u16,
+    full_page_spans: u32,
+    meta: &mut Meta,
+) -> Result<usize, BlockError> {
+    let mut small = Vec::new();
+    for row in transaction
+        .open_table(PAGES)?
+        .range((tenant, 0)..=(tenant, u64::MAX))?
+    {
+        let (key, row) = row?;
+        let (spans, ..) = row.value();
+        if spans < full_page_spans / SMALL_PART {
+            small.push((key.value().1, spans));
+        }
+    }
+    let mut replaced = 0;
+    let mut run: Vec<u64> = Vec::new();
+    let mut run_spans = 0u32;
+    let mut builder = PageBuilder::new();
+    for (page, spans) in small {
+        if run_spans + spans > full_page_spans {
+            replaced += merge_run(transaction, tenant, &run, &mut builder, meta)?;
+            run.clear();
+            run_spans = 0;
+        }
+        run.push(page);
+        run_spans += spans;
+    }
+    replaced += merge_run(transaction, tenant, &run, &mut builder, meta)?;
+    Ok(replaced)
+}
+
+/// Replaces pages by one; returns how many.
+fn merge_run(
+    transaction: &WriteTransaction,
+    tenant: u16,
+    pages: &[u64],
+    builder: &mut PageBuilder,
+    meta: &mut Meta,
+) -> Result<usize, BlockError> {
+    if pages.len() < 2 {
+        return Ok(0);
+    }
+    let mut read = Vec::new();
+    for &page in pages {
+        match read_page(transaction, tenant, page)? {
+            Some(fragments) => read.push((page, fragments)),
+            None => tracing::error!(page, "corrupt page left as it is"),
+        }
+    }
+    if read.len() < 2 {
+        return Ok(0);
+    }
+    for (_, fragments) in &read {
+        for (fragment, spans) in fragments {
+            let spans = spans
+                .iter()
+                .map(|(context, span)| {
+                    let context = read_context(context).ok_or_else(|| corrupt("resource"))?;
+                    Ok(PageSpan { context, span })
+                })
+                .collect::<Result<Vec<_>, BlockError>>()?;
+            builder.push(fragment.head, &spans)?;
+        }
+    }
+    let Some(page) = builder.finish()? else {
+        return Ok(0);
+    };
+    replace(transaction, tenant, &read, &page, meta)?;
+    Ok(read.len())
+}
+
+type ReadFragment = (PlacedFragment, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// All of a page; `None` when it is corrupt.
+fn read_page(
+    transaction: &WriteTransaction,
+    tenant: u16,
+    page: u64,
+) -> Result<Option<Vec<ReadFragment>>, BlockError> {
+    let source = StoredPage {
+        chunks: transaction.open_table(CHUNKS)?,
+        tenant,
+        page,
+    };
+    let resources = transaction.open_table(RESOURCES)?;
+    let Ok(mut reader) = PageReader::open(&source) else {
+        return Ok(None);
+    };
+    let (Ok(fragments), Ok(hashes)) = (
+        reader.fragments(),
+        reader.contexts().map(<[_]>::to_vec),
+    ) else {
+        return Ok(None);
+    };
+    let mut contexts = BTreeMap::new();
+    for hash in hashes {
+        let Ok(stored) = read_resource(&resources, tenant, hash) else {
+            return Ok(None);
+        };
+        contexts.insert(hash, stored);
+    }
+    let mut read = Vec::with_capacity(fragments.len());
+    for fragment in fragments {
+        let mut spans = Vec::with_capacity(fragment.rows as usize);
+        let mut keep = |span: RebuiltSpan<'_>| {
+            let context = contexts.get(&span.context).cloned().unwrap_or_default();
+            spans.push((context, span.span.to_vec()));
+        };
+        if reader.visit(&fragment, &mut keep).is_err() {
+            return Ok(None);
+        }
+        read.push((fragment, spans));
+    }
+    Ok(Some(read))
+}
+
+fn replace(
+    transaction: &WriteTransaction,
+    tenant: u16,
+    old: &[(u64, Vec<ReadFragment>)],
+    page: &EncodedPage,
+    meta: &mut Meta,
+) -> Result<(), BlockError> {
+    let mut sequences: BTreeMap<Key, u64> = BTreeMap::new();
+    {
+        let locator = transaction.open_table(LOCATOR)?;
+        for fragment in &page.fragments {
+            let (shard, trace, lsn) = fragment.head.key();
+            let row = locator.get(&locator_key(tenant, shard, trace, lsn))?;
+            let located = row.and_then(|row| Located::decode(row.value()));
+            let sequence = located.map_or(0, |located| located.sequence);
+            sequences.insert((shard, trace, lsn), sequence);
+        }
+        let mut chunks = transaction.open_table(CHUNKS)?;
+        let mut pages = transaction.open_table(PAGES)?;
+        for (page, _) in old {
+            chunks.retain_in((tenant, *page, 0)..=(tenant, *page, u32::MAX), |_, _| false)?;
+            pages.remove((tenant, *page))?;
+        }
+    }
+    meta.last_page += 1;
+    commit::put_page(transaction, tenant, meta.last_page, page)?;
+    let sequence_of = |key: &Key| sequences.get(key).copied().unwrap_or(0);
+    commit::put_locators(transaction, tenant, meta.last_page, &page.fragments, &sequence_of)
+}

@@ -1,0 +1,313 @@
+//! The block store: the block files of a node.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde::{Deserialize, Serialize};
+use spandrel_model::ids::{Bucket, UnixNanos};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::commit::{self, BlockWrite};
+use super::error::BlockError;
+use super::file::{BlockFile, View};
+use super::filter::{tenant_seed, trace_hash};
+use super::open_files::{OpenFiles, Purpose, TEMPORARY_SUFFIX};
+use super::schema::Meta;
+use crate::disk::Disk;
+
+/// Settings of a block store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BlockOptions {
+    /// Bytes of cache that all open files share. Default 128 MiB.
+    pub cache_bytes: usize,
+    /// Files that stay open, at least 4. Default 256: a week of hours and some.
+    pub max_open_files: usize,
+    /// Bytes of filters of sealed blocks that stay in memory, newest first; those of unsealed blocks are there
+    /// always. Default 64 MiB.
+    pub filter_bytes: usize,
+    /// Spans of a full page, which sealing makes from small ones. Default 5,000.
+    pub full_page_spans: u32,
+    /// A number that no earlier run of this node had (its boot counter): block ids come from it. Not a setting.
+    #[serde(skip)]
+    pub boot: u64,
+}
+
+impl Default for BlockOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 128 << 20,
+            max_open_files: 256,
+            filter_bytes: 64 << 20,
+            full_page_spans: 5_000,
+            boot: 0,
+        }
+    }
+}
+
+/// A block, for those who follow it or expire it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlockInfo {
+    /// Its bucket.
+    pub bucket: Bucket,
+    /// Different for every file that ever was; 0 for a file that does not open.
+    pub block_id: u64,
+    /// The sequence of its newest summary; 0 when it has none.
+    pub last_sequence: u64,
+    /// Bytes that the file takes on disk.
+    pub bytes: u64,
+    /// Spans in its pages.
+    pub spans: u64,
+    /// Earliest start of its spans; later than `max_start` when it has none.
+    pub min_start: UnixNanos,
+    /// Latest start of its spans.
+    pub max_start: UnixNanos,
+    /// True when it was sealed and not written since.
+    pub sealed: bool,
+    /// Why it does not open, if it does not.
+    pub unopenable: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Blocks {
+    files: BTreeMap<Bucket, Arc<BlockFile>>,
+    unopenable: BTreeMap<Bucket, (PathBuf, String)>,
+    created: u64,
+}
+
+/// The block files of a directory. All calls block; reads run beside writes, writes to one bucket one after another.
+///
+/// Invariants: one file per bucket; a fragment is in a block at most once; a commit that returned is durable.
+#[derive(Debug)]
+pub struct BlockStore {
+    pub(super) disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    pub(super) options: BlockOptions,
+    pub(super) open: OpenFiles,
+    blocks: RwLock<Blocks>,
+}
+
+impl BlockStore {
+    /// Opens the block files in `dir`, making it if need be, and removes what a crash left half created. Files that
+    /// do not open are listed by [`Self::buckets`] and can be expired.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: BlockOptions,
+    ) -> Result<Self, BlockError> {
+        disk.create_dir_all(dir)?;
+        let store = Self {
+            open: OpenFiles::new(Arc::clone(&disk), options.max_open_files, options.cache_bytes),
+            disk,
+            dir: dir.to_owned(),
+            options,
+            blocks: RwLock::default(),
+        };
+        let mut blocks = Blocks::default();
+        for path in store.disk.list(dir)? {
+            if path.as_os_str().to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
+                store.disk.remove(&path)?;
+                continue;
+            }
+            let Some(bucket) = bucket_of(&path) else {
+                continue;
+            };
+            match BlockFile::open(&store.open, bucket, path.clone()) {
+                Ok(file) => drop(blocks.files.insert(bucket, Arc::new(file))),
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a block file does not open");
+                    blocks.unopenable.insert(bucket, (path, error.to_string()));
+                }
+            }
+        }
+        *store.blocks_mut() = blocks;
+        Ok(store)
+    }
+
+    fn blocks(&self) -> RwLockReadGuard<'_, Blocks> {
+        self.blocks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn blocks_mut(&self) -> RwLockWriteGuard<'_, Blocks> {
+        self.blocks.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The blocks that open, newest bucket first.
+    pub(super) fn newest_first(&self) -> Vec<Arc<BlockFile>> {
+        self.blocks().files.values().rev().map(Arc::clone).collect()
+    }
+
+    /// The block of a bucket.
+    pub(super) fn file(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
+        let blocks = self.blocks();
+        if let Some(file) = blocks.files.get(&bucket) {
+            return Ok(Arc::clone(file));
+        }
+        match blocks.unopenable.get(&bucket) {
+            Some((_, reason)) => Err(BlockError::Unopenable {
+                bucket,
+                reason: reason.clone(),
+            }),
+            None => Err(BlockError::NoBlock { bucket }),
+        }
+    }
+
+    /// A view of the block of a bucket.
+    pub(super) fn view(&self, bucket: Bucket) -> Result<View, BlockError> {
+        self.file(bucket)?.view(&self.open)
+    }
+
+    fn file_or_create(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
+        match self.file(bucket) {
+            Err(BlockError::NoBlock { .. }) => {}
+            other => return other,
+        }
+        let mut blocks = self.blocks_mut();
+        if let Some(file) = blocks.files.get(&bucket) {
+            return Ok(Arc::clone(file));
+        }
+        blocks.created += 1;
+        let path = self.dir.join(format!("bucket-{}.block", bucket.0));
+        let meta = Meta::new(block_id(self.options.boot, bucket, blocks.created));
+        self.open
+            .create(&path, |database| commit::initialise(database, &meta))?;
+        let file = Arc::new(BlockFile::open(&self.open, bucket, path)?);
+        blocks.files.insert(bucket, Arc::clone(&file));
+        Ok(file)
+    }
+
+    /// Adds pages and summaries of one tenant to a block in one durable transaction. Fragments that the block has
+    /// already, and their summaries, are left out, so a repeated commit changes nothing.
+    ///
+    /// # Errors
+    /// When nothing was written: the bucket's file does not open, or there are too many tenants. After an error of
+    /// the disk or the database the process must stop.
+    pub fn commit(&self, write: &BlockWrite) -> Result<(), BlockError> {
+        let file = self.file_or_create(write.bucket)?;
+        let _writer = file.lock_writer();
+        let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
+        let transaction = commit::begin(&database)?;
+        let Some((meta, traces)) = commit::apply(&transaction, write)? else {
+            transaction.abort().map_err(redb_error)?;
+            return Ok(());
+        };
+        transaction.commit()?;
+        let unsealed = file.meta().sealed && !meta.sealed;
+        file.set_meta(meta);
+        let seed = tenant_seed(&write.tenant);
+        file.add_to_filter(traces.iter().map(|&trace| trace_hash(seed, trace)));
+        if unsealed {
+            // A filter read from the rows of the seal may lack what was committed while it was read.
+            file.set_filter(None);
+        }
+        Ok(())
+    }
+
+    /// All blocks, oldest bucket first, also those that do not open.
+    ///
+    /// # Errors
+    /// When the size of a file cannot be had.
+    pub fn buckets(&self) -> Result<Vec<BlockInfo>, BlockError> {
+        let blocks = self.blocks();
+        let mut infos = Vec::with_capacity(blocks.files.len() + blocks.unopenable.len());
+        for file in blocks.files.values() {
+            infos.push(self.info(file)?);
+        }
+        for (&bucket, (path, reason)) in &blocks.unopenable {
+            infos.push(self.unopenable_info(bucket, path, reason)?);
+        }
+        infos.sort_by_key(|info| info.bucket);
+        Ok(infos)
+    }
+
+    fn info(&self, file: &BlockFile) -> Result<BlockInfo, BlockError> {
+        let meta = file.meta();
+        Ok(BlockInfo {
+            bucket: file.bucket,
+            block_id: meta.block_id,
+            last_sequence: meta.last_sequence,
+            bytes: self.disk.allocated(&file.path)?,
+            spans: meta.spans,
+            min_start: UnixNanos(meta.min_start),
+            max_start: UnixNanos(meta.max_start),
+            sealed: meta.sealed,
+            unopenable: None,
+        })
+    }
+
+    fn unopenable_info(
+        &self,
+        bucket: Bucket,
+        path: &Path,
+        reason: &str,
+    ) -> Result<BlockInfo, BlockError> {
+        Ok(BlockInfo {
+            bucket,
+            block_id: 0,
+            last_sequence: 0,
+            bytes: self.disk.allocated(path)?,
+            spans: 0,
+            min_start: UnixNanos(u64::MAX),
+            max_start: UnixNanos(0),
+            sealed: false,
+            unopenable: Some(reason.to_owned()),
+        })
+    }
+
+    /// Removes the files of all buckets before `before`, also those that do not open. Who reads one now reads on.
+    ///
+    /// # Errors
+    /// When a file cannot be removed; those before it are gone, a further call goes on.
+    pub fn expire(&self, before: Bucket) -> Result<Vec<BlockInfo>, BlockError> {
+        let mut blocks = self.blocks_mut();
+        let mut expired = Vec::new();
+        while let Some((&bucket, file)) = blocks.files.first_key_value() {
+            if bucket >= before {
+                break;
+            }
+            let _writer = file.lock_writer();
+            expired.push(self.info(file)?);
+            self.disk.remove(&file.path)?;
+            self.open.retire(bucket);
+            drop(_writer);
+            blocks.files.remove(&bucket);
+        }
+        while let Some((&bucket, (path, reason))) = blocks.unopenable.first_key_value() {
+            if bucket >= before {
+                break;
+            }
+            expired.push(self.unopenable_info(bucket, path, reason)?);
+            self.disk.remove(path)?;
+            blocks.unopenable.remove(&bucket);
+        }
+        if !expired.is_empty() {
+            self.disk.sync_dir(&self.dir)?;
+        }
+        Ok(expired)
+    }
+}
+
+fn redb_error(error: redb::StorageError) -> BlockError {
+    error.into()
+}
+
+/// The bucket in a block file's name: `bucket-<number>.block`.
+fn bucket_of(path: &Path) -> Option<Bucket> {
+    let name = path.file_name()?.to_str()?;
+    let number = name.strip_prefix("bucket-")?.strip_suffix(".block")?;
+    number.parse().ok().map(Bucket)
+}
+
+/// Never 0, which stands for no block.
+fn block_id(boot: u64, bucket: Bucket, created: u64) -> u64 {
+    let mut bytes = [0; 20];
+    let (numbers, bucket_bytes) = bytes.split_at_mut(16);
+    numbers[..8].copy_from_slice(&boot.to_le_bytes());
+    numbers[8..].copy_from_slice(&created.to_le_bytes());
+    bucket_bytes.copy_from_slice(&bucket.0.to_le_bytes());
+    xxh3_64(&bytes).max(1)
+}

@@ -1,0 +1,68 @@
+//! A page in its chunks.
+
+use bytes::Bytes;
+use redb::ReadableTable;
+use spandrel_model::ids::Bucket;
+
+use super::error::{BlockError, corrupt};
+use super::limits::CHUNK_BYTES;
+use super::schema::resource_key;
+use crate::page::{ContextHash, CorruptPage, PageBytes, PageError};
+
+/// Chunks of one page, read when asked for.
+pub(super) struct StoredPage<T> {
+    pub(super) chunks: T,
+    pub(super) tenant: u16,
+    pub(super) page: u64,
+}
+
+impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<T> {
+    fn read(&self, offset: usize, len: usize) -> Result<Bytes, PageError> {
+        let short = || PageError::Corrupt(CorruptPage { part: "length" });
+        let end = offset.checked_add(len).ok_or_else(short)?;
+        let mut bytes = Vec::new();
+        let (mut number, mut at) = (offset / CHUNK_BYTES, offset % CHUNK_BYTES);
+        let mut missing = end - offset;
+        while missing > 0 {
+            let key = (self.tenant, self.page, u32::try_from(number).map_err(|_| short())?);
+            let chunk = self
+                .chunks
+                .get(key)
+                .map_err(|error| PageError::Source(Box::new(redb::Error::from(error))))?
+                .ok_or_else(short)?;
+            let chunk = chunk.value().get(at..).ok_or_else(short)?;
+            let piece = chunk.get(..missing.min(chunk.len())).unwrap_or_default();
+            if piece.is_empty() {
+                return Err(short());
+            }
+            bytes.extend_from_slice(piece);
+            missing -= piece.len();
+            (number, at) = (number + 1, 0);
+        }
+        Ok(Bytes::from(bytes))
+    }
+}
+
+/// A resource and scope, verified against its hash.
+pub(super) fn read_resource(
+    resources: &impl ReadableTable<&'static [u8; 18], &'static [u8]>,
+    tenant: u16,
+    hash: ContextHash,
+) -> Result<Vec<u8>, BlockError> {
+    let row = resources.get(&resource_key(tenant, hash))?;
+    let row = row.ok_or_else(|| corrupt("missing resource"))?;
+    match ContextHash::of(row.value()) == hash {
+        true => Ok(row.value().to_vec()),
+        false => Err(corrupt("hash of a resource")),
+    }
+}
+
+/// Names the page of an error.
+pub(super) fn of_page(bucket: Bucket, page: u64) -> impl Fn(PageError) -> BlockError {
+    move |source| BlockError::Page {
+        bucket,
+        page,
+        source,
+    }
+}
+

@@ -1,0 +1,272 @@
+//! Which spans of a page meet a condition, seen from the columns alone.
+
+use spandrel_model::batch::StatusCode;
+use spandrel_model::otlp::{RawValue, visit_attributes, visit_resource_attributes};
+use spandrel_model::search::SpanCondition;
+
+use super::compare::{RawSpan, Wanted, status_from_varint};
+use super::context::{ContextHash, service_of};
+use super::error::PageError;
+use super::field::{self, Step, ValueKind};
+use super::reader::{PageReader, Rows};
+use super::values::Satisfying;
+use super::wire::Wire;
+
+/// A [`SpanCondition`] made ready for pages.
+#[derive(Debug, Clone)]
+pub struct PageCondition<'a> {
+    condition: &'a SpanCondition,
+    tags: Vec<(&'a str, Wanted<'a>)>,
+}
+
+/// What a resource alone says about a condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ContextMatch {
+    /// The service is the wanted one, or none is wanted.
+    service: bool,
+    /// For each tag whether an attribute of the resource meets it.
+    tags: Vec<bool>,
+}
+
+impl<'a> PageCondition<'a> {
+    /// Parses the condition's values once.
+    #[must_use]
+    pub fn new(condition: &'a SpanCondition) -> Self {
+        let tags = condition.tags.iter();
+        Self {
+            condition,
+            tags: tags
+                .map(|tag| (tag.key.as_str(), Wanted::new(&tag.value)))
+                .collect(),
+        }
+    }
+
+    /// Asks a `Resource` message.
+    #[must_use]
+    pub fn match_resource(&self, resource: &[u8]) -> ContextMatch {
+        let mut tags = vec![false; self.tags.len()];
+        if !tags.is_empty() {
+            // Attributes before a fault count: bytes that passed the scanner have none.
+            let _ = visit_resource_attributes(resource, &mut |key, value| {
+                self.mark_tags(&mut tags, key, value);
+            });
+        }
+        let service = self.condition.service.as_deref();
+        ContextMatch {
+            service: service.is_none_or(|service| service_of(resource) == service),
+            tags,
+        }
+    }
+
+    /// Asks a `Span` message together with what its resource said.
+    #[must_use]
+    pub fn match_span(&self, span: &[u8], context: &ContextMatch) -> bool {
+        let raw = RawSpan::read(span);
+        let operation = self.condition.operation.as_deref();
+        let header = context.service
+            && operation.is_none_or(|operation| operation.as_bytes() == raw.name)
+            && self.condition.status.is_none_or(|status| status == raw.status);
+        if !header {
+            return false;
+        }
+        let mut tags = context.tags.clone();
+        if tags.contains(&false) {
+            let _ = visit_attributes(span, &mut |key, value| self.mark_tags(&mut tags, key, value));
+        }
+        !tags.contains(&false)
+    }
+
+    fn mark_tags(&self, tags: &mut [bool], key: &str, value: RawValue<'_>) {
+        for (found, (wanted_key, wanted)) in tags.iter_mut().zip(&self.tags) {
+            *found |= *wanted_key == key && wanted.is(value);
+        }
+    }
+}
+
+impl PageReader<'_> {
+    /// The rows whose spans meet `condition`, ascending. `resource` says what a resource of the page means for it.
+    ///
+    /// # Errors
+    /// When columns that are needed are corrupt or cannot be read, or `resource` fails.
+    pub fn matching_rows(
+        &mut self,
+        condition: &PageCondition<'_>,
+        resource: &mut dyn FnMut(ContextHash) -> Result<ContextMatch, PageError>,
+    ) -> Result<Vec<u32>, PageError> {
+        let hashes = self.contexts()?.to_vec();
+        let contexts = hashes
+            .into_iter()
+            .map(resource)
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut rows = vec![true; self.span_count() as usize];
+        if condition.condition.service.is_some() {
+            let service = |context: &ContextMatch| context.service;
+            let held = self.rows_of_contexts(&contexts, &service)?;
+            and(&mut rows, &held);
+        }
+        if let Some(operation) = &condition.condition.operation {
+            let wanted = |name: &[u8]| name == operation.as_bytes();
+            let held = self.rows_with_value(field::NAME, &wanted, operation.is_empty())?;
+            and(&mut rows, &held);
+        }
+        if let Some(status) = condition.condition.status {
+            let held = self.rows_with_status(status)?;
+            and(&mut rows, &held);
+        }
+        for (index, (key, wanted)) in condition.tags.iter().enumerate() {
+            let resource_has = |context: &ContextMatch| {
+                context.tags.get(index).copied().unwrap_or(false)
+            };
+            let mut held = self.rows_of_contexts(&contexts, &resource_has)?;
+            self.mark_attribute(key.as_bytes(), wanted, &mut held)?;
+            and(&mut rows, &held);
+        }
+        self.ask_raw_rows(condition, &contexts, &mut rows)?;
+        let numbered = rows.iter().zip(0u32..);
+        Ok(numbered
+            .filter_map(|(&holds, row)| holds.then_some(row))
+            .collect())
+    }
+
+    fn rows_of_contexts(
+        &mut self,
+        contexts: &[ContextMatch],
+        holds: &dyn Fn(&ContextMatch) -> bool,
+    ) -> Result<Vec<bool>, PageError> {
+        let holds: Vec<bool> = contexts.iter().map(holds).collect();
+        let rows = self.rows()?;
+        if !holds.contains(&true) {
+            return Ok(vec![false; rows.row_contexts.len()]);
+        }
+        let contexts = rows.row_contexts.iter();
+        Ok(contexts
+            .map(|&number| holds.get(number as usize).copied().unwrap_or(false))
+            .collect())
+    }
+
+    /// Rows whose value in the column of `step` satisfies; `absent` is the answer for rows without a value.
+    fn rows_with_value(
+        &mut self,
+        step: Step,
+        satisfies: &dyn Fn(&[u8]) -> bool,
+        absent: bool,
+    ) -> Result<Vec<bool>, PageError> {
+        let presence = Presence::of(self.rows()?, step);
+        let mut held: Vec<bool> = match absent {
+            true => presence.absent(self.rows()?),
+            false => vec![false; self.span_count() as usize],
+        };
+        if presence.values > 0 {
+            let values = self.values(step, presence.values)?;
+            if let Some(satisfying) = values.satisfying(satisfies) {
+                presence.mark(self.rows()?, &satisfying, &mut held);
+            }
+        }
+        Ok(held)
+    }
+
+    fn rows_with_status(&mut self, status: StatusCode) -> Result<Vec<bool>, PageError> {
+        let wanted = |code: &[u8]| {
+            let code = Wire::new(code).varint().unwrap_or(0);
+            status_from_varint(code) == status
+        };
+        self.rows_with_value(field::STATUS_CODE, &wanted, status == StatusCode::Unset)
+    }
+
+    fn mark_attribute(
+        &mut self,
+        key: &[u8],
+        wanted: &Wanted<'_>,
+        held: &mut [bool],
+    ) -> Result<(), PageError> {
+        let columns: Vec<(Step, ValueKind)> = self
+            .attribute_columns()
+            .filter(|column| column.key == key && wanted.can_be(column.kind))
+            .map(|column| (column.step, column.kind))
+            .collect();
+        for (step, kind) in columns {
+            let satisfies = |stored: &[u8]| wanted.is_stored(kind, stored);
+            let presence = Presence::of(self.rows()?, step);
+            let values = self.values(step, presence.values)?;
+            if let Some(satisfying) = values.satisfying(&satisfies) {
+                presence.mark(self.rows()?, &satisfying, held);
+            }
+        }
+        Ok(())
+    }
+
+    /// Spans that are stored raw have no columns: each is asked by itself.
+    fn ask_raw_rows(
+        &mut self,
+        condition: &PageCondition<'_>,
+        contexts: &[ContextMatch],
+        rows: &mut [bool],
+    ) -> Result<(), PageError> {
+        if self.head.place(field::RAW).is_none() {
+            return Ok(());
+        }
+        let presence = Presence::of(self.rows()?, field::RAW);
+        let values = self.values(field::RAW, presence.values)?;
+        let page = self.rows()?;
+        let mut next = 0;
+        for ((held, &shape), &context) in rows
+            .iter_mut()
+            .zip(&page.row_shapes)
+            .zip(&page.row_contexts)
+        {
+            if presence.in_shape(shape) {
+                let span = values.value(next).unwrap_or_default();
+                let context = contexts.get(context as usize);
+                *held = context.is_some_and(|context| condition.match_span(span, context));
+                next += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn and(rows: &mut [bool], held: &[bool]) {
+    rows.iter_mut()
+        .zip(held)
+        .for_each(|(row, &held)| *row &= held);
+}
+
+/// Which rows have a value of a step that occurs at most once in a shape.
+pub(super) struct Presence {
+    shapes: Vec<bool>,
+    pub(super) values: usize,
+}
+
+impl Presence {
+    pub(super) fn of(rows: &Rows, step: Step) -> Self {
+        let shapes = rows.shapes.containing(step);
+        let values = match shapes.contains(&false) {
+            false => rows.row_shapes.len(),
+            true => {
+                let has = |shape: &&u32| shapes.get(**shape as usize) == Some(&true);
+                rows.row_shapes.iter().filter(has).count()
+            }
+        };
+        Self { shapes, values }
+    }
+
+    fn in_shape(&self, shape: u32) -> bool {
+        self.shapes.get(shape as usize).copied().unwrap_or(false)
+    }
+
+    fn absent(&self, rows: &Rows) -> Vec<bool> {
+        let shapes = rows.row_shapes.iter();
+        shapes.map(|&shape| !self.in_shape(shape)).collect()
+    }
+
+    fn mark(&self, rows: &Rows, satisfying: &Satisfying<'_>, held: &mut [bool]) {
+        if self.values == held.len() {
+            return satisfying.mark(held.iter_mut());
+        }
+        let with_value = held
+            .iter_mut()
+            .zip(&rows.row_shapes)
+            .filter_map(|(held, &shape)| self.in_shape(shape).then_some(held));
+        satisfying.mark(with_value);
+    }
+}
