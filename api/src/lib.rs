@@ -5,10 +5,24 @@
 //! or their libraries, or buffer what a client sends before credit admitted it.
 
 pub mod client;
+mod connection;
 mod convert;
+mod cursor;
 pub mod dto;
+mod error;
 pub mod limits;
+mod native;
 mod otlp;
+mod parameters;
+mod pieces;
 mod proto;
+mod query_service;
+mod question;
 mod rpc_status;
+mod serve;
+mod telemetry;
+mod tempo;
+mod tenant;
 pub mod time;
+
+pub use serve::{Listeners, Ports, ServeError, serve};

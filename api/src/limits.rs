@@ -8,6 +8,8 @@ pub const MAX_DECODED_BYTES: usize = 64 << 20;
 pub const MAX_UNFOLD_RATIO: usize = 200;
 /// The ratio is not looked at below this many bytes: small repetitive requests compress extremely well.
 pub const RATIO_FREE_BYTES: usize = 1 << 20;
+/// Largest zstd window as a power of two: 8 MiB, what level 19 uses; each request may have its own.
+pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 /// Bytes by which a buffer and its credit grow while a body is read or unfolded.
 pub const GROWTH_STEP_BYTES: usize = 64 << 10;
 /// Bodies above this many bytes are decompressed and transcoded off the network threads.
