@@ -49,14 +49,14 @@ pub(crate) async fn accept(
     let open = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
     loop {
-        // The semaphore is never closed; should it be, there is nobody left to serve.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            break;
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
         };
-        let accepted = tokio::select! {
+        let (place, accepted) = tokio::select! {
             biased;
             _ = stopped.changed() => break,
-            accepted = listener.accept() => accepted,
+            next = next => next,
         };
         while connections.try_join_next().is_some() {}
         let (stream, peer) = match accepted {

@@ -1,5 +1,6 @@
 //! gRPC `spandrel.v1.QueryService`: the HTTP calls in gRPC's form.
 
+use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -75,10 +76,12 @@ impl Queries {
         let pieces = Pieces::open(answer.reader, Rendering::raw()).await?;
         let part = |part| proto::GetTraceResponse { part: Some(part) };
         let head = part(get_trace_response::Part::Head(head));
-        let pieces = pieces.into_stream().filter_map(async move |piece| match piece {
-            Ok(piece) if piece.is_empty() => None,
-            Ok(piece) => Some(Ok(part(get_trace_response::Part::TracesData(piece)))),
-            Err(error) => Some(Err(ApiError::from(error).tonic_status())),
+        let pieces = pieces.into_stream().filter_map(move |piece| {
+            ready(match piece {
+                Ok(piece) if piece.is_empty() => None,
+                Ok(piece) => Some(Ok(part(get_trace_response::Part::TracesData(piece)))),
+                Err(error) => Some(Err(ApiError::from(error).tonic_status())),
+            })
         });
         Ok(Box::pin(stream::once(async { Ok(head) }).chain(pieces)))
     }

@@ -10,8 +10,6 @@ use spandrel_model::ports::{Admin, Ingest, Query};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::HealthServer;
-use tonic_health::server::HealthService;
 
 use crate::connection::{Protocols, accept};
 use crate::limits::MAX_QUERY_MESSAGE_BYTES;
@@ -79,12 +77,14 @@ pub async fn serve(
     });
     let queries = QueryServiceServer::new(Queries { ports })
         .max_decoding_message_size(MAX_QUERY_MESSAGE_BYTES);
-    let http = with_grpc(native, &["spandrel.v1.QueryService"])?
+    let http = with_grpc(native, &["spandrel.v1.QueryService"])
+        .await?
         .route_service("/spandrel.v1.QueryService/{rpc}", queries);
     let otlp_grpc = with_grpc(
         otlp::grpc_router(Arc::clone(&ingest)).fallback(no_such_method),
         &["opentelemetry.proto.collector.trace.v1.TraceService"],
-    )?;
+    )
+    .await?;
     let otlp_http = otlp::http_router(ingest);
 
     let (stop, stopped) = watch::channel(());
@@ -105,12 +105,11 @@ pub async fn serve(
 }
 
 /// gRPC's health and reflection services beside other routes.
-fn with_grpc(router: Router, services: &[&str]) -> Result<Router, ServeError> {
-    let statuses = ["", "grpc.health.v1.Health"]
-        .iter()
-        .chain(services)
-        .map(|service| ((*service).to_owned(), ServingStatus::Serving));
-    let health = HealthServer::new(health_service(statuses.collect()));
+async fn with_grpc(router: Router, services: &[&str]) -> Result<Router, ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for service in services {
+        reporter.set_service_status(*service, ServingStatus::Serving).await;
+    }
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
