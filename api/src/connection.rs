@@ -82,8 +82,14 @@ pub(crate) async fn accept(
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await.is_err() {
-        tracing::warn!(listener = name, "requests did not end in time and are cut off");
+    if tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            listener = name,
+            "requests did not end in time and are cut off"
+        );
         connections.shutdown().await;
     }
 }

@@ -163,7 +163,11 @@ impl From<FoundTrace> for dto::FoundTrace {
             error_count: trace.error_count,
             services: trace.services,
             state: trace.state.as_str().to_owned(),
-            matched_spans: trace.matched_spans.iter().map(ToString::to_string).collect(),
+            matched_spans: trace
+                .matched_spans
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }
@@ -181,7 +185,11 @@ impl From<FoundTrace> for proto::FoundTrace {
             error_count: trace.error_count,
             services: trace.services,
             state: state_to_proto(trace.state).into(),
-            matched_spans: trace.matched_spans.iter().map(ToString::to_string).collect(),
+            matched_spans: trace
+                .matched_spans
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 }

@@ -36,7 +36,8 @@ impl PageCursor {
     /// Reads the text of one.
     pub(crate) fn decode(text: &str) -> Result<Self, ApiError> {
         Self::parse(text).ok_or_else(|| {
-            let message = "the cursor is none of this server's: use `nextCursor` of an answer as it is";
+            let message =
+                "the cursor is none of this server's: use `nextCursor` of an answer as it is";
             ApiError::invalid("cursor", message)
         })
     }

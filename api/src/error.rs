@@ -94,9 +94,8 @@ impl ApiError {
 
     /// A trace that is not there, with the reason.
     pub(crate) fn absent(absence: TraceAbsence) -> Self {
-        let not_found = |message: &str| {
-            Self::from(PortError::new(ErrorClass::NotFound, "not_found", message))
-        };
+        let not_found =
+            |message: &str| Self::from(PortError::new(ErrorClass::NotFound, "not_found", message));
         match absence {
             TraceAbsence::Dropped(decision) => {
                 let mut error = not_found("the trace was dropped and its spans are gone");
@@ -133,7 +132,10 @@ impl ApiError {
             ("limit", detail.limit.clone()),
             ("tenant", detail.tenant.clone()),
             ("reason", detail.reason.clone()),
-            ("retainedSince", detail.retained_since.map(|at| format_instant(at.0))),
+            (
+                "retainedSince",
+                detail.retained_since.map(|at| format_instant(at.0)),
+            ),
             ("decision", decision),
         ]
         .into_iter()

@@ -58,13 +58,17 @@ impl Parameters {
         name: &str,
     ) -> Result<Option<T>, ApiError> {
         let wrong = |error| ApiError::invalid(name, format!("`{name}` is no number: {error}"));
-        self.one(name)?.map(|text| text.parse().map_err(wrong)).transpose()
+        self.one(name)?
+            .map(|text| text.parse().map_err(wrong))
+            .transpose()
     }
 
     /// An instant.
     pub(crate) fn instant(&mut self, name: &str) -> Result<Option<UnixNanos>, ApiError> {
         let wrong = |error| ApiError::invalid(name, format!("`{name}` {error}"));
-        self.one(name)?.map(|text| parse_instant(&text).map_err(wrong)).transpose()
+        self.one(name)?
+            .map(|text| parse_instant(&text).map_err(wrong))
+            .transpose()
     }
 
     /// Refuses what nobody took.
@@ -73,7 +77,10 @@ impl Parameters {
             None => Ok(()),
             Some((name, _)) => {
                 let name: String = name.chars().take(64).collect();
-                Err(ApiError::invalid(&name, format!("the parameter `{name}` is not known")))
+                Err(ApiError::invalid(
+                    &name,
+                    format!("the parameter `{name}` is not known"),
+                ))
             }
         }
     }
@@ -110,7 +117,13 @@ mod tests {
         assert_eq!(query.number::<u64>("a").unwrap(), Some(1));
         assert_eq!(query.one("b").unwrap(), Some(String::new()));
         query.finish().unwrap();
-        for bad in ["a=%", "a=%g0", "a=%ff", &"x".repeat(20_000), &"a&".repeat(200)] {
+        for bad in [
+            "a=%",
+            "a=%g0",
+            "a=%ff",
+            &"x".repeat(20_000),
+            &"a&".repeat(200),
+        ] {
             assert!(Parameters::parse(Some(bad)).is_err(), "{bad}");
         }
         let mut twice = Parameters::parse(Some("a=1&a=1&z=2")).unwrap();

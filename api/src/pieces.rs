@@ -37,7 +37,11 @@ impl Rendering {
 
     /// The JSON of all `ResourceSpans` between `start` and `end`.
     pub(crate) fn json(start: impl Into<Bytes>, end: impl Into<Bytes>) -> Self {
-        Self::new(Form::Json(RenderedTraces::default()), start.into(), end.into())
+        Self::new(
+            Form::Json(RenderedTraces::default()),
+            start.into(),
+            end.into(),
+        )
     }
 
     fn new(form: Form, start: Bytes, end: Bytes) -> Self {

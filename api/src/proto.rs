@@ -1,6 +1,12 @@
 //! What the build makes of `proto/spandrel/v1/query.proto`.
 
-#![allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::nursery)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery
+)]
 
 tonic::include_proto!("spandrel.v1");
 

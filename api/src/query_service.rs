@@ -140,7 +140,9 @@ fn given_instant(nanos: u64) -> Option<UnixNanos> {
 }
 
 fn reply<T>(result: Result<T, ApiError>) -> Reply<T> {
-    result.map(Response::new).map_err(|error| error.tonic_status())
+    result
+        .map(Response::new)
+        .map_err(|error| error.tonic_status())
 }
 
 #[tonic::async_trait]

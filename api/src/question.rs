@@ -49,7 +49,12 @@ impl SearchQuestion {
         let include_dropped = match parameters.one("include")?.as_deref() {
             None => false,
             Some("dropped") => true,
-            Some(_) => return Err(ApiError::invalid("include", "`include` can only be dropped")),
+            Some(_) => {
+                return Err(ApiError::invalid(
+                    "include",
+                    "`include` can only be dropped",
+                ));
+            }
         };
         Ok(Self {
             services: parameters.many("service"),
@@ -76,7 +81,9 @@ impl SearchQuestion {
             }
             texts.iter().try_for_each(|text| check_text(field, text))?;
         }
-        self.operation.iter().try_for_each(|text| check_text("operation", text))?;
+        self.operation
+            .iter()
+            .try_for_each(|text| check_text("operation", text))?;
         let cursor = self.cursor.as_deref().map(PageCursor::decode).transpose()?;
         let (from, to) = range(
             self.from.or(cursor.map(|cursor| cursor.from)),
@@ -220,7 +227,10 @@ fn condition(tag: &str) -> Result<TagCondition, ApiError> {
 
 fn check_text(field: &str, text: &str) -> Result<(), ApiError> {
     match text.len() {
-        0 => Err(ApiError::invalid(field, format!("`{field}` must not be empty"))),
+        0 => Err(ApiError::invalid(
+            field,
+            format!("`{field}` must not be empty"),
+        )),
         length if length > MAX_CONDITION_BYTES => Err(too_long(field)),
         _ => Ok(()),
     }

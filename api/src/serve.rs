@@ -77,12 +77,13 @@ pub async fn serve(
     });
     let queries = QueryServiceServer::new(Queries { ports })
         .max_decoding_message_size(MAX_QUERY_MESSAGE_BYTES);
-    let http = with_grpc(native, &["spandrel.v1.QueryService"])
+    let http = with_grpc(native, "spandrel.v1.QueryService", proto::DESCRIPTORS)
         .await?
         .route_service("/spandrel.v1.QueryService/{rpc}", queries);
     let otlp_grpc = with_grpc(
         otlp::grpc_router(Arc::clone(&ingest)).fallback(no_such_method),
-        &["opentelemetry.proto.collector.trace.v1.TraceService"],
+        "opentelemetry.proto.collector.trace.v1.TraceService",
+        opentelemetry_proto::DESCRIPTORS,
     )
     .await?;
     let otlp_http = otlp::http_router(ingest);
@@ -90,9 +91,27 @@ pub async fn serve(
     let (stop, stopped) = watch::channel(());
     let serving = async {
         tokio::join!(
-            accept("http", listeners.http, http, Protocols::Both, stopped.clone()),
-            accept("otlp_grpc", listeners.otlp_grpc, otlp_grpc, Protocols::Http2, stopped.clone()),
-            accept("otlp_http", listeners.otlp_http, otlp_http, Protocols::Both, stopped.clone()),
+            accept(
+                "http",
+                listeners.http,
+                http,
+                Protocols::Both,
+                stopped.clone()
+            ),
+            accept(
+                "otlp_grpc",
+                listeners.otlp_grpc,
+                otlp_grpc,
+                Protocols::Http2,
+                stopped.clone()
+            ),
+            accept(
+                "otlp_http",
+                listeners.otlp_http,
+                otlp_http,
+                Protocols::Both,
+                stopped.clone()
+            ),
         )
     };
     let stopping = async {
@@ -104,16 +123,22 @@ pub async fn serve(
     Ok(())
 }
 
-/// gRPC's health and reflection services beside other routes.
-async fn with_grpc(router: Router, services: &[&str]) -> Result<Router, ServeError> {
+/// gRPC's health and reflection services beside other routes, for one service of ours.
+async fn with_grpc(
+    router: Router,
+    service: &'static str,
+    descriptors: &'static [u8],
+) -> Result<Router, ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    for service in services {
-        reporter.set_service_status(*service, ServingStatus::Serving).await;
-    }
+    reporter
+        .set_service_status(service, ServingStatus::Serving)
+        .await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(descriptors)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(service)
+            .with_service_name("grpc.health.v1.Health")
     };
     Ok(router
         .route_service("/grpc.health.v1.Health/{rpc}", health)

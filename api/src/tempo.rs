@@ -63,10 +63,22 @@ async fn trace_v2(
             status: i32::from(!answer.complete),
             message: partial,
         };
-        return send(answer, Rendering::field(end.encode_to_vec()), "application/protobuf").await;
+        return send(
+            answer,
+            Rendering::field(end.encode_to_vec()),
+            "application/protobuf",
+        )
+        .await;
     }
-    let status = if answer.complete { "COMPLETE" } else { "PARTIAL" };
-    let end = format!("]}},\"status\":\"{status}\",\"message\":{}}}", json!(partial));
+    let status = if answer.complete {
+        "COMPLETE"
+    } else {
+        "PARTIAL"
+    };
+    let end = format!(
+        "]}},\"status\":\"{status}\",\"message\":{}}}",
+        json!(partial)
+    );
     let rendering = Rendering::json("{\"trace\":{\"resourceSpans\":[", end);
     send(answer, rendering, "application/json").await
 }
@@ -83,7 +95,12 @@ async fn trace_v1(
     if wants_protobuf(&headers) {
         return send(answer, Rendering::raw(), "application/protobuf").await;
     }
-    send(answer, Rendering::json("{\"batches\":[", "]}"), "application/json").await
+    send(
+        answer,
+        Rendering::json("{\"batches\":[", "]}"),
+        "application/json",
+    )
+    .await
 }
 
 async fn find(

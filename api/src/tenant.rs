@@ -15,10 +15,16 @@ pub(crate) fn of_headers(ingest: &dyn Ingest, headers: &HeaderMap) -> Result<Ten
     let mut values = headers.get_all(TENANT_HEADER).iter();
     let value = values.next();
     if values.next().is_some() {
-        return Err(ApiError::invalid("X-Scope-OrgID", "x-scope-orgid is given more than once"));
+        return Err(ApiError::invalid(
+            "X-Scope-OrgID",
+            "x-scope-orgid is given more than once",
+        ));
     }
     let wrong = |_| ApiError::invalid("X-Scope-OrgID", "x-scope-orgid is no text");
-    let name = value.map(|value| value.to_str()).transpose().map_err(wrong)?;
+    let name = value
+        .map(|value| value.to_str())
+        .transpose()
+        .map_err(wrong)?;
     Ok(ingest.tenant(name)?)
 }
 

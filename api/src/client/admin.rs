@@ -29,7 +29,8 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn policy(&self) -> Result<PolicyResponse, ClientError> {
-        self.call::<(), _>(Method::GET, "/v1/admin/policy", None).await
+        self.call::<(), _>(Method::GET, "/v1/admin/policy", None)
+            .await
     }
 
     /// Checks and applies a policy file's text.
@@ -38,7 +39,8 @@ impl Client {
     /// [`ClientError::Refused`] naming line and field of a wrong file, and as every call.
     pub async fn apply_policy(&self, yaml: String) -> Result<PolicyResponse, ClientError> {
         let body = ApplyPolicyRequest { yaml };
-        self.call(Method::POST, "/v1/admin/policy", Some(&body)).await
+        self.call(Method::POST, "/v1/admin/policy", Some(&body))
+            .await
     }
 
     /// Makes a tenant known.
@@ -49,7 +51,9 @@ impl Client {
         let body = CreateTenantRequest {
             tenant: tenant.to_owned(),
         };
-        let DoneResponse {} = self.call(Method::POST, "/v1/admin/tenants", Some(&body)).await?;
+        let DoneResponse {} = self
+            .call(Method::POST, "/v1/admin/tenants", Some(&body))
+            .await?;
         Ok(())
     }
 
@@ -58,8 +62,9 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn tenants(&self) -> Result<Vec<String>, ClientError> {
-        let answer: TenantsResponse =
-            self.call::<(), _>(Method::GET, "/v1/admin/tenants", None).await?;
+        let answer: TenantsResponse = self
+            .call::<(), _>(Method::GET, "/v1/admin/tenants", None)
+            .await?;
         Ok(answer.tenants)
     }
 
@@ -68,7 +73,9 @@ impl Client {
     /// # Errors
     /// As every call.
     pub async fn flush(&self) -> Result<(), ClientError> {
-        let DoneResponse {} = self.call::<(), _>(Method::POST, "/v1/admin/flush", None).await?;
+        let DoneResponse {} = self
+            .call::<(), _>(Method::POST, "/v1/admin/flush", None)
+            .await?;
         Ok(())
     }
 

@@ -31,7 +31,9 @@ pub enum ClientError {
         advice: &'static str,
     },
     /// No whole answer came within the time limit.
-    #[error("{addr} did not answer within {timeout_ms} ms; ask for less or allow more time with --timeout")]
+    #[error(
+        "{addr} did not answer within {timeout_ms} ms; ask for less or allow more time with --timeout"
+    )]
     Timeout {
         /// The address.
         addr: String,
@@ -111,7 +113,9 @@ fn detail_of(status: &tonic::Status) -> ErrorDetail {
         message: status.message().to_owned(),
         ..ErrorDetail::default()
     };
-    let parts = RpcStatus::decode(status.details()).unwrap_or_default().details;
+    let parts = RpcStatus::decode(status.details())
+        .unwrap_or_default()
+        .details;
     for part in parts {
         match part.type_url.as_str() {
             RETRY_INFO_URL => {

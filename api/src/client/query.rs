@@ -60,14 +60,18 @@ impl Client {
                 .map_err(|status| self.failure(&status))?
                 .into_inner();
             let (mut head, mut data) = (None, BytesMut::new());
-            while let Some(message) =
-                stream.message().await.map_err(|status| self.failure(&status))?
+            while let Some(message) = stream
+                .message()
+                .await
+                .map_err(|status| self.failure(&status))?
             {
                 match message.part {
                     Some(get_trace_response::Part::Head(part)) => head = Some(part),
                     Some(get_trace_response::Part::TracesData(piece)) => {
                         if data.len() + piece.len() > MAX_CLIENT_TRACE_BYTES {
-                            return Err(self.protocol(&"the trace is larger than this client takes"));
+                            return Err(
+                                self.protocol(&"the trace is larger than this client takes")
+                            );
                         }
                         data.extend_from_slice(&piece);
                     }
@@ -118,8 +122,10 @@ impl Client {
                 .map_err(|status| self.failure(&status))?
                 .into_inner();
             let (mut traces, mut end) = (Vec::new(), None);
-            while let Some(message) =
-                stream.message().await.map_err(|status| self.failure(&status))?
+            while let Some(message) = stream
+                .message()
+                .await
+                .map_err(|status| self.failure(&status))?
             {
                 match message.part {
                     Some(search_traces_response::Part::Trace(trace)) => traces.push(trace.into()),
@@ -146,7 +152,8 @@ impl Client {
             filter: Some(filter(names)),
         };
         let mut queries = self.queries();
-        self.answer(queries.list_services(self.request(request))).await
+        self.answer(queries.list_services(self.request(request)))
+            .await
     }
 
     /// Operations of a service.
@@ -163,7 +170,8 @@ impl Client {
             filter: Some(filter(names)),
         };
         let mut queries = self.queries();
-        self.answer(queries.list_operations(self.request(request))).await
+        self.answer(queries.list_operations(self.request(request)))
+            .await
     }
 
     /// Attribute keys.
@@ -192,7 +200,8 @@ impl Client {
             filter: Some(filter(names)),
         };
         let mut queries = self.queries();
-        self.answer(queries.list_tag_values(self.request(request))).await
+        self.answer(queries.list_tag_values(self.request(request)))
+            .await
     }
 
     /// Keeps a trace that is open or was dropped. Returns its decision afterwards.
@@ -205,10 +214,13 @@ impl Client {
             tenant: String::new(),
         };
         let mut queries = self.queries();
-        let answer: proto::PromoteTraceResponse =
-            self.answer(queries.promote_trace(self.request(request))).await?;
+        let answer: proto::PromoteTraceResponse = self
+            .answer(queries.promote_trace(self.request(request)))
+            .await?;
         let decision = answer.decision;
-        Ok(decision.ok_or_else(|| self.protocol(&"no decision came"))?.into())
+        Ok(decision
+            .ok_or_else(|| self.protocol(&"no decision came"))?
+            .into())
     }
 
     fn queries(&self) -> QueryServiceClient<tonic::transport::Channel> {

@@ -121,12 +121,12 @@ pub(super) async fn create_tenant(
     request: Request,
 ) -> Result<Response, ApiError> {
     let body: CreateTenantRequest = read_json(request).await?;
-    let tenant: TenantId = body
-        .tenant
-        .parse()
-        .map_err(|error: spandrel_model::ids::InvalidTenant| {
-            ApiError::invalid("tenant", error.to_string())
-        })?;
+    let tenant: TenantId =
+        body.tenant
+            .parse()
+            .map_err(|error: spandrel_model::ids::InvalidTenant| {
+                ApiError::invalid("tenant", error.to_string())
+            })?;
     native.ports.admin.create_tenant(tenant).await?;
     Ok(json_response(&DoneResponse {}))
 }
@@ -155,10 +155,24 @@ mod tests {
 
     #[test]
     fn only_loopback_names_are_local() {
-        for good in ["localhost", "LOCALHOST:3200", "127.0.0.1:1", "127.9.9.9", "[::1]:3200", "[::1]"] {
+        for good in [
+            "localhost",
+            "LOCALHOST:3200",
+            "127.0.0.1:1",
+            "127.9.9.9",
+            "[::1]:3200",
+            "[::1]",
+        ] {
             assert!(is_loopback_name(good), "{good}");
         }
-        for bad in ["", "evil.example:3200", "127.0.0.1.evil.example", "10.0.0.1", "[::2]:1", "localhost.evil"] {
+        for bad in [
+            "",
+            "evil.example:3200",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "[::2]:1",
+            "localhost.evil",
+        ] {
             assert!(!is_loopback_name(bad), "{bad}");
         }
     }

@@ -64,8 +64,14 @@ pub(crate) fn router(native: Native) -> Router {
         .route("/v1/tags", get(names::tags))
         .route("/v1/tags/{key}/values", get(names::tag_values))
         .route("/v1/status", get(admin::status))
-        .route("/v1/admin/policy", get(admin::policy).post(admin::apply_policy))
-        .route("/v1/admin/tenants", get(admin::tenants).post(admin::create_tenant))
+        .route(
+            "/v1/admin/policy",
+            get(admin::policy).post(admin::apply_policy),
+        )
+        .route(
+            "/v1/admin/tenants",
+            get(admin::tenants).post(admin::create_tenant),
+        )
         .route("/v1/admin/flush", post(admin::flush))
         .merge(crate::tempo::routes())
         .fallback(no_such_route)
@@ -110,7 +116,9 @@ async fn observe(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     observed.answered(response.status().as_u16());
     let nosniff = HeaderValue::from_static("nosniff");
-    response.headers_mut().insert("x-content-type-options", nosniff);
+    response
+        .headers_mut()
+        .insert("x-content-type-options", nosniff);
     response
 }
 

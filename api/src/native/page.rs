@@ -25,7 +25,9 @@ pub(super) async fn first_page(State(native): State<Native>, headers: HeaderMap)
         Err(error) => Err(error.detail.message.clone()),
     };
     let page = Html(render(native.addresses, &status, &traces));
-    let policy = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; form-action 'self'");
+    let policy = HeaderValue::from_static(
+        "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'",
+    );
     ([("content-security-policy", policy)], page).into_response()
 }
 
@@ -82,13 +84,33 @@ fn write_health(page: &mut String, status: &NodeStatus) {
         escape(&health)
     );
     let rows = [
-        ("Memory credit", format!("{} of {}", size(status.credit_used_bytes), size(status.credit_capacity_bytes))),
+        (
+            "Memory credit",
+            format!(
+                "{} of {}",
+                size(status.credit_used_bytes),
+                size(status.credit_capacity_bytes)
+            ),
+        ),
         ("Open traces", status.open_traces.to_string()),
-        ("Kept, not yet in a block", status.unpaged_traces.to_string()),
-        ("Journal", format!("{}, since {}", size(status.journal_bytes), format_instant(status.journal_since))),
+        (
+            "Kept, not yet in a block",
+            status.unpaged_traces.to_string(),
+        ),
+        (
+            "Journal",
+            format!(
+                "{}, since {}",
+                size(status.journal_bytes),
+                format_instant(status.journal_since)
+            ),
+        ),
         ("Blocks", size(status.block_bytes)),
         ("Index", size(status.index_bytes)),
-        ("Retention", format!("{} h", status.retention_seconds / 3_600)),
+        (
+            "Retention",
+            format!("{} h", status.retention_seconds / 3_600),
+        ),
     ];
     for (name, value) in rows {
         let _ = write!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
@@ -201,7 +223,10 @@ mod tests {
 
     #[test]
     fn nothing_from_outside_becomes_markup() {
-        assert_eq!(escape("<a b='c' d=\"e\">&"), "&lt;a b=&#39;c&#39; d=&quot;e&quot;&gt;&amp;");
+        assert_eq!(
+            escape("<a b='c' d=\"e\">&"),
+            "&lt;a b=&#39;c&#39; d=&quot;e&quot;&gt;&amp;"
+        );
     }
 
     #[test]

@@ -30,13 +30,19 @@ pub(super) async fn trace(
         (Rendering::raw(), "application/protobuf")
     } else {
         let start = trace_document_start(&head);
-        (Rendering::json(start, TRACE_DOCUMENT_END), "application/json")
+        (
+            Rendering::json(start, TRACE_DOCUMENT_END),
+            "application/json",
+        )
     };
     let pieces = Pieces::open(answer.reader, rendering).await?;
     let complete = if head.complete { "true" } else { "false" };
     let headers = [
         ("content-type", HeaderValue::from_static(content_type)),
-        ("spandrel-state", HeaderValue::from_static(answer.state.as_str())),
+        (
+            "spandrel-state",
+            HeaderValue::from_static(answer.state.as_str()),
+        ),
         ("spandrel-complete", HeaderValue::from_static(complete)),
     ];
     Ok((headers, Body::from_stream(pieces.into_stream())).into_response())

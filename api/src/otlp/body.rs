@@ -19,7 +19,8 @@ pub(super) fn no_room() -> ApiError {
 
 /// The refusal of a body beyond [`MAX_WIRE_BYTES`].
 pub(super) fn too_large(bytes: u64) -> ApiError {
-    let message = format!("the request has {bytes} bytes or more, at most {MAX_WIRE_BYTES} are taken");
+    let message =
+        format!("the request has {bytes} bytes or more, at most {MAX_WIRE_BYTES} are taken");
     ApiError::too_large(message, MAX_WIRE_BYTES)
 }
 
@@ -44,7 +45,9 @@ pub(super) async fn read_whole(
         if length > credit.bytes() {
             let missing = length - credit.bytes();
             // In steps, or half as much again: few questions, and few wasted bytes.
-            let step = missing.max(GROWTH_STEP_BYTES as u64).max(credit.bytes() / 2);
+            let step = missing
+                .max(GROWTH_STEP_BYTES as u64)
+                .max(credit.bytes() / 2);
             if !credit.try_grow(step) {
                 return Err(no_room());
             }
@@ -92,7 +95,8 @@ impl Buffer {
         }
         if self.joined.is_empty() {
             self.joined.reserve(expected);
-            self.joined.extend_from_slice(&std::mem::take(&mut self.only));
+            self.joined
+                .extend_from_slice(&std::mem::take(&mut self.only));
         }
         let wanted = expected.saturating_sub(self.joined.len()).max(chunk.len());
         self.joined.reserve(wanted);

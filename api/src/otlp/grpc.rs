@@ -31,7 +31,9 @@ const PREFIX_BYTES: usize = 5;
 
 /// The route of an export.
 pub(crate) fn router(ingest: Arc<dyn Ingest>) -> Router {
-    Router::new().route(EXPORT_PATH, post(export)).with_state(ingest)
+    Router::new()
+        .route(EXPORT_PATH, post(export))
+        .with_state(ingest)
 }
 
 async fn export(State(ingest): State<Arc<dyn Ingest>>, request: Request<Body>) -> Response {
@@ -47,7 +49,9 @@ async fn export(State(ingest): State<Arc<dyn Ingest>>, request: Request<Body>) -
             observed.answered(format!("{:?}", error.code).to_lowercase());
             let mut response = error.tonic_status().into_http();
             let accepted = HeaderValue::from_static(ACCEPTED);
-            response.headers_mut().insert("grpc-accept-encoding", accepted);
+            response
+                .headers_mut()
+                .insert("grpc-accept-encoding", accepted);
             response
         }
     }
@@ -57,7 +61,8 @@ async fn take(ingest: &Arc<dyn Ingest>, request: Request<Body>) -> Result<Export
     let (parts, mut body) = request.into_parts();
     let head = GrpcHead::parse(&parts.headers)?;
     let tenant = tenant::of_headers(ingest.as_ref(), &parts.headers)?;
-    let (compressed, message, mut credit) = read_message(ingest.as_ref(), &tenant, &mut body).await?;
+    let (compressed, message, mut credit) =
+        read_message(ingest.as_ref(), &tenant, &mut body).await?;
     received(API, message.len());
     let request = match (compressed, head.encoding) {
         (false, _) => message,
@@ -70,10 +75,8 @@ async fn take(ingest: &Arc<dyn Ingest>, request: Request<Body>) -> Result<Export
         }
         (true, encoding) => {
             let unfolded;
-            (unfolded, credit) = offloaded(move || {
-                Ok((unfold(encoding, message, &mut credit)?, credit))
-            })
-            .await?;
+            (unfolded, credit) =
+                offloaded(move || Ok((unfold(encoding, message, &mut credit)?, credit))).await?;
             unfolded
         }
     };
@@ -101,7 +104,12 @@ async fn read_message(
     let prefix = rest.split_to(PREFIX_BYTES);
     let (compressed, length) = match *prefix {
         [flag @ (0 | 1), a, b, c, d] => (flag == 1, u32::from_be_bytes([a, b, c, d])),
-        _ => return Err(ApiError::invalid("body", "a gRPC message begins with 0 or 1")),
+        _ => {
+            return Err(ApiError::invalid(
+                "body",
+                "a gRPC message begins with 0 or 1",
+            ));
+        }
     };
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     if length > MAX_WIRE_BYTES {

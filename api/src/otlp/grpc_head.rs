@@ -16,7 +16,9 @@ pub(super) struct GrpcHead {
 
 impl GrpcHead {
     pub(super) fn parse(headers: &HeaderMap) -> Result<Self, ApiError> {
-        let content_type = headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
+        let content_type = headers
+            .get(CONTENT_TYPE)
+            .map_or(&b""[..], |value| value.as_bytes());
         let (kind, _) = split_once(content_type, b';');
         if !matches!(kind, b"application/grpc" | b"application/grpc+proto") {
             let message = "the content type must be application/grpc";
@@ -32,7 +34,10 @@ impl GrpcHead {
 }
 
 fn split_once(text: &[u8], at: u8) -> (&[u8], &[u8]) {
-    let end = text.iter().position(|byte| *byte == at).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|byte| *byte == at)
+        .unwrap_or(text.len());
     let (head, tail) = text.split_at(end);
     (head.trim_ascii(), tail)
 }
@@ -71,7 +76,10 @@ mod tests {
     fn timeouts_have_a_unit() {
         assert_eq!(parse_timeout("100m"), Some(Duration::from_millis(100)));
         assert_eq!(parse_timeout("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(parse_timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(
+            parse_timeout("99999999H"),
+            Some(Duration::from_secs(99_999_999 * 3_600))
+        );
         for bad in ["", "m", "5", "-5m", "123456789m", "5x", "5é"] {
             assert_eq!(parse_timeout(bad), None, "{bad}");
         }

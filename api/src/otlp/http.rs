@@ -37,7 +37,9 @@ enum Format {
 
 /// The route of an export.
 pub(crate) fn router(ingest: Arc<dyn Ingest>) -> Router {
-    Router::new().route("/v1/traces", post(export)).with_state(ingest)
+    Router::new()
+        .route("/v1/traces", post(export))
+        .with_state(ingest)
 }
 
 async fn export(State(ingest): State<Arc<dyn Ingest>>, request: Request<Body>) -> Response {

@@ -25,8 +25,7 @@ use crate::error::ApiError;
 use crate::limits::TIMED_OUT_RETRY_MS;
 
 /// The gRPC path of an export.
-pub(crate) const EXPORT_PATH: &str =
-    "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+pub(crate) const EXPORT_PATH: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
 
 /// An export that came in whole.
 struct Arrived {
@@ -36,10 +35,7 @@ struct Arrived {
 }
 
 /// Hands an export to the node. The caller bounds the time of it together with that of reading.
-async fn hand_over(
-    ingest: &Arc<dyn Ingest>,
-    arrived: Arrived,
-) -> Result<ExportOutcome, ApiError> {
+async fn hand_over(ingest: &Arc<dyn Ingest>, arrived: Arrived) -> Result<ExportOutcome, ApiError> {
     let Arrived {
         tenant,
         request,

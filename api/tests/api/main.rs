@@ -1,6 +1,11 @@
 //! The edge over real sockets, with fakes behind the ports.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub
+)]
 
 mod client;
 mod native;

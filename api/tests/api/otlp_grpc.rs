@@ -15,7 +15,9 @@ use tonic::{Code, Request};
 use crate::support::{Fake, Node, piece};
 
 async fn client(node: &Node) -> TraceServiceClient<Channel> {
-    TraceServiceClient::connect(format!("http://{}", node.otlp_grpc)).await.unwrap()
+    TraceServiceClient::connect(format!("http://{}", node.otlp_grpc))
+        .await
+        .unwrap()
 }
 
 fn request() -> ExportTraceServiceRequest {
@@ -33,7 +35,9 @@ async fn a_real_client_exports_plain_and_compressed() {
     ];
     for mut client in clients {
         let mut request = Request::new(request());
-        request.metadata_mut().insert("x-scope-orgid", "team".parse().unwrap());
+        request
+            .metadata_mut()
+            .insert("x-scope-orgid", "team".parse().unwrap());
         let reply = client.export(request).await.unwrap().into_inner();
         assert_eq!(reply.partial_success, None);
     }
@@ -71,8 +75,17 @@ async fn partial_success_and_refusals_reach_the_client() {
         rejected: 1,
         message: "no trace id".to_owned(),
     });
-    let reply = client.export(request()).await.unwrap().into_inner().partial_success.unwrap();
-    assert_eq!((reply.rejected_spans, &*reply.error_message), (1, "no trace id"));
+    let reply = client
+        .export(request())
+        .await
+        .unwrap()
+        .into_inner()
+        .partial_success
+        .unwrap();
+    assert_eq!(
+        (reply.rejected_spans, &*reply.error_message),
+        (1, "no trace id")
+    );
 
     for (class, code) in [
         (ErrorClass::OverLimit, Code::ResourceExhausted),
@@ -84,10 +97,16 @@ async fn partial_success_and_refusals_reach_the_client() {
         };
         *node.fake.export_reply.lock().unwrap() = Err(error);
         let status = client.export(request()).await.unwrap_err();
-        assert_eq!((status.code(), status.message()), (code, "come back – later"));
+        assert_eq!(
+            (status.code(), status.message()),
+            (code, "come back – later")
+        );
         // RetryInfo: retry_delay { seconds: 1, nanos: 500_000_000 }
         let retry_info = b"\x0a\x28type.googleapis.com/google.rpc.RetryInfo\x12\x0a\x0a\x08\x08\x01\x10\x80\xca\xb5\xee\x01";
-        let found = status.details().windows(retry_info.len()).any(|part| part == retry_info);
+        let found = status
+            .details()
+            .windows(retry_info.len())
+            .any(|part| part == retry_info);
         assert!(found, "{:?}", status.details());
     }
 }
@@ -101,15 +120,25 @@ async fn a_deadline_of_the_client_is_kept_and_credit_comes_back() {
     .await;
     // tonic's own timer would answer first: the header is sent by hand
     let mut request = Request::new(request());
-    request.metadata_mut().insert("grpc-timeout", "50m".parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("grpc-timeout", "50m".parse().unwrap());
     let status = client(&node).await.export(request).await.unwrap_err();
-    assert!(matches!(status.code(), Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded), "{status}");
+    assert!(
+        matches!(
+            status.code(),
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded
+        ),
+        "{status}"
+    );
     let returned = async {
         while node.fake.pool.used() > 0 {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), returned).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), returned)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -124,8 +153,13 @@ async fn what_cannot_be_taken_is_refused() {
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(node.fake.pool.peak(), 0);
     let mut stranger = Request::new(request());
-    stranger.metadata_mut().insert("x-scope-orgid", "unknown".parse().unwrap());
-    assert_eq!(client.export(stranger).await.unwrap_err().code(), Code::PermissionDenied);
+    stranger
+        .metadata_mut()
+        .insert("x-scope-orgid", "unknown".parse().unwrap());
+    assert_eq!(
+        client.export(stranger).await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
     let mut large = request();
     large.resource_spans[0].schema_url = "x".repeat(17 << 20);
     let status = client.export(large).await.unwrap_err();

@@ -15,7 +15,7 @@ const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
 const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
@@ -33,12 +33,30 @@ async fn every_encoding_arrives_as_the_same_protobuf() {
             ("ZSTD", zstd::stream::encode_all(&body[..], 1).unwrap()),
         ] {
             let answer = node
-                .export(&[format, ("content-encoding", encoding), ("x-scope-orgid", "team")], body)
+                .export(
+                    &[
+                        format,
+                        ("content-encoding", encoding),
+                        ("x-scope-orgid", "team"),
+                    ],
+                    body,
+                )
                 .await;
-            assert_eq!(answer.status, StatusCode::OK, "{format:?} {encoding} {answer:?}");
+            assert_eq!(
+                answer.status,
+                StatusCode::OK,
+                "{format:?} {encoding} {answer:?}"
+            );
             let kind = format.1.split(';').next().unwrap();
             assert_eq!(answer.header("content-type"), kind);
-            assert_eq!(answer.body, if kind == "application/json" { &b"{}"[..] } else { &[] });
+            assert_eq!(
+                answer.body,
+                if kind == "application/json" {
+                    &b"{}"[..]
+                } else {
+                    &[]
+                }
+            );
         }
     }
     let exports = node.exported();
@@ -59,8 +77,14 @@ async fn rejected_spans_are_a_partial_success() {
         message: "2 spans without an id".to_owned(),
     });
     let answer = node.export(&[PROTOBUF], piece("span")).await;
-    let partial = ExportTraceServiceResponse::decode(answer.body).unwrap().partial_success.unwrap();
-    assert_eq!((partial.rejected_spans, &*partial.error_message), (2, "2 spans without an id"));
+    let partial = ExportTraceServiceResponse::decode(answer.body)
+        .unwrap()
+        .partial_success
+        .unwrap();
+    assert_eq!(
+        (partial.rejected_spans, &*partial.error_message),
+        (2, "2 spans without an id")
+    );
     let answer = node.export(&[JSON], "{}").await;
     assert_eq!(
         answer.json(),
@@ -117,7 +141,11 @@ async fn what_cannot_be_read_is_refused_for_good() {
         (&[], vec![], 415),
         (&[("content-type", "text/plain")], vec![], 415),
         (&[PROTOBUF, ("content-encoding", "br")], vec![], 415),
-        (&[PROTOBUF, ("content-encoding", "gzip")], b"no gzip".to_vec(), 400),
+        (
+            &[PROTOBUF, ("content-encoding", "gzip")],
+            b"no gzip".to_vec(),
+            400,
+        ),
         (&[PROTOBUF, ("content-encoding", "gzip")], gzip(&zeros), 413),
         (&[PROTOBUF], vec![0; (16 << 20) + 1], 413),
         (&[JSON], b"{\"resourceSpans\":7}".to_vec(), 400),

@@ -173,7 +173,10 @@ impl Ingest for Fake {
         request: Bytes,
         credit: Credit,
     ) -> Result<ExportOutcome, PortError> {
-        assert!(credit.bytes() >= request.len() as u64, "bytes came without credit");
+        assert!(
+            credit.bytes() >= request.len() as u64,
+            "bytes came without credit"
+        );
         if self.export_hangs {
             std::future::pending::<()>().await;
         }
@@ -206,7 +209,9 @@ impl Query for Fake {
         }
         if id != KEPT && id != BROKEN {
             let retained_since = UnixNanos(1_600_000_000_000_000_000);
-            return Ok(TraceLookup::Absent(TraceAbsence::Unknown { retained_since }));
+            return Ok(TraceLookup::Absent(TraceAbsence::Unknown {
+                retained_since,
+            }));
         }
         Ok(TraceLookup::Found(TraceAnswer {
             state: TraceState::Kept,
@@ -369,7 +374,9 @@ impl Node {
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        send(Request::get(format!("http://{}{path}", self.http)), "").await.unwrap()
+        send(Request::get(format!("http://{}{path}", self.http)), "")
+            .await
+            .unwrap()
     }
 
     pub async fn post(&self, path: &str, body: &str) -> Answer {
@@ -409,7 +416,9 @@ impl Answer {
     }
 
     pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -419,7 +428,9 @@ pub async fn send(
     body: impl Into<Bytes>,
 ) -> Result<Answer, Box<dyn std::error::Error>> {
     let client = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
-    let response = client.request(request.body(Full::new(body.into()))?).await?;
+    let response = client
+        .request(request.body(Full::new(body.into()))?)
+        .await?;
     let (parts, body) = response.into_parts();
     Ok(Answer {
         status: parts.status,

@@ -20,7 +20,10 @@ fn read(json: &str) -> Result<ExportTraceServiceRequest, TranscodeError> {
 
 fn render(request: &ExportTraceServiceRequest) -> String {
     let elements = RenderedTraces::default().piece(&request.encode_to_vec());
-    format!("{{\"resourceSpans\":[{}]}}", String::from_utf8(elements).unwrap())
+    format!(
+        "{{\"resourceSpans\":[{}]}}",
+        String::from_utf8(elements).unwrap()
+    )
 }
 
 fn span_of(json: &str) -> Span {
@@ -91,7 +94,14 @@ fn span() -> impl Strategy<Value = Span> {
     );
     let status = (any::<String>(), 0..3).prop_map(|(message, code)| Status { message, code });
     (
-        (id(16), id(8), id(8), any::<String>(), any::<String>(), -1..7),
+        (
+            id(16),
+            id(8),
+            id(8),
+            any::<String>(),
+            any::<String>(),
+            -1..7,
+        ),
         (any::<u64>(), any::<u64>(), any::<u32>(), attributes()),
         prop::collection::vec(event, 0..3),
         prop::collection::vec(link, 0..3),
@@ -118,8 +128,12 @@ fn span() -> impl Strategy<Value = Span> {
 }
 
 fn request() -> impl Strategy<Value = ExportTraceServiceRequest> {
-    let scope = (prop::collection::vec(span(), 0..3), attributes(), any::<String>()).prop_map(
-        |(spans, attributes, name)| ScopeSpans {
+    let scope = (
+        prop::collection::vec(span(), 0..3),
+        attributes(),
+        any::<String>(),
+    )
+        .prop_map(|(spans, attributes, name)| ScopeSpans {
             scope: Some(InstrumentationScope {
                 name,
                 attributes,
@@ -128,19 +142,19 @@ fn request() -> impl Strategy<Value = ExportTraceServiceRequest> {
             }),
             spans,
             schema_url: "https://schema".to_owned(),
-        },
-    );
-    let resource = (prop::collection::vec(scope, 0..3), attributes()).prop_map(
-        |(scope_spans, attributes)| ResourceSpans {
-            resource: Some(Resource {
-                attributes,
-                dropped_attributes_count: 5,
-                entity_refs: Vec::new(),
-            }),
-            scope_spans,
-            schema_url: String::new(),
-        },
-    );
+        });
+    let resource =
+        (prop::collection::vec(scope, 0..3), attributes()).prop_map(|(scope_spans, attributes)| {
+            ResourceSpans {
+                resource: Some(Resource {
+                    attributes,
+                    dropped_attributes_count: 5,
+                    entity_refs: Vec::new(),
+                }),
+                scope_spans,
+                schema_url: String::new(),
+            }
+        });
     prop::collection::vec(resource, 0..3)
         .prop_map(|resource_spans| ExportTraceServiceRequest { resource_spans })
 }
@@ -173,7 +187,10 @@ fn the_reference_reads_what_is_rendered_and_is_read_itself() {
     let request = ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
             resource: Some(Resource {
-                attributes: vec![attribute("service.name", Value::StringValue("a\"b\n".to_owned()))],
+                attributes: vec![attribute(
+                    "service.name",
+                    Value::StringValue("a\"b\n".to_owned()),
+                )],
                 ..Default::default()
             }),
             scope_spans: vec![ScopeSpans {
@@ -201,10 +218,12 @@ fn the_reference_reads_what_is_rendered_and_is_read_itself() {
             ..Default::default()
         }],
     };
-    let by_reference: ExportTraceServiceRequest =
-        serde_json::from_str(&render(&request)).unwrap();
+    let by_reference: ExportTraceServiceRequest = serde_json::from_str(&render(&request)).unwrap();
     assert_eq!(by_reference, request);
-    assert_eq!(read(&serde_json::to_string(&request).unwrap()).unwrap(), request);
+    assert_eq!(
+        read(&serde_json::to_string(&request).unwrap()).unwrap(),
+        request
+    );
 }
 
 #[test]
@@ -220,7 +239,10 @@ fn unknown_fields_are_ignored_at_every_level_and_numbers_come_in_both_forms() {
     let span = &request.resource_spans[0].scope_spans[0].spans[0];
     assert_eq!(span.start_time_unix_nano, 1_700_000_000_000_000_001);
     assert_eq!(span.end_time_unix_nano, 1_700_000_000_000_000_002);
-    assert_eq!((span.kind, span.flags, span.status.as_ref().unwrap().code), (3, 257, 2));
+    assert_eq!(
+        (span.kind, span.flags, span.status.as_ref().unwrap().code),
+        (3, 257, 2)
+    );
     let value = |at: usize| span.attributes[at].value.clone().and_then(|any| any.value);
     assert!(matches!(value(0), Some(Value::DoubleValue(nan)) if nan.is_nan()));
     assert_eq!(value(1), Some(Value::IntValue(-7)));
@@ -236,7 +258,12 @@ fn ids_are_hexadecimal_and_bytes_are_base64_of_either_alphabet() {
     assert_eq!(span.trace_id[..2], [0x5b, 0x8e]);
     let value = span.attributes[0].value.clone().unwrap().value;
     assert_eq!(value, Some(Value::BytesValue(vec![0xff, 0xef])));
-    for bad in [r#"{"traceId":"xyz1"}"#, r#"{"traceId":"123"}"#, r#"{"kind":[1]}"#, r#"{"name":7}"#] {
+    for bad in [
+        r#"{"traceId":"xyz1"}"#,
+        r#"{"traceId":"123"}"#,
+        r#"{"kind":[1]}"#,
+        r#"{"name":7}"#,
+    ] {
         let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{bad}]}}]}}]}}"#);
         assert!(read(&json).is_err(), "{bad}");
     }
@@ -253,7 +280,10 @@ fn deep_nesting_is_refused_where_it_is_read_and_skipped_where_it_is_not() {
     };
     assert!(read(&nest(16)).is_ok());
     assert!(matches!(read(&nest(40)), Err(TranscodeError::Invalid(_))));
-    assert!(matches!(read(&nest(200_000)), Err(TranscodeError::Invalid(_))));
+    assert!(matches!(
+        read(&nest(200_000)),
+        Err(TranscodeError::Invalid(_))
+    ));
     let unknown = format!(r#"{{"x":{}{}}}"#, "[".repeat(200_000), "]".repeat(200_000));
     assert!(read(&unknown).is_ok());
 }
@@ -290,5 +320,8 @@ fn text_that_is_no_utf8_is_still_shown() {
         bytes.insert(0, tag);
     }
     let rendered = String::from_utf8(RenderedTraces::default().piece(&bytes)).unwrap();
-    assert_eq!(rendered, "{\"scopeSpans\":[{\"spans\":[{\"name\":\"\u{fffd}x\"}]}]}");
+    assert_eq!(
+        rendered,
+        "{\"scopeSpans\":[{\"spans\":[{\"name\":\"\u{fffd}x\"}]}]}"
+    );
 }

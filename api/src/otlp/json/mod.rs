@@ -6,9 +6,7 @@ mod schema;
 mod write;
 
 pub(crate) use read::{TranscodeError, transcode_request};
-pub(crate) use write::{
-    RenderedTraces, TRACE_DOCUMENT_END, trace_document, trace_document_start,
-};
+pub(crate) use write::{RenderedTraces, TRACE_DOCUMENT_END, trace_document, trace_document_start};
 
 #[cfg(test)]
 mod json_test;

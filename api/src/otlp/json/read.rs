@@ -193,7 +193,10 @@ impl ValueSeed<'_, '_> {
     }
 
     fn mismatch<T, E: Error>(&self, got: &str) -> Result<T, E> {
-        Err(E::custom(format_args!("`{}` cannot be {got}", self.field.name)))
+        Err(E::custom(format_args!(
+            "`{}` cannot be {got}",
+            self.field.name
+        )))
     }
 
     fn integer<E: Error>(self, value: i128) -> Result<(), E> {
@@ -213,11 +216,13 @@ impl ValueSeed<'_, '_> {
         match self.field.kind {
             Kind::Fixed64 => {
                 let value = u64::try_from(value).map_err(range)?;
-                self.out.scalar(number, WireType::SixtyFourBit, &value.to_le_bytes())
+                self.out
+                    .scalar(number, WireType::SixtyFourBit, &value.to_le_bytes())
             }
             Kind::Fixed32 => {
                 let value = u32::try_from(value).map_err(range)?;
-                self.out.scalar(number, WireType::ThirtyTwoBit, &value.to_le_bytes())
+                self.out
+                    .scalar(number, WireType::ThirtyTwoBit, &value.to_le_bytes())
             }
             Kind::Uint32 => {
                 let value = u32::try_from(value).map_err(range)?;
@@ -242,7 +247,11 @@ impl ValueSeed<'_, '_> {
         if self.skips(value == 0.0) {
             return Ok(());
         }
-        self.out.scalar(self.field.number, WireType::SixtyFourBit, &value.to_le_bytes())
+        self.out.scalar(
+            self.field.number,
+            WireType::SixtyFourBit,
+            &value.to_le_bytes(),
+        )
     }
 }
 
@@ -265,7 +274,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
     fn visit_unit<E: Error>(self) -> Result<(), E> {
         match (self.element, self.field.kind) {
             (true, Kind::Message(_)) => {
-                self.out.scalar(self.field.number, WireType::LengthDelimited, &[])
+                self.out
+                    .scalar(self.field.number, WireType::LengthDelimited, &[])
             }
             _ => Ok(()),
         }
@@ -308,7 +318,9 @@ impl<'de> Visitor<'de> for ValueSeed<'_, '_> {
         let number = self.field.number;
         match self.field.kind {
             Kind::Text | Kind::Hex | Kind::Base64 if self.skips(text.is_empty()) => Ok(()),
-            Kind::Text => self.out.scalar(number, WireType::LengthDelimited, text.as_bytes()),
+            Kind::Text => self
+                .out
+                .scalar(number, WireType::LengthDelimited, text.as_bytes()),
             Kind::Hex => {
                 // Ids are 16 and 8 bytes; a longer text is no id, and nothing is allocated for it.
                 let mut id = [0; 16];

@@ -76,8 +76,11 @@ const fn message(fields: &'static [Field]) -> Schema {
 }
 
 /// `TracesData`, and `ExportTraceServiceRequest`, which is the same on the wire.
-pub(super) static TRACES: Schema =
-    message(&[always(many(1, "resourceSpans", Kind::Message(&RESOURCE_SPANS)))]);
+pub(super) static TRACES: Schema = message(&[always(many(
+    1,
+    "resourceSpans",
+    Kind::Message(&RESOURCE_SPANS),
+))]);
 
 pub(super) static RESOURCE_SPANS: Schema = message(&[
     one(1, "resource", Kind::Message(&RESOURCE)),

@@ -167,7 +167,11 @@ fn write_value(field: &Field, value: WireValue<'_>, out: &mut Vec<u8>, depth: us
             out.push(b'"');
             for byte in bytes {
                 for digit in [byte >> 4, byte & 15] {
-                    out.push(if digit < 10 { b'0' + digit } else { b'a' - 10 + digit });
+                    out.push(if digit < 10 {
+                        b'0' + digit
+                    } else {
+                        b'a' - 10 + digit
+                    });
                 }
             }
             out.push(b'"');
