@@ -1,0 +1,232 @@
+//! Decompression with bounds: on size, on ratio, on the decoder's own memory, all of it on credit.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use spandrel_model::credit::Credit;
+
+use super::body::no_room;
+use crate::error::ApiError;
+use crate::limits::{
+    GROWTH_STEP_BYTES, MAX_DECODED_BYTES, MAX_UNFOLD_RATIO, MAX_ZSTD_WINDOW_LOG, RATIO_FREE_BYTES,
+};
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+/// What is accepted, as `grpc-accept-encoding` and people want to hear it.
+pub(super) const ACCEPTED: &str = "identity,gzip,zstd";
+
+impl Encoding {
+    /// From a header's value; absent means identity. `None` for others.
+    pub(super) fn parse(value: Option<&[u8]>) -> Option<Self> {
+        let Some(value) = value else {
+            return Some(Self::Identity);
+        };
+        let value = value.trim_ascii().to_ascii_lowercase();
+        match value.as_slice() {
+            b"" | b"identity" => Some(Self::Identity),
+            b"gzip" => Some(Self::Gzip),
+            b"zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Unfolds `input`, for whose bytes `credit` stands already; afterwards it stands for the output.
+pub(super) fn unfold(
+    encoding: Encoding,
+    input: Bytes,
+    credit: &mut Credit,
+) -> Result<Bytes, ApiError> {
+    let output = match encoding {
+        Encoding::Identity => return Ok(input),
+        Encoding::Gzip => read_all(&mut MultiGzDecoder::new(&input[..]), input.len(), credit)?,
+        Encoding::Zstd => {
+            let window_log = zstd_window_log(&input)?;
+            let window = 1_u64 << window_log;
+            if !credit.try_grow(window) {
+                return Err(no_room());
+            }
+            let broken = |error| unreadable(&error);
+            let mut decoder =
+                zstd::stream::read::Decoder::with_buffer(&input[..]).map_err(broken)?;
+            decoder.window_log_max(window_log).map_err(broken)?;
+            read_all(&mut decoder, input.len(), credit)?
+        }
+    };
+    drop(input);
+    credit.shrink_to(output.capacity() as u64);
+    Ok(output.into())
+}
+
+fn unreadable(error: &std::io::Error) -> ApiError {
+    ApiError::invalid("body", format!("the body cannot be decompressed: {error}"))
+}
+
+fn read_all(
+    reader: &mut dyn Read,
+    input_bytes: usize,
+    credit: &mut Credit,
+) -> Result<Vec<u8>, ApiError> {
+    let allowed = input_bytes
+        .saturating_mul(MAX_UNFOLD_RATIO)
+        .clamp(RATIO_FREE_BYTES, MAX_DECODED_BYTES);
+    let mut output = Vec::new();
+    loop {
+        let filled = output.len();
+        if filled > allowed {
+            return Err(too_much(allowed));
+        }
+        if output.capacity() - filled < GROWTH_STEP_BYTES {
+            let step = GROWTH_STEP_BYTES.max(filled / 2);
+            if !credit.try_grow(step as u64) {
+                return Err(no_room());
+            }
+            output.reserve_exact(step);
+        }
+        output.resize(filled + GROWTH_STEP_BYTES, 0);
+        let place = output.get_mut(filled..).unwrap_or_default();
+        let read = reader.read(place).map_err(|error| unreadable(&error))?;
+        output.truncate(filled + read);
+        if read == 0 {
+            return Ok(output);
+        }
+    }
+}
+
+fn too_much(allowed: usize) -> ApiError {
+    let message = if allowed == MAX_DECODED_BYTES {
+        format!("the request unfolds to more than {MAX_DECODED_BYTES} bytes")
+    } else {
+        format!("the request unfolds to more than {MAX_UNFOLD_RATIO} times its size")
+    };
+    ApiError::too_large(message, allowed)
+}
+
+/// The power of two that holds the window which the first frame asks for (RFC 8878, 3.1.1.1); later frames get no
+/// more, because the decoder is told so.
+fn zstd_window_log(input: &[u8]) -> Result<u32, ApiError> {
+    let byte = |at: usize| input.get(at).copied().unwrap_or(0);
+    let descriptor = byte(4);
+    let window = if descriptor & 0x20 == 0 {
+        let (exponent, mantissa) = (u32::from(byte(5) >> 3), u64::from(byte(5) & 7));
+        let base = 1_u64 << (10 + exponent);
+        base + base / 8 * mantissa
+    } else {
+        // A single segment: its window is its content, whose size follows in 1, 2, 4 or 8 bytes.
+        let width = [1, 2, 4, 8]
+            .get(usize::from(descriptor >> 6))
+            .copied()
+            .unwrap_or(8);
+        let at = 5 + [0, 1, 2, 4]
+            .get(usize::from(descriptor & 3))
+            .copied()
+            .unwrap_or(0);
+        (0..width).fold(0_u64, |size, index| {
+            size | u64::from(byte(at + index)) << (8 * index)
+        })
+    };
+    let log = window
+        .max(1_024)
+        .checked_next_power_of_two()
+        .map_or(64, u64::ilog2);
+    if log > MAX_ZSTD_WINDOW_LOG {
+        let message =
+            format!("the zstd window must not be larger than 2^{MAX_ZSTD_WINDOW_LOG} bytes");
+        return Err(ApiError::too_large(message, 1 << MAX_ZSTD_WINDOW_LOG));
+    }
+    Ok(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use spandrel_model::credit::CreditPool;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Bytes {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap().into()
+    }
+
+    #[test]
+    fn bombs_are_refused_and_their_credit_comes_back() {
+        let pool = CreditPool::new(256 << 20);
+        let zeros = vec![0; 32 << 20];
+        let zstd = zstd::bulk::compress(&zeros, 3).unwrap().into();
+        for (encoding, bomb) in [(Encoding::Gzip, gzip(&zeros)), (Encoding::Zstd, zstd)] {
+            let mut credit = pool.try_take(bomb.len() as u64).unwrap();
+            let refused = unfold(encoding, bomb, &mut credit).unwrap_err();
+            assert_eq!(
+                refused.status,
+                http::StatusCode::PAYLOAD_TOO_LARGE,
+                "{encoding:?}"
+            );
+        }
+        assert_eq!(pool.used(), 0);
+        assert!(pool.peak() < 16 << 20, "a bomb cost {} bytes", pool.peak());
+    }
+
+    #[test]
+    fn a_large_zstd_window_is_refused_before_it_is_allocated() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap();
+        encoder.window_log(27).unwrap();
+        encoder.write_all(&[7; 100]).unwrap();
+        let input: Bytes = encoder.finish().unwrap().into();
+        let pool = CreditPool::new(1 << 20);
+        let mut credit = pool.try_take(1).unwrap();
+        let refused = unfold(Encoding::Zstd, input, &mut credit).unwrap_err();
+        assert_eq!(refused.status, http::StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    #[test]
+    fn without_credit_the_request_is_put_off() {
+        let pool = CreditPool::new(1_000);
+        let input = gzip(&[1; 100_000]);
+        let mut credit = pool.try_take(input.len() as u64).unwrap();
+        let refused = unfold(Encoding::Gzip, input, &mut credit).unwrap_err();
+        assert_eq!(refused.status, http::StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refused.detail.retry_after_ms.is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn what_was_folded_unfolds(seed in prop::collection::vec(any::<u8>(), 0..100), times in 0..2_000_usize) {
+            let bytes = seed.repeat(times.min(RATIO_FREE_BYTES / 101));
+            let pool = CreditPool::new(64 << 20);
+            let folded = [
+                (Encoding::Identity, Bytes::from(bytes.clone())),
+                (Encoding::Gzip, gzip(&bytes)),
+                (Encoding::Zstd, zstd::stream::encode_all(&bytes[..], 3).unwrap().into()),
+                (Encoding::Zstd, zstd::bulk::compress(&bytes, 3).unwrap().into()),
+            ];
+            for (encoding, input) in folded {
+                let mut credit = pool.try_take(input.len() as u64).unwrap();
+                let output = unfold(encoding, input, &mut credit).unwrap();
+                prop_assert_eq!(&output[..], &bytes[..]);
+                prop_assert!(credit.bytes() >= output.len() as u64);
+            }
+            prop_assert_eq!(pool.used(), 0);
+        }
+
+        #[test]
+        fn garbage_is_refused(bytes: Vec<u8>) {
+            let pool = CreditPool::new(64 << 20);
+            for encoding in [Encoding::Gzip, Encoding::Zstd] {
+                let mut credit = pool.try_take(0).unwrap();
+                let _ = unfold(encoding, bytes.clone().into(), &mut credit);
+            }
+        }
+    }
+}
