@@ -28,5 +28,33 @@ pub const MAX_MATCHED_SPANS: usize = 20;
 pub const MAX_SEARCH_LIMIT: usize = 1_000;
 /// Most tenants of a cluster (DESIGN.md section 5).
 pub const MAX_TENANTS: usize = 10_000;
+/// Largest policy file, and largest Collector file to import, in bytes: it is replicated whole with the settings.
+pub const MAX_POLICY_BYTES: usize = 256 * 1_024;
+/// Deepest YAML of a policy file: eight policies inside each other take two levels each, and their fields some more.
+pub const MAX_POLICY_YAML_DEPTH: usize = 32;
+/// Deepest policies inside each other (`and` in `composite` in ...); evaluation recurses this deep.
+pub const MAX_POLICY_DEPTH: usize = 8;
+/// Most policies of a file at the top.
+pub const MAX_POLICIES: usize = 128;
+/// Most distinct conditions on spans of a policy file: one bit each of `policy::LeafBits`.
+pub const MAX_POLICY_LEAVES: usize = 128;
+/// Most rate limits of a policy file: a decision records the level of each that it asked.
+pub const MAX_POLICY_LIMITERS: usize = 64;
+/// Most entries of one list in a policy file (`values`, `status_codes`, sub-policies).
+pub const MAX_POLICY_VALUES: usize = 1_000;
+/// Longest policy name in bytes: it is a metric label.
+pub const MAX_POLICY_NAME_BYTES: usize = 128;
+/// Most regular expressions of a policy file: each may take twice `MAX_REGEX_BYTES`, 64 MiB together at worst.
+pub const MAX_POLICY_REGEXES: usize = 128;
+/// Memory of one compiled regular expression in bytes, and as much again for its lazily built automaton.
+pub const MAX_REGEX_BYTES: usize = 256 * 1_024;
+/// Deepest nesting of groups in a regular expression: its parser recurses.
+pub const MAX_REGEX_DEPTH: u32 = 50;
+/// Shortest wait before a decision, in milliseconds: below it a trace's spans cannot be on their way together.
+pub const MIN_DECISION_MS: u64 = 10;
+/// Longest wait before a decision, in milliseconds: an hour, the default recovery window of the journal.
+pub const MAX_DECISION_MS: u64 = 3_600_000;
+/// Highest rate of a limit, per second (spans, traces or bytes): keeps fixed-point levels far from overflow.
+pub const MAX_POLICY_RATE: u64 = 1_000_000_000_000;
 /// Service name of spans whose resource has none (the OpenTelemetry resource conventions' fallback).
 pub const UNKNOWN_SERVICE: &str = "unknown_service";
