@@ -2,3 +2,4 @@
 //! waterfall in the terminal, and the generator of demonstration traffic.
 
 pub mod demo;
+pub mod waterfall;
