@@ -8,11 +8,15 @@ mod attributes;
 mod calls;
 mod flows;
 mod generator;
+mod history;
 mod library;
 mod options;
 mod outbox;
 mod plan;
+mod report;
+mod run;
 mod services;
+mod statistics;
 mod template;
 mod wire;
 
@@ -21,3 +25,5 @@ mod generator_test;
 
 pub use generator::{Batch, Example, Generator, TracePart};
 pub use options::{DemoOptions, Grouping, Shape};
+pub use report::{DemoReport, ExampleReport, LatencyReport};
+pub use run::{DemoError, run};
