@@ -1,0 +1,328 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{NodeSettings, parse_period};
+use crate::demo::Grouping;
+
+/// A self-hosted distributed tracing cluster in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "spandrel", version, about, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node, or ask one how it is
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Find and show traces
+    #[command(subcommand)]
+    Query(QueryCommand),
+    /// Show, check and change what is kept
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// Check settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Send the traffic of a made-up shop
+    Demo(DemoArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `spandrel node`.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Start a node: the first of a cluster, or one that ran before
+    Start(Box<NodeArgs>),
+    /// Show the state of a node
+    Status {
+        /// Show it again every second
+        #[arg(long)]
+        watch: bool,
+        /// How to reach the node
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// The settings of a node and where to read more of them.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// YAML file with settings; flags and environment come first
+    #[arg(long, env = "SPANDREL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The settings.
+    #[command(flatten)]
+    pub settings: NodeSettings,
+}
+
+/// `spandrel config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the effective settings of `node start` with the same flags
+    Check(Box<NodeArgs>),
+}
+
+/// How to reach a node, and how to answer.
+#[derive(Debug, Clone, Args)]
+pub struct ClientArgs {
+    /// Address of a node
+    #[arg(long, env = "SPANDREL_ADDR", default_value = "http://127.0.0.1:3200")]
+    pub addr: String,
+    /// Tenant to ask as
+    #[arg(long, env = "SPANDREL_TENANT")]
+    pub tenant: Option<String>,
+    /// Longest wait, such as 10s
+    #[arg(long, env = "SPANDREL_TIMEOUT", default_value = "10s", value_parser = parse_period)]
+    pub timeout: Duration,
+    /// Answer in JSON, for programs
+    #[arg(long)]
+    pub json: bool,
+    /// Colours: when standard output is a terminal, always or never
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub color: ColourChoice,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ColourChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    Auto,
+    /// Also into a pipe.
+    Always,
+    /// Not at all.
+    Never,
+}
+
+/// `spandrel query`.
+#[derive(Debug, Subcommand)]
+pub enum QueryCommand {
+    /// Find traces
+    Search(SearchArgs),
+    /// Draw one trace
+    Trace(TraceArgs),
+    /// List services
+    Services(NamesArgs),
+    /// List the operations of a service
+    Operations {
+        /// The service
+        service: String,
+        /// Which of them.
+        #[command(flatten)]
+        names: NamesArgs,
+    },
+    /// List attribute keys, or the values of one
+    Tags {
+        /// List the values of this key
+        key: Option<String>,
+        /// Which of them.
+        #[command(flatten)]
+        names: NamesArgs,
+    },
+    /// Show traces as they come
+    Tail {
+        /// The conditions.
+        #[command(flatten)]
+        search: SearchArgs,
+        /// Time between two looks, such as 2s
+        #[arg(long, default_value = "2s", value_parser = parse_period)]
+        interval: Duration,
+    },
+}
+
+/// Conditions of a search.
+#[derive(Debug, Clone, Args)]
+pub struct SearchArgs {
+    /// A service that occurs in the trace; repeatable
+    #[arg(long)]
+    pub service: Vec<String>,
+    /// Name of a span
+    #[arg(long)]
+    pub operation: Option<String>,
+    /// Status of a span: error, ok or unset
+    #[arg(long)]
+    pub status: Option<StatusChoice>,
+    /// Attribute of a span or its resource, as key:value; repeatable
+    #[arg(long, value_name = "KEY:VALUE")]
+    pub tag: Vec<String>,
+    /// Least duration of the trace, such as 500ms
+    #[arg(long, value_parser = parse_period)]
+    pub min_duration: Option<Duration>,
+    /// Greatest duration of the trace
+    #[arg(long, value_parser = parse_period)]
+    pub max_duration: Option<Duration>,
+    /// When it started.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// Most traces, 1 to 1000
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// Continue a search there
+    #[arg(long)]
+    pub cursor: Option<String>,
+    /// Also traces that were dropped and can be recovered
+    #[arg(long)]
+    pub include_dropped: bool,
+    /// How to reach the node.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// A time range.
+#[derive(Debug, Clone, Args)]
+pub struct RangeArgs {
+    /// Earliest start: RFC 3339 or unix nanoseconds [default: an hour before --to]
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Latest start [default: now]
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Earliest start as a time before now, such as 15m
+    #[arg(long, value_parser = parse_period, conflicts_with = "from")]
+    pub since: Option<Duration>,
+}
+
+/// A span's status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StatusChoice {
+    /// Failed.
+    Error,
+    /// Said to be well.
+    Ok,
+    /// Nothing said.
+    Unset,
+}
+
+/// Which names to list.
+#[derive(Debug, Clone, Args)]
+pub struct NamesArgs {
+    /// Only names that begin so
+    #[arg(long, default_value = "")]
+    pub prefix: String,
+    /// Most names
+    #[arg(long)]
+    pub limit: Option<u32>,
+    /// The time range.
+    #[command(flatten)]
+    pub range: RangeArgs,
+    /// How to reach the node.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `spandrel query trace`.
+#[derive(Debug, Clone, Args)]
+pub struct TraceArgs {
+    /// 32 (or 16) hexadecimal digits
+    pub trace_id: String,
+    /// Show attributes
+    #[arg(long)]
+    pub attributes: bool,
+    /// Show events and links
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub events: bool,
+    /// Most spans to draw
+    #[arg(long, default_value_t = 500)]
+    pub limit_spans: usize,
+    /// Columns [default: those of the terminal, or 100]
+    #[arg(long)]
+    pub width: Option<usize>,
+    /// How to reach the node.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `spandrel policy`.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Print the policy in force
+    Show {
+        /// How to reach the node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Put a policy file in force
+    Apply {
+        /// The file
+        file: PathBuf,
+        /// How to reach the node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Turn a Collector's tail_sampling settings into a policy file on standard output
+    Import {
+        /// The Collector's YAML
+        file: PathBuf,
+        /// Answer in JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check a policy file without a node
+    Check {
+        /// The file
+        file: PathBuf,
+        /// Answer in JSON, for programs
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `spandrel demo`.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Where OTLP/gRPC is taken
+    #[arg(
+        long,
+        env = "SPANDREL_DEMO_ENDPOINT",
+        default_value = "http://127.0.0.1:4317"
+    )]
+    pub endpoint: String,
+    /// Tenant to send as
+    #[arg(long, env = "SPANDREL_TENANT")]
+    pub tenant: Option<String>,
+    /// Spans per second; 0: as fast as they are acknowledged
+    #[arg(long, default_value_t = 1_000.0)]
+    pub rate: f64,
+    /// When to stop, such as 30s
+    #[arg(long, value_parser = parse_period)]
+    pub duration: Option<Duration>,
+    /// After how many spans to stop
+    #[arg(long)]
+    pub spans: Option<u64>,
+    /// Spans of a full request
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: u32,
+    /// Connections
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_024))]
+    pub connections: u32,
+    /// Everything random follows from it [default: another one each time]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Share of the traces that fail, 0 to 1
+    #[arg(long, default_value_t = 0.02)]
+    pub errors: f64,
+    /// Share of the traces that take more than a second, 0 to 1
+    #[arg(long, default_value_t = 0.02)]
+    pub slow: f64,
+    /// Whole traces in a request, or each process by itself
+    #[arg(long, default_value = "service")]
+    pub grouping: Grouping,
+    /// Write what was acknowledged, a line of JSON a request
+    #[arg(long, value_name = "FILE")]
+    pub history: Option<PathBuf>,
+    /// Report in JSON
+    #[arg(long)]
+    pub json: bool,
+}

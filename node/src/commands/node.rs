@@ -1,0 +1,103 @@
+//! `spandrel node`.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use spandrel_api::dto::StatusResponse;
+use spandrel_api::time::format_instant;
+
+use super::{config, connect, node_start, print_json};
+use crate::cli::NodeCommand;
+use crate::waterfall::escape;
+
+/// Runs one of the node commands.
+///
+/// # Errors
+/// What went wrong and what to try next.
+pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
+    let (watch, args) = match command {
+        NodeCommand::Start(args) => return node_start::run(config::options(*args)?).await,
+        NodeCommand::Status { watch, client } => (watch, client),
+    };
+    let client = connect(&args).await?;
+    loop {
+        let status = client.status().await?;
+        if args.json {
+            print_json(&status)?;
+        } else {
+            crate::output::print(&render(&status))?;
+        }
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn render(status: &StatusResponse) -> String {
+    let mut out = String::new();
+    let ready = if status.ready {
+        "ready".to_owned()
+    } else {
+        format!("not ready: {}", escape(&status.not_ready_because))
+    };
+    let _ = writeln!(
+        out,
+        "node        {} of cluster {}, version {}",
+        status.node,
+        escape(&status.cluster),
+        status.version
+    );
+    let _ = writeln!(
+        out,
+        "state       {ready}, {} shards, pressure {} of 4",
+        status.shards, status.pressure
+    );
+    let _ = writeln!(
+        out,
+        "credit      {} of {}",
+        size(status.credit_used_bytes),
+        size(status.credit_capacity_bytes)
+    );
+    let _ = writeln!(
+        out,
+        "traces      {} open, {} kept and not in a block yet",
+        status.open_traces, status.unpaged_traces
+    );
+    let _ = writeln!(
+        out,
+        "disk        journal {}, blocks {}, index {}",
+        size(status.journal_bytes),
+        size(status.block_bytes),
+        size(status.index_bytes)
+    );
+    let _ = writeln!(
+        out,
+        "journal     since {}",
+        format_instant(status.journal_since.0)
+    );
+    let _ = writeln!(
+        out,
+        "index       up to {}",
+        format_instant(status.index_watermark.0)
+    );
+    let _ = writeln!(out, "retention   {} h", status.retention_seconds / 3_600);
+    let _ = writeln!(out, "policy      version {}", status.policy_version);
+    for policy in &status.policies {
+        let _ = writeln!(out, "            {}", escape(policy));
+    }
+    out
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    match units.iter().find(|(_, shift)| bytes >> shift > 0) {
+        Some((unit, shift)) => format!(
+            "{}.{} {unit}",
+            bytes >> shift,
+            (bytes >> (shift - 10) & 1_023) * 10 / 1_024
+        ),
+        None => format!("{bytes} B"),
+    }
+}
