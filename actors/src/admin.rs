@@ -8,7 +8,7 @@ use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::TenantId;
 use spandrel_model::policy::PolicySet;
 use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
-use spandrel_raft::{Command, Settings};
+use spandrel_raft::{Command, ProposeError, Settings};
 use tokio::sync::oneshot;
 
 use crate::indexer::IndexerMessage;
@@ -37,7 +37,7 @@ impl Admin for AdminPort {
         let (shared, state) = (&self.shared, self.settings.state());
         let epoch = shared.epoch();
         let set = epoch.current().set();
-        let blocks = shared.blocks.buckets();
+        let blocks = shared.blocks.buckets().unwrap_or_default();
         NodeStatus {
             node: shared.node,
             cluster: format!("{:016x}", state.cluster_id),
@@ -88,7 +88,7 @@ impl Admin for AdminPort {
         };
         match self.settings.propose(command).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_conflict() => {
+            Err(error @ ProposeError::Conflict(_)) => {
                 let limit = PortError::new(ErrorClass::Invalid, "too_many_tenants", error.to_string());
                 Err(limit.with_tenant(&tenant))
             }

@@ -131,7 +131,8 @@ impl HousekeeperState {
         gauge!("spandrel_journal_age_seconds").set(crate::meters::seconds(age));
         gauge!("spandrel_disk_bytes", "kind" => "journal")
             .set(shared.journal.bytes_on_disk() as f64);
-        let blocks: u64 = shared.blocks.buckets().iter().map(|block| block.bytes).sum();
+        let blocks = shared.blocks.buckets().unwrap_or_default();
+        let blocks: u64 = blocks.iter().map(|block| block.bytes).sum();
         gauge!("spandrel_disk_bytes", "kind" => "blocks").set(blocks as f64);
         gauge!("spandrel_disk_bytes", "kind" => "index").set(shared.index.bytes() as f64);
     }

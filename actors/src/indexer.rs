@@ -66,9 +66,9 @@ impl Actor for Indexer {
 /// Takes one step for each bucket that has enough to index; with `all`, steps until nothing waits.
 async fn catch_up(shared: &Arc<Shared>, all: bool) -> Result<(), String> {
     let current = Bucket::containing(shared.env.now(), shared.bucket_nanos);
-    for block in shared.blocks.buckets() {
+    for block in shared.blocks.buckets().map_err(|error| error.to_string())? {
         loop {
-            let done = shared.index.checkpoint(block.bucket, block.block_id);
+            let done = shared.index.checkpoint(block.bucket, block.block_id.into());
             let waiting = block.last_sequence.saturating_sub(done);
             let closed = block.bucket < current;
             if waiting == 0 || !(all || closed || waiting >= INDEX_STEP_SUMMARIES as u64) {
@@ -99,7 +99,7 @@ fn index_step(shared: &Shared, bucket: Bucket, block_id: u64, done: u64) -> Resu
     let keys = interests.keys().iter().take(usize::from(interests.indexed()));
     let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
     let summaries: Vec<TraceSummary> = summaries.into_iter().map(|(_, summary)| summary).collect();
-    let added = shared.index.add(bucket, block_id, last, &summaries, &keys);
+    let added = shared.index.add(bucket, block_id.into(), last, &summaries, &keys);
     added.map_err(|error| error.to_string())?;
     shared.recent.indexed(bucket, last);
     Ok(())

@@ -168,7 +168,7 @@ impl Node {
         let (settings, created) = open_settings(&options, &env, &identity).await?;
         let state = settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let shared = Arc::new(open_storage(&options, &env, &state, Arc::clone(&epoch)).await?);
+        let shared = Arc::new(open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch)).await?);
         let worker = Arc::clone(&shared);
         let (recovered, cost) = env
             .block(move || {
@@ -333,6 +333,7 @@ pub(crate) fn compile(
 async fn open_storage(
     options: &Arc<NodeOptions>,
     env: &Env,
+    boot: u64,
     state: &ClusterState,
     epoch: Arc<Epoch>,
 ) -> Result<Shared, StartError> {
@@ -352,8 +353,8 @@ async fn open_storage(
             tracing::error!(%corruption, "the journal lost something");
         }
         let blocks = BlockOptions {
-            bucket_nanos: worker.bucket_nanos,
             cache_bytes: worker.store_cache_bytes,
+            boot,
             ..BlockOptions::default()
         };
         let blocks = BlockStore::open(Arc::clone(disk), &dir.join("blocks"), blocks);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::summary::TraceSummary;
@@ -190,7 +191,7 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
         let frame = match frame {
             Some(Ok(frame)) => frame,
             // Reported where it was found; the other frames' spans are stored all the same.
-            Some(Err(error)) if error.is_corrupt() => {
+            Some(Err(error)) if error.class() == ErrorClass::Corrupt => {
                 wanted.remove(&(shard, lsn));
                 continue;
             }
@@ -233,7 +234,7 @@ fn stored_hashes(
         let mut nowhere = TracesDataWriter::new();
         let mut note = |_, hash| {
             hashes.insert(hash);
-            false
+            true
         };
         blocks.read(&location, &mut nowhere, &mut note).map_err(|error| error.to_string())?;
     }
@@ -263,13 +264,11 @@ fn write_group(
             one.spans.iter().map(|(context, span)| PageSpan { context, span }).collect();
         builder.push(head, &spans).map_err(|error| error.to_string())?;
         summaries.extend(summarise(shared, one)?);
-        if builder.span_count() >= PAGE_SPANS {
-            pages.push(builder.finish());
+        if builder.span_count() as usize >= PAGE_SPANS {
+            pages.extend(builder.finish().map_err(|error| error.to_string())?);
         }
     }
-    if builder.span_count() > 0 {
-        pages.push(builder.finish());
-    }
+    pages.extend(builder.finish().map_err(|error| error.to_string())?);
     if pages.is_empty() {
         return Ok(());
     }
@@ -277,11 +276,20 @@ fn write_group(
         bucket,
         tenant,
         pages,
-        summaries: summaries.clone(),
+        summaries,
     };
-    let first = shared.blocks.commit(write).map_err(|error| error.to_string())?;
-    let numbered = (first..).zip(summaries.into_iter().map(Arc::new));
-    shared.recent.add(bucket, numbered.collect());
+    let blocks = &shared.blocks;
+    let sequences = blocks.commit(&write).map_err(|error| error.to_string())?;
+    let count = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
+    let written: Vec<(u64, TraceSummary)> = if count == write.summaries.len() {
+        sequences.zip(write.summaries).collect()
+    } else {
+        // A crash came between an earlier commit and its notice: the block knows which ones are new.
+        let read = blocks.summaries(bucket, sequences.start.saturating_sub(1), count);
+        read.map_err(|error| error.to_string())?
+    };
+    let shared_out = written.into_iter().map(|(at, summary)| (at, Arc::new(summary)));
+    shared.recent.add(bucket, shared_out.collect());
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use spandrel_storage::journal::{Frame, FrameId, RecordKind};
@@ -119,7 +120,7 @@ fn first_frame(shared: &Shared, states: &[ShardState]) -> Result<Option<FrameId>
         match located {
             Some(id) => first = Some(first.map_or(id, |other| other.min(id))),
             // The record is in a corrupt or lost slice: everything that is left is replayed.
-            None => return Ok(shared.journal.frames_after(None).next()),
+            None => return Ok(shared.journal.frames_after(None).into_iter().next()),
         }
     }
     Ok(first)
@@ -131,10 +132,11 @@ fn each_frame(
     cost: &mut ReplayCost,
     visit: &mut dyn FnMut(&Frame) -> Result<(), String>,
 ) -> Result<(), String> {
-    for id in std::iter::once(start).chain(shared.journal.frames_after(Some(start))) {
-        match shared.journal.frame(id) {
-            Ok(frame) => visit(&frame)?,
-            Err(error) if error.is_corrupt() => {
+    let before_start = FrameId(start.0.saturating_sub(1));
+    for frame in shared.journal.walk(Some(before_start)) {
+        match frame {
+            Ok((_, frame)) => visit(&frame)?,
+            Err(error) if error.class() == ErrorClass::Corrupt => {
                 cost.corrupt += 1;
                 tracing::error!(%error, "a frame is skipped");
             }
@@ -206,7 +208,7 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
     for (tenant, trace_id) in state.kept_keys() {
         let fragments = shared.blocks.fragments(&tenant, shard, trace_id);
         let fragments = fragments.map_err(|error| error.to_string())?;
-        if let Some(newest) = fragments.iter().map(|location| location.fragment()).max() {
+        if let Some(newest) = fragments.iter().map(|location| location.fragment).max() {
             paged.push((tenant, trace_id, newest));
         }
     }

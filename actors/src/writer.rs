@@ -12,7 +12,7 @@ use spandrel_model::credit::Credit;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, ShardId, Term};
 use spandrel_model::verdict::VerdictRecord;
-use spandrel_storage::journal::{EncodedFrame, FrameBuilder};
+use spandrel_storage::journal::{EncodedFrame, FrameBuilder, JournalError};
 use tokio::sync::oneshot;
 
 use crate::assembler_actor::AssemblerMessage;
@@ -87,7 +87,8 @@ enum Item {
 /// Frames with the requests that they make durable.
 pub(crate) struct Built {
     builder: FrameBuilder,
-    frames: Vec<EncodedFrame>,
+    /// What cannot be built cannot be written either: the node stops.
+    frames: Result<Vec<EncodedFrame>, String>,
     items: Vec<Item>,
 }
 
@@ -136,7 +137,7 @@ impl Actor for Writer {
             term: arguments.term,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            builder: Some(FrameBuilder::new(FRAME_LEVEL)),
+            builder: Some(FrameBuilder::new(FRAME_LEVEL)?),
             frames: Vec::new(),
             built: Vec::new(),
             committing: None,
@@ -153,8 +154,11 @@ impl Actor for Writer {
         match message {
             WriterMessage::Built(built) => {
                 state.builder = Some(built.builder);
-                state.frames.extend(built.frames);
                 state.built.extend(built.items);
+                match built.frames {
+                    Ok(frames) => state.frames.extend(frames),
+                    Err(reason) => state.fail(reason),
+                }
             }
             WriterMessage::Committed(result) => state.committed(result),
             other => {
@@ -257,10 +261,8 @@ impl WriterState {
         let items = self.committing.take().unwrap_or_default();
         if let Err(reason) = result {
             // Never retried: what the kernel still holds of a failed fsync is unknown. A restart reads the disk.
-            tracing::error!(reason, "journal commit failed, stopping");
-            self.failed = Some(reason.clone());
             items.into_iter().for_each(|item| refuse(item, &reason));
-            (self.shared.env.halt)(&reason);
+            self.fail(reason);
             return;
         }
         let mut commits: Vec<Vec<ShardCommit>> = self.shards.iter().map(|_| Vec::new()).collect();
@@ -303,6 +305,12 @@ impl WriterState {
         drained.into_iter().for_each(|reply| drop(reply.send(())));
     }
 
+    fn fail(&mut self, reason: String) {
+        tracing::error!(reason, "the journal cannot be written, stopping");
+        (self.shared.env.halt)(&reason);
+        self.failed = Some(reason);
+    }
+
     fn refuse_all(&mut self, reason: &str) {
         for message in std::mem::take(&mut self.waiting) {
             if let WriterMessage::Append(append) = message {
@@ -323,30 +331,39 @@ fn refuse(item: Item, reason: &str) {
 }
 
 fn build_frames(mut builder: FrameBuilder, items: Vec<Item>, term: Term) -> Built {
-    let mut frames = Vec::new();
-    for item in &items {
-        match item {
-            Item::Append(append, lsns) => {
-                for (part, lsn) in append.shards.iter().zip(lsns) {
-                    let rows = append.rows.get(part.start..part.end).unwrap_or_default();
-                    builder.push_spans(part.shard, term, *lsn, &append.batch, rows);
-                    if builder.raw_bytes() >= FRAME_RAW_BYTES {
-                        frames.push(builder.finish());
-                    }
-                }
-            }
-            Item::Verdicts(shard, lsn, records) => {
-                builder.push_verdicts(*shard, term, *lsn, records);
-            }
-            Item::Drain(_) => {}
-        }
-    }
-    if !builder.is_empty() {
-        frames.push(builder.finish());
-    }
+    let frames = push_items(&mut builder, &items, term).map_err(|error| error.to_string());
     Built {
         builder,
         frames,
         items,
     }
+}
+
+fn push_items(
+    builder: &mut FrameBuilder,
+    items: &[Item],
+    term: Term,
+) -> Result<Vec<EncodedFrame>, JournalError> {
+    let mut frames = Vec::new();
+    for item in items {
+        match item {
+            Item::Append(append, lsns) => {
+                for (part, lsn) in append.shards.iter().zip(lsns) {
+                    let rows = append.rows.get(part.start..part.end).unwrap_or_default();
+                    builder.push_spans(part.shard, term, *lsn, &append.batch, rows)?;
+                    if builder.raw_bytes() >= FRAME_RAW_BYTES {
+                        frames.push(builder.finish()?);
+                    }
+                }
+            }
+            Item::Verdicts(shard, lsn, records) => {
+                builder.push_verdicts(*shard, term, *lsn, records)?;
+            }
+            Item::Drain(_) => {}
+        }
+    }
+    if !builder.is_empty() {
+        frames.push(builder.finish()?);
+    }
+    Ok(frames)
 }

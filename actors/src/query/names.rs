@@ -110,7 +110,7 @@ impl Names<'_> {
 
     fn stored(&mut self, shared: &Shared) -> Result<(), PortError> {
         let request = self.request;
-        for block in shared.blocks.buckets() {
+        for block in shared.blocks.buckets().map_err(storage_error)? {
             if block.max_start < request.from || block.min_start >= request.to {
                 continue;
             }
@@ -141,15 +141,15 @@ impl Names<'_> {
         match &request.kind {
             NamesKind::Tags => {
                 let keys = shared.blocks.attribute_keys(bucket, &request.tenant);
-                for key in keys.map_err(storage_error)? {
-                    self.add(&key, None, Some(indexed(&key)), false);
+                for (key, scope) in keys.map_err(storage_error)? {
+                    self.tag(&key, scope, indexed(&key));
                 }
             }
             NamesKind::TagValues { key } if !indexed(key) => {
                 let values =
                     shared.blocks.attribute_values(bucket, &request.tenant, key, request.limit);
-                for value in values.map_err(storage_error)? {
-                    self.add(&value, None, None, true);
+                for (value, kind) in values.map_err(storage_error)? {
+                    self.value(&value, kind);
                 }
             }
             _ => {}

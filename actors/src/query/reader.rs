@@ -81,9 +81,13 @@ impl Progress {
             if let Some(lsn) = self.parts.references.pop_front() {
                 self.record(shared, lsn, &mut writer)?;
             } else if let Some(fragment) = self.parts.fragments.pop_front() {
-                let seen = &mut self.seen;
-                let mut new = |_, hash| seen.insert(hash);
-                shared.blocks.read(&fragment, &mut writer, &mut new).map_err(storage_error)?;
+                let (seen, probability) = (&mut self.seen, self.parts.probability);
+                let mut push = |context: &RawContext<'_>, _, span: &[u8]| {
+                    if seen.insert(xxh3_64(span)) {
+                        writer.push(context, &with_sampling_threshold(span, probability));
+                    }
+                };
+                shared.blocks.visit(&fragment, &mut push).map_err(storage_error)?;
             } else {
                 break;
             }
@@ -119,7 +123,7 @@ fn visit_record(
     };
     let frame = match shared.journal.frame(id) {
         Ok(frame) => frame,
-        Err(error) if error.is_corrupt() => {
+        Err(error) if error.class() == ErrorClass::Corrupt => {
             return Err(PortError::new(ErrorClass::Corrupt, "corrupt_frame", error.to_string()));
         }
         Err(error) => return Err(storage_error(error)),
@@ -158,8 +162,8 @@ pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> TraceSpans {
         }
     }
     for fragment in &parts.fragments {
-        let read = shared.blocks.visit(fragment, &mut |context, span, hash| {
-            if seen.insert(hash) {
+        let read = shared.blocks.visit(fragment, &mut |context, _, span| {
+            if seen.insert(xxh3_64(span)) {
                 spans.push(context, span);
             }
         });

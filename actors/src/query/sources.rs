@@ -9,7 +9,7 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, SearchRequest};
 use spandrel_model::summary::TraceSummary;
-use spandrel_storage::block::{BlockInfo, ScanCost};
+use spandrel_storage::block::{BlockInfo, ScanCost, ScanRequest};
 use spandrel_storage::index::IndexQuery;
 
 use super::storage_error;
@@ -132,8 +132,8 @@ pub(super) fn recent(
         }
     };
     shared.recent.visit(&mut offer);
-    for block in shared.blocks.buckets() {
-        let mut done = shared.index.checkpoint(block.bucket, block.block_id);
+    for block in shared.blocks.buckets().map_err(storage_error)? {
+        let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
         let first_in_memory = shared.recent.oldest(block.bucket, 1).first().map(|(at, _)| *at);
         let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);
         while done < end {
@@ -157,12 +157,12 @@ pub(super) fn recent(
 }
 
 /// Blocks that may hold traces of the range, the youngest start first.
-fn blocks_of(shared: &Shared, request: &SearchRequest) -> Vec<BlockInfo> {
+fn blocks_of(shared: &Shared, request: &SearchRequest) -> Result<Vec<BlockInfo>, PortError> {
     let filter = &request.filter;
-    let mut blocks = shared.blocks.buckets();
+    let mut blocks = shared.blocks.buckets().map_err(storage_error)?;
     blocks.retain(|block| block.max_start >= filter.from && block.min_start < filter.to);
     blocks.sort_by_key(|block| Reverse(block.max_start));
-    blocks
+    Ok(blocks)
 }
 
 /// The index.
@@ -173,7 +173,7 @@ pub(super) fn index(
     limit: usize,
 ) -> Result<Batch, PortError> {
     let mut candidates: Vec<Candidate> = Vec::new();
-    for block in blocks_of(shared, request) {
+    for block in blocks_of(shared, request)? {
         let enough = candidates.len() > limit
             && candidates.get(limit).is_some_and(|last| last.key.0.0 > block.max_start);
         if enough {
@@ -185,8 +185,8 @@ pub(super) fn index(
             cursor,
             limit: limit + 1,
         };
-        let hits = shared.index.search(block.bucket, &query).map_err(storage_error)?;
-        candidates.extend(hits.into_iter().map(|hit| Candidate {
+        let answer = shared.index.search(block.bucket, block.block_id.into(), &query);
+        candidates.extend(answer.map_err(storage_error)?.hits.into_iter().map(|hit| Candidate {
             key: key(hit.start, hit.trace_id),
             origin: Origin::Stored {
                 shard: hit.shard,
@@ -209,34 +209,35 @@ pub(super) fn columns(
     use std::ops::ControlFlow::{Break, Continue};
     let condition = request.filter.span_condition();
     let mut cost = ScanCost::default();
-    let mut found: BTreeMap<(ShardId, TraceId), (Lsn, Vec<SpanId>)> = BTreeMap::new();
+    let mut found: BTreeMap<(ShardId, TraceId), Vec<SpanId>> = BTreeMap::new();
     let mut in_time = true;
-    for block in blocks_of(shared, request) {
+    for block in blocks_of(shared, request)? {
         let mut visit = |fragment: spandrel_storage::block::FoundFragment| {
-            let entry = found.entry((fragment.shard, fragment.trace_id)).or_default();
-            entry.0 = entry.0.max(fragment.fragment);
-            entry.1.extend(fragment.matched);
+            let location = fragment.location;
+            let matched = found.entry((location.shard, location.trace_id)).or_default();
+            matched.extend(fragment.matched);
             if tokio::time::Instant::now() < deadline { Continue(()) } else { Break(()) }
         };
         let filter = &request.filter;
-        let scanned = shared.blocks.scan(
-            block.bucket,
-            &request.tenant,
-            &condition,
-            filter.from,
-            filter.to,
-            &mut visit,
-        );
-        let scanned = scanned.map_err(storage_error)?;
+        let scan = ScanRequest {
+            bucket: block.bucket,
+            tenant: &request.tenant,
+            condition: &condition,
+            from: filter.from,
+            to: UnixNanos(u64::MAX),
+            max_spans: u64::MAX,
+        };
+        let scanned = shared.blocks.scan(&scan, &mut visit).map_err(storage_error)?;
         cost.spans += scanned.spans;
         cost.bytes += scanned.bytes;
+        cost.corrupt_pages += scanned.corrupt_pages;
         if tokio::time::Instant::now() >= deadline {
             in_time = false;
             break;
         }
     }
     let mut candidates = Vec::new();
-    for ((shard, trace_id), (_, matched)) in found {
+    for ((shard, trace_id), matched) in found {
         let summary = shared.blocks.summary_of(&request.tenant, shard, trace_id);
         let Some(summary) = summary.map_err(storage_error)? else {
             continue;

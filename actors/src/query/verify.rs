@@ -136,7 +136,7 @@ fn matching(
     for location in blocks.fragments(&request.tenant, shard, trace_id).map_err(storage_error)? {
         let spans = blocks.matching_spans(&location, condition, MAX_MATCHED_SPANS);
         matched.extend(spans.map_err(storage_error)?);
-        inspected.spans += u64::from(location.rows());
+        inspected.spans += u64::from(location.rows);
     }
     Ok(matched)
 }

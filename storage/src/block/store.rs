@@ -1,6 +1,7 @@
 //! The block store: the block files of a node.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -181,21 +182,23 @@ impl BlockStore {
     }
 
     /// Adds pages and summaries of one tenant to a block in one durable transaction. Fragments that the block has
-    /// already, and their summaries, are left out, so a repeated commit changes nothing.
+    /// already, and their summaries, are left out, so a repeated commit changes nothing. Returns the sequences that
+    /// the summaries were given.
     ///
     /// # Errors
     /// When nothing was written: the bucket's file does not open, or there are too many tenants. After an error of
     /// the disk or the database the process must stop.
-    pub fn commit(&self, write: &BlockWrite) -> Result<(), BlockError> {
+    pub fn commit(&self, write: &BlockWrite) -> Result<Range<u64>, BlockError> {
         let file = self.file_or_create(write.bucket)?;
         let _writer = file.lock_writer();
         let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
         let transaction = commit::begin(&database)?;
         let Some((meta, traces)) = commit::apply(&transaction, write)? else {
             transaction.abort().map_err(redb_error)?;
-            return Ok(());
+            return Ok(0..0);
         };
         transaction.commit()?;
+        let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
         let unsealed = file.meta().sealed && !meta.sealed;
         file.set_meta(meta);
         let seed = tenant_seed(&write.tenant);
@@ -204,7 +207,7 @@ impl BlockStore {
             // A filter read from the rows of the seal may lack what was committed while it was read.
             file.set_filter(None);
         }
-        Ok(())
+        Ok(sequences)
     }
 
     /// All blocks, oldest bucket first, also those that do not open.
