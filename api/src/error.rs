@@ -11,6 +11,7 @@ use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ports::TraceAbsence;
 
 use crate::dto::{ErrorBody, ErrorDetail};
+use crate::limits::DEFAULT_RETRY_MS;
 use crate::rpc_status::{
     ERROR_DOMAIN, ERROR_INFO_URL, ErrorInfo, RETRY_INFO_URL, RetryInfo, RpcAny, RpcDuration,
     RpcStatus,
@@ -31,6 +32,7 @@ impl From<PortError> for ApiError {
         if matches!(error.class, ErrorClass::Internal | ErrorClass::Corrupt) {
             tracing::error!(code = error.code, message = %error.message, "request failed");
         }
+        let passes = matches!(error.class, ErrorClass::OverLimit | ErrorClass::Unavailable);
         Self {
             status,
             code,
@@ -40,7 +42,7 @@ impl From<PortError> for ApiError {
                 field: error.field,
                 limit: error.limit,
                 tenant: error.tenant.map(Into::into),
-                retry_after_ms: error.retry_after_ms,
+                retry_after_ms: error.retry_after_ms.or(passes.then_some(DEFAULT_RETRY_MS)),
                 ..ErrorDetail::default()
             }),
         }

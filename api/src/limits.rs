@@ -12,8 +12,10 @@ pub const RATIO_FREE_BYTES: usize = 1 << 20;
 pub const MAX_ZSTD_WINDOW_LOG: u32 = 23;
 /// Bytes by which a buffer and its credit grow while a body is read or unfolded.
 pub const GROWTH_STEP_BYTES: usize = 64 << 10;
-/// Bodies above this many bytes are decompressed and transcoded off the network threads.
+/// JSON bodies above this many bytes are transcoded off the network threads.
 pub const OFFLOAD_BYTES: usize = 256 << 10;
+/// Compressed bodies above this many bytes are unfolded off the network threads: at the greatest ratio it is 6 MiB.
+pub const OFFLOAD_COMPRESSED_BYTES: usize = 32 << 10;
 /// Deepest nesting of JSON that is transcoded: seven messages lead to an attribute value, which nests at most 16
 /// deep (two levels of JSON each); serde_json itself stops at 128.
 pub const MAX_JSON_DEPTH: usize = 96;
@@ -28,6 +30,9 @@ pub const DEFAULT_EXPORT_DEADLINE_MS: u64 = 10_000;
 pub const MAX_EXPORT_DEADLINE_MS: u64 = 60_000;
 /// What an export that took too long is told to wait, in milliseconds.
 pub const TIMED_OUT_RETRY_MS: u64 = 1_000;
+/// What a refusal that passes is told when the port gave no hint, in milliseconds: without one collectors take
+/// RESOURCE_EXHAUSTED for permanent and drop the spans.
+pub const DEFAULT_RETRY_MS: u64 = 1_000;
 /// What is told when there is no room for a growing body, in milliseconds.
 pub const NO_CREDIT_RETRY_MS: u64 = 1_000;
 

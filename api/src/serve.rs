@@ -80,6 +80,7 @@ pub async fn serve(
     let http = with_grpc(native, "spandrel.v1.QueryService", proto::DESCRIPTORS)
         .await?
         .route_service("/spandrel.v1.QueryService/{rpc}", queries);
+    let http = native::observed(http);
     let otlp_grpc = with_grpc(
         otlp::grpc_router(Arc::clone(&ingest)).fallback(no_such_method),
         "opentelemetry.proto.collector.trace.v1.TraceService",

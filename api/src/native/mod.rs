@@ -77,7 +77,11 @@ pub(crate) fn router(native: Native) -> Router {
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         .with_state(native)
-        .layer(middleware::from_fn(observe))
+}
+
+/// The same routes, counted. Routes that are added afterwards are not.
+pub(crate) fn observed(router: Router) -> Router {
+    router.layer(middleware::from_fn(observe))
 }
 
 async fn no_such_route(uri: Uri) -> ApiError {
@@ -114,7 +118,15 @@ async fn observe(request: Request, next: Next) -> Response {
     };
     let observed = Observed::start(api);
     let mut response = next.run(request).await;
-    observed.answered(response.status().as_u16());
+    // A gRPC call that failed says so in its headers; one that breaks later does so in trailers, unseen here.
+    match response
+        .headers()
+        .get("grpc-status")
+        .map(|code| code.to_str())
+    {
+        Some(Ok(code)) => observed.answered(format_args!("grpc_{code}")),
+        _ => observed.answered(response.status().as_u16()),
+    }
     let nosniff = HeaderValue::from_static("nosniff");
     response
         .headers_mut()

@@ -21,7 +21,7 @@ use super::grpc_head::{GrpcHead, deadline};
 use super::unfold::{ACCEPTED, Encoding, unfold};
 use super::{Arrived, EXPORT_PATH, hand_over, offloaded, response_of, within};
 use crate::error::ApiError;
-use crate::limits::{MAX_WIRE_BYTES, OFFLOAD_BYTES};
+use crate::limits::{MAX_WIRE_BYTES, OFFLOAD_COMPRESSED_BYTES};
 use crate::telemetry::{Observed, received, refused};
 use crate::tenant;
 
@@ -70,7 +70,7 @@ async fn take(ingest: &Arc<dyn Ingest>, request: Request<Body>) -> Result<Export
             let message = "a message is marked as compressed, but grpc-encoding is not given";
             return Err(ApiError::invalid("grpc-encoding", message));
         }
-        (true, encoding) if message.len() < OFFLOAD_BYTES => {
+        (true, encoding) if message.len() < OFFLOAD_COMPRESSED_BYTES => {
             unfold(encoding, message, &mut credit)?
         }
         (true, encoding) => {

@@ -21,7 +21,9 @@ use super::json::{TranscodeError, transcode_request};
 use super::unfold::{ACCEPTED, Encoding, unfold};
 use super::{Arrived, hand_over, offloaded, response_of, within};
 use crate::error::ApiError;
-use crate::limits::{DEFAULT_EXPORT_DEADLINE_MS, MAX_DECODED_BYTES, OFFLOAD_BYTES};
+use crate::limits::{
+    DEFAULT_EXPORT_DEADLINE_MS, MAX_DECODED_BYTES, OFFLOAD_BYTES, OFFLOAD_COMPRESSED_BYTES,
+};
 use crate::rpc_status::RETRY_INFO_URL;
 use crate::telemetry::{Observed, received, refused};
 use crate::tenant;
@@ -95,7 +97,11 @@ async fn take(
     received(API, wire.len());
     let work = move || decode(format, encoding, wire, credit);
     let cheap = format == Format::Protobuf && encoding == Encoding::Identity;
-    let small = announced.is_some_and(|bytes| bytes < OFFLOAD_BYTES as u64);
+    let most = match encoding {
+        Encoding::Identity => OFFLOAD_BYTES,
+        Encoding::Gzip | Encoding::Zstd => OFFLOAD_COMPRESSED_BYTES,
+    };
+    let small = announced.is_some_and(|bytes| bytes < most as u64);
     let (request, credit) = if cheap || small {
         work()?
     } else {

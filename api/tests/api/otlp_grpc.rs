@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -184,4 +185,44 @@ async fn our_own_client_exports_raw_bytes_and_hears_refusals() {
     let error = client.export(piece("raw")).await.unwrap_err();
     assert_eq!(error.retry_after_ms(), Some(1_234));
     assert_eq!(error.refusal().unwrap().code, "failover");
+}
+
+#[tokio::test]
+async fn an_open_export_ends_well_while_the_node_shuts_down() {
+    // given an export that waits
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut node = Node::start(Fake {
+        gate: Some(Arc::clone(&gate)),
+        ..Fake::default()
+    })
+    .await;
+    let mut client = client(&node).await;
+    let export = tokio::spawn(async move { client.export(request()).await });
+    let arrived = async {
+        while node.fake.pool.used() == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), arrived)
+        .await
+        .unwrap();
+    // when the node stops, and then the export is done
+    let served = node.stop();
+    let refused = async {
+        while TraceServiceClient::connect(format!("http://{}", node.otlp_grpc))
+            .await
+            .is_ok()
+        {}
+    };
+    tokio::time::timeout(Duration::from_secs(10), refused)
+        .await
+        .unwrap();
+    gate.add_permits(1);
+    // then it is acknowledged, and serving ends
+    export.await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), served)
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(node.exported().len(), 1);
 }

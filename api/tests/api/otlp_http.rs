@@ -137,7 +137,8 @@ async fn what_cannot_be_read_is_refused_for_good() {
         r#"{"arrayValue":{"values":["#.repeat(10_000),
         "]}}".repeat(10_000)
     );
-    let cases: [(&[(&str, &str)], Vec<u8>, u16); 9] = [
+    type Headers = &'static [(&'static str, &'static str)];
+    let cases: [(Headers, Vec<u8>, u16); 9] = [
         (&[], vec![], 415),
         (&[("content-type", "text/plain")], vec![], 415),
         (&[PROTOBUF, ("content-encoding", "br")], vec![], 415),

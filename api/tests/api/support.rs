@@ -28,7 +28,7 @@ use spandrel_model::search::{
 };
 use spandrel_model::verdict::{Trigger, Verdict};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinHandle;
 
 /// A trace that the fake holds; its id is 0xaa sixteen times.
@@ -44,6 +44,8 @@ pub struct Fake {
     pub exports: Mutex<Vec<(TenantId, Bytes)>>,
     pub export_reply: Mutex<Result<ExportOutcome, PortError>>,
     pub export_hangs: bool,
+    /// When it is there, an export waits for a permit of it.
+    pub gate: Option<Arc<Semaphore>>,
     pub pieces: Vec<Bytes>,
     pub complete: bool,
     pub search: Mutex<Option<SearchRequest>>,
@@ -59,6 +61,7 @@ impl Default for Fake {
             exports: Mutex::default(),
             export_reply: Mutex::new(Ok(ExportOutcome::default())),
             export_hangs: false,
+            gate: None,
             pieces: vec![piece("first"), piece("<second>")],
             complete: true,
             search: Mutex::default(),
@@ -179,6 +182,9 @@ impl Ingest for Fake {
         );
         if self.export_hangs {
             std::future::pending::<()>().await;
+        }
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
         }
         self.exports.lock().unwrap().push((tenant.clone(), request));
         self.export_reply.lock().unwrap().clone()

@@ -409,7 +409,7 @@ fn check_depth<E: Error>(depth: usize) -> Result<(), E> {
 
 fn hex_into<'b>(text: &str, into: &'b mut [u8; 16]) -> Option<&'b [u8]> {
     let length = text.len() / 2;
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return None;
     }
     let bytes = into.get_mut(..length)?;
