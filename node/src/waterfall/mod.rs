@@ -295,7 +295,7 @@ impl<'d> Canvas<'d> {
         if early > 0 {
             let spans = count(early, "span");
             self.line(&format!(
-                "{spans} before the parent: drawn where the clocks say"
+                "earlier than the parent: {spans}, drawn where the clocks say"
             ));
         }
     }
