@@ -315,7 +315,7 @@ impl Generator {
             .then(|| self.rng.random_range(0..template.spans.len()));
         for (index, span) in template.spans.iter().enumerate().rev() {
             let service = span.service as usize;
-            let pod = (pods >> (service * 5)) as usize % INSTANCES;
+            let pod = usize::from((pods >> (service * 5)).to_le_bytes()[0]) % INSTANCES;
             let resource = service * INSTANCES + pod;
             let target = |target: &LinkTarget| match target {
                 LinkTarget::Producer => producers.first().copied(),

@@ -101,8 +101,14 @@ fn traces_and_spans_have_the_stated_size() {
         );
         let per_span = bytes as f64 / spans as f64;
         eprintln!("{grouping:?}: {per_trace} spans a trace, {per_span} bytes a span");
+        // A process that sends by itself says its resource once for many spans.
+        let least = if grouping == Grouping::Trace {
+            850.0
+        } else {
+            750.0
+        };
         assert!(
-            (850.0..=950.0).contains(&per_span),
+            (least..=950.0).contains(&per_span),
             "{per_span} bytes a span, {grouping:?}"
         );
     }
@@ -187,7 +193,7 @@ fn errors_slow_traces_links_and_varying_texts_are_there() {
     assert!(linked.iter().filter(|id| traces.contains_key(**id)).count() > 20);
     let attributes = spans().map(|span| span.attributes.len()).sum::<usize>();
     let mean = attributes as f64 / spans().count() as f64;
-    assert!((14.0..18.0).contains(&mean), "{mean} attributes a span");
+    assert!((14.0..19.0).contains(&mean), "{mean} attributes a span");
     let text = format!("{:?}", traces.values().next().unwrap());
     for marker in ["\\u{1}", "\\u{2}", "\\u{3}", "\\u{4}"] {
         assert!(!text.contains(marker), "an unfilled place: {text}");

@@ -6,7 +6,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use rand_chacha::ChaCha8Rng;
 
-use super::attributes::{text, truth};
+use super::attributes::{Varying, text, truth};
 use super::services::{Scope, Service};
 
 /// Position of a span in its plan.
@@ -184,6 +184,13 @@ impl<'a> Planner<'a> {
     fn push(&mut self, call: Call, parent: Option<SpanIndex>, start_us: u64) -> SpanIndex {
         let mut attributes = call.attributes;
         attributes.extend(call.service.thread(self.rng));
+        attributes.push(text(
+            "app.request.baggage",
+            format!(
+                "tenant=shop-eu,channel=web,market=de,currency=EUR,experiment=checkout-b,session={}",
+                Varying::Session.digits(12)
+            ),
+        ));
         self.spans.push(SpanPlan {
             service: call.service,
             scope: call.scope,

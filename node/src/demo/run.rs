@@ -36,7 +36,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 #[non_exhaustive]
 pub enum DemoError {
     /// The endpoint was not reached, or does not speak OTLP.
-    #[error("{0}")]
+    #[error(transparent)]
     Client(#[from] ClientError),
     /// The history cannot be written.
     #[error("history file `{path}`: {source}")]

@@ -16,7 +16,7 @@ pub(super) struct Histogram {
 impl Histogram {
     pub(super) fn new() -> Self {
         Self {
-            buckets: vec![0; STEPS as usize * POWERS],
+            buckets: vec![0; 32 * POWERS],
             count: 0,
             max: 0,
         }

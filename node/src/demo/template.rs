@@ -32,7 +32,7 @@ pub(super) struct Instance {
 impl Instance {
     /// Unix nanoseconds of a moment of the plan.
     pub(super) fn moment(&self, us: u64) -> u64 {
-        self.start + (us * 1_000 * self.stretch >> 16)
+        self.start + ((us * 1_000 * self.stretch) >> 16)
     }
 
     /// The id of the span at `index`.

@@ -293,9 +293,9 @@ impl<'d> Canvas<'d> {
         }
         let early = rows.iter().filter(|row| row.early_nanos > 0).count();
         if early > 0 {
+            let spans = count(early, "span");
             self.line(&format!(
-                "{} before the parent: drawn where the clocks say",
-                count(early, "span starts").replace("startss", "start")
+                "earlier than the parent: {spans}, drawn where the clocks say"
             ));
         }
     }

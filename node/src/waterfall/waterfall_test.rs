@@ -78,16 +78,88 @@ fn at_width(width: usize) -> Drawing {
     }
 }
 
+/// Compares with `testdata/NAME.txt`; with `SPANDREL_UPDATE_GOLDEN` set, writes it instead.
 #[track_caller]
-fn check(spans: Vec<(&str, Span)>, drawing: &Drawing, expected: &str) {
+fn check(name: &str, spans: Vec<(&str, Span)>, drawing: &Drawing) {
     let drawn = draw(&heading(), &trace(spans), drawing);
     assert!(
         drawn.lines().all(|line| columns(line) <= drawing.width),
         "{drawn}"
     );
-    let body: Vec<&str> = drawn.lines().skip(3).collect();
-    let expected: Vec<&str> = expected.lines().skip(1).collect();
-    assert_eq!(body, expected, "\n{drawn}");
+    let path = format!(
+        "{}/src/waterfall/testdata/{name}.txt",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    if std::env::var_os("SPANDREL_UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &drawn).unwrap();
+    }
+    let expected = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(drawn, expected, "{name}:\n{drawn}");
+}
+
+#[test]
+fn a_normal_trace_at_several_widths() {
+    check("normal", checkout(), &Drawing::default());
+    check("narrow", checkout(), &at_width(60));
+    check("wide", checkout(), &at_width(160));
+}
+
+#[test]
+fn an_error_with_its_event_and_attributes() {
+    let mut spans = checkout();
+    let failed = &mut spans[3].1;
+    failed.status = Some(Status {
+        message: "payment authorization failed".to_owned(),
+        code: 2,
+    });
+    failed.attributes.push(text("http.route", "/v1/charges"));
+    failed.events.push(Event {
+        time_unix_nano: START + 1_000_000_000,
+        name: "exception".to_owned(),
+        attributes: vec![
+            text("exception.type", "Timeout"),
+            text("exception.stacktrace", "very long"),
+        ],
+        ..Event::default()
+    });
+    let drawing = Drawing {
+        attributes: true,
+        ..Drawing::default()
+    };
+    check("error", spans, &drawing);
+}
+
+#[test]
+fn several_roots_orphans_cycles_and_skewed_clocks() {
+    let spans = vec![
+        ("b", span(2, 0, "second root", 50, 90)),
+        ("a", span(1, 0, "first root", 10, 100)),
+        ("c", span(3, 99, "orphan", 0, 30)),
+        ("d", span(4, 1, "early child", 5, 40)),
+        ("e", span(5, 6, "circle one", 60, 70)),
+        ("e", span(6, 5, "circle two", 61, 69)),
+        ("f", span(7, 7, "own parent", 80, 81)),
+        ("g", span(8, 2, "backwards", 70, 60)),
+    ];
+    check("broken", spans, &Drawing::default());
+}
+
+#[test]
+fn links_and_more_events_than_are_shown() {
+    let mut consumer = span(1, 0, "process orders.placed", 0, 10);
+    consumer.links = vec![Link {
+        trace_id: vec![0xab; 16],
+        span_id: vec![0xcd; 8],
+        ..Link::default()
+    }];
+    consumer.events = (0..11)
+        .map(|number| Event {
+            time_unix_nano: START + number * 100_000,
+            name: format!("retry {number}"),
+            ..Event::default()
+        })
+        .collect();
+    check("links", vec![("worker", consumer)], &Drawing::default());
 }
 
 #[test]
