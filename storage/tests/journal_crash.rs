@@ -388,7 +388,7 @@ fn a_late_verdict_stands_over_an_early_one() {
     let mut numbers = Numbers(10);
     let journal = open(&disk).unwrap();
     let mut verdict = dropped(&mut numbers, "default", 1);
-    let mut push = |verdict: &VerdictRecord, lsn| {
+    let push = |verdict: &VerdictRecord, lsn| {
         let mut builder = FrameBuilder::new(1).unwrap();
         builder
             .push_verdicts(ShardId(1), Term(1), Lsn(lsn), std::slice::from_ref(verdict))
