@@ -11,7 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SearchFilter;
-use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary};
+use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary, SummaryDecision};
 use spandrel_storage::disk::RealDisk;
 use spandrel_storage::index::{IndexOptions, IndexQuery, IndexStore};
 
@@ -78,6 +78,7 @@ fn summary(number: u64) -> TraceSummary {
             attribute("user.tier", format!("tier-{}", random(37, 5))),
         ],
         truncated: false,
+        decision: SummaryDecision::default(),
     }
 }
 

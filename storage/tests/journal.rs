@@ -170,8 +170,8 @@ fn trimming_takes_whole_old_slices_and_nothing_that_is_needed() {
     let ids: Vec<u64> = journal.slices().iter().map(|slice| slice.id).collect();
 
     // Needed from the start, or too young and not too many: nothing goes
-    assert_eq!(trim(&journal, 1, 1, 0, 0), []);
-    assert_eq!(trim(&journal, 9, 9, 1_000, u64::MAX), []);
+    assert_eq!(trim(&journal, 1, 1, 0, 0), [0_u64; 0]);
+    assert_eq!(trim(&journal, 9, 9, 1_000, u64::MAX), [0_u64; 0]);
     // Shard 2 still needs its first record: only the slice before it goes, whatever the bound
     assert_eq!(trim(&journal, 9, 1, 1_000, 0), ids[..1]);
     assert_eq!(journal.covered_since(), UnixNanos(NOW + 2 * SECOND));
@@ -179,7 +179,7 @@ fn trimming_takes_whole_old_slices_and_nothing_that_is_needed() {
     assert_eq!(trim(&journal, 9, 9, 97, u64::MAX), ids[1..3]);
     // The bound shortens the window; the open slice stays
     assert_eq!(trim(&journal, 9, 9, 1_000, 0), ids[3..4]);
-    assert_eq!(trim(&journal, 9, 9, 0, 0), []);
+    assert_eq!(trim(&journal, 9, 9, 0, 0), [0_u64; 0]);
 
     for journal in [journal, five_slices_again(dir.path())] {
         assert!(matches!(

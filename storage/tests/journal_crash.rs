@@ -22,7 +22,7 @@ const SHARDS: u16 = 3;
 
 fn options() -> JournalOptions {
     JournalOptions {
-        slice_bytes: 20_000,
+        slice_bytes: 10_000,
         frame_cache_bytes: 0,
         hash_seed: 99,
         ..JournalOptions::default()
@@ -61,7 +61,7 @@ fn next_frame(
         let lsn = last.entry(shard).or_default();
         *lsn = lsn.next();
         if numbers.below(2) == 0 {
-            let count = 1 + numbers.below(30) as usize;
+            let count = 1 + numbers.below(8) as usize;
             let spans = batch(numbers, "default", count);
             builder
                 .push_spans(shard, Term(1), *lsn, &spans, &all(&spans))
@@ -83,7 +83,7 @@ fn work(
     numbers: &mut Numbers,
     known: &mut Acknowledged,
 ) -> Result<(), JournalError> {
-    for _ in 0..40 {
+    for _ in 0..25 {
         let mut last = known.last.clone();
         let (frames, verdicts): (Vec<_>, Vec<_>) = (0..1 + numbers.below(2))
             .map(|_| next_frame(numbers, &mut last))
@@ -99,7 +99,7 @@ fn work(
             journal.maintain(UnixNanos(NOW))?;
         }
         if numbers.below(6) == 0 {
-            let content = vec![numbers.next() as u8; numbers.below(100_000) as usize];
+            let content = vec![numbers.next() as u8; numbers.below(80_000) as usize];
             let lsn = Lsn(numbers.next());
             known.checkpoint_in_flight = Some((lsn, content.clone()));
             journal.write_checkpoint(ShardId(1), lsn, &content)?;
@@ -162,8 +162,9 @@ fn crash_run(seed: u64) {
     let mut numbers = Numbers(seed ^ 0xabcd);
     let mut known = Acknowledged::default();
     for _ in 0..4 {
-        disk.fail_power_after(1 + numbers.below(400));
+        disk.fail_power_after(1 + numbers.below(300));
         if let Ok(journal) = open(&disk) {
+            check(&journal, &mut known);
             let _ = work(&journal, &mut numbers, &mut known);
         }
         disk.power_loss();
@@ -241,6 +242,7 @@ fn a_rotten_frame_is_lost_alone_and_named() {
         frames.push(builder.finish().unwrap());
     }
     journal.commit(&frames, UnixNanos(NOW)).unwrap();
+    drop(journal);
     let path = slice_files(&disk).remove(0);
     let start = find(&disk.read(&path).unwrap(), &frames[2].bytes()[..64]).unwrap();
 
@@ -325,7 +327,7 @@ fn flipped_bytes_anywhere_never_panic() {
         .map(|path| (path.clone(), disk.read(&path).unwrap()))
         .collect();
     let mut damaged = 0;
-    for _ in 0..150 {
+    for _ in 0..100 {
         let (path, image) = &images[numbers.below(images.len() as u64) as usize];
         for _ in 0..4 {
             let offset = numbers.below(image.len() as u64);
@@ -388,7 +390,7 @@ fn a_late_verdict_stands_over_an_early_one() {
     let mut numbers = Numbers(10);
     let journal = open(&disk).unwrap();
     let mut verdict = dropped(&mut numbers, "default", 1);
-    let mut push = |verdict: &VerdictRecord, lsn| {
+    let push = |verdict: &VerdictRecord, lsn| {
         let mut builder = FrameBuilder::new(1).unwrap();
         builder
             .push_verdicts(ShardId(1), Term(1), Lsn(lsn), std::slice::from_ref(verdict))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::batch::{SpanKind, StatusCode};
 use crate::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use crate::limits::{MAX_SUMMARY_ATTRIBUTES, MAX_SUMMARY_CLASSES};
-use crate::verdict::Trigger;
+use crate::verdict::{CERTAIN, Trigger};
 
 /// A distinct combination within a trace: which operation of which service, of what kind, ended how.
 /// With it, conditions on service, operation and status of one span are answered exactly, without reading spans.
@@ -54,6 +54,19 @@ pub struct SummaryDecision {
     pub probability: u64,
     /// By the clock of the primary.
     pub decided_at: UnixNanos,
+}
+
+impl Default for SummaryDecision {
+    /// A keep of the first policy set that every trace had.
+    fn default() -> Self {
+        Self {
+            policy: Arc::from(""),
+            trigger: Trigger::Idle,
+            policy_version: 1,
+            probability: CERTAIN,
+            decided_at: UnixNanos(0),
+        }
+    }
 }
 
 /// The summary of a trace as one of its fragments knew it: cumulative, so that the highest version of a trace

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
-use spandrel_model::summary::{AttributeText, RootSpan, SpanClass, TraceSummary};
+use spandrel_model::summary::{
+    AttributeText, RootSpan, SpanClass, SummaryDecision, TraceSummary,
+};
+use spandrel_model::verdict::Trigger;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::limits::{MAX_SUMMARY_BATCH_BYTES, SUMMARY_BATCH};
@@ -62,6 +65,12 @@ pub(super) fn encode(tenant: &TenantId, summaries: &[&TraceSummary]) -> std::io:
             put_varint(&mut body, texts.number(&root.service));
             put_varint(&mut body, texts.number(&root.operation));
         }
+        let decision = &summary.decision;
+        put_varint(&mut body, texts.number(&decision.policy));
+        body.push(decision.trigger as u8);
+        put_varint(&mut body, u64::from(decision.policy_version));
+        put_varint(&mut body, decision.probability);
+        put_varint(&mut body, delta(summary.start.0, decision.decided_at.0));
         put_varint(&mut body, u64::from(summary.span_count));
         put_varint(&mut body, u64::from(summary.error_count));
         put_varint(&mut body, summary.classes.len() as u64);
@@ -203,6 +212,13 @@ impl Dictionaries {
                 operation: self.text(wire)?,
             }),
         };
+        let decision = SummaryDecision {
+            policy: self.text(wire)?,
+            trigger: Trigger::from_number(wire.byte()?)?,
+            policy_version: u32::try_from(wire.minimal_varint()?).ok()?,
+            probability: wire.minimal_varint()?,
+            decided_at: UnixNanos(undelta(start, wire)?),
+        };
         Some(TraceSummary {
             tenant: tenant.clone(),
             shard,
@@ -217,6 +233,7 @@ impl Dictionaries {
             classes: list(wire, |wire| entry(&self.classes, wire))?,
             attributes: list(wire, |wire| entry(&self.attributes, wire))?,
             truncated: flags & TRUNCATED != 0,
+            decision,
         })
     }
 }
@@ -275,6 +292,13 @@ mod tests {
                 classes: classes.into_iter().collect(),
                 attributes: attributes.into_iter().collect(),
                 truncated: ids.5,
+                decision: SummaryDecision {
+                    policy: Arc::from("errors"),
+                    trigger: Trigger::Idle,
+                    policy_version: counts.0,
+                    probability: ids.2,
+                    decided_at: UnixNanos(ids.4),
+                },
             })
     }
 

@@ -298,7 +298,9 @@ impl StorageBackend for Handle {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.alive()?;
         state.spend()?;
-        state.check_room(len.saturating_sub(lock(&self.file).len()))?;
+        // Not in one expression: the room is counted under the lock of every file.
+        let before = lock(&self.file).len();
+        state.check_room(len.saturating_sub(before))?;
         lock(&self.file).set_len(len)
     }
 
@@ -317,7 +319,8 @@ impl StorageBackend for Handle {
         let mut state = self.alive()?;
         state.spend()?;
         let end = offset.saturating_add(data.len() as u64);
-        state.check_room(end.saturating_sub(lock(&self.file).len()))?;
+        let before = lock(&self.file).len();
+        state.check_room(end.saturating_sub(before))?;
         lock(&self.file).write(offset, data)
     }
 }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, NamesKind, SearchFilter, TagCondition};
-use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary};
+use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary, SummaryDecision};
 
 use super::*;
 use crate::disk::RealDisk;
@@ -46,6 +46,7 @@ fn summary(tenant: TenantId, trace: u8, fragment: u64) -> TraceSummary {
         classes: Vec::new(),
         attributes: Vec::new(),
         truncated: false,
+        decision: SummaryDecision::default(),
     }
 }
 
