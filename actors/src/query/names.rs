@@ -7,6 +7,9 @@ use spandrel_model::batch::SpanKind;
 use spandrel_model::error::PortError;
 use spandrel_model::search::{Name, NamesAnswer, NamesKind, NamesRequest, Receipt};
 
+use spandrel_storage::block::AttributeScope;
+use spandrel_storage::page::ValueKind;
+
 use super::{QueryPort, storage_error};
 use crate::assembler::LiveNames;
 use crate::assembler_actor::AssemblerMessage;
@@ -32,7 +35,7 @@ impl QueryPort {
                 request: &request,
                 names: BTreeMap::new(),
             };
-            live.iter().for_each(|live| names.live(&shared, live));
+            live.iter().for_each(|live| names.live(live));
             names.recent(&shared);
             names.stored(&shared)?;
             Ok(NamesAnswer {
@@ -83,7 +86,30 @@ impl Names<'_> {
         }
     }
 
-    fn live(&mut self, _: &Shared, live: &LiveNames) {
+    /// A key as the pages have it: with its scope, which the index does not know.
+    fn tag(&mut self, key: &str, scope: AttributeScope, indexed: bool) {
+        self.add(key, None, Some(indexed), false);
+        if let Some(name) = self.names.get_mut(&(key.to_owned(), None)) {
+            name.scope = Some(match scope {
+                AttributeScope::Resource => "resource",
+                AttributeScope::Span => "span",
+            });
+        }
+    }
+
+    fn value(&mut self, text: &str, kind: ValueKind) {
+        self.add(text, None, None, true);
+        if let Some(name) = self.names.get_mut(&(text.to_owned(), None)) {
+            name.scope = Some(match kind {
+                ValueKind::Int => "int",
+                ValueKind::Double => "double",
+                ValueKind::Bool => "bool",
+                ValueKind::Text | ValueKind::Other => "string",
+            });
+        }
+    }
+
+    fn live(&mut self, live: &LiveNames) {
         for (service, operation, kind) in &live.operations {
             self.operation(service, operation, *kind);
         }
