@@ -68,7 +68,8 @@ impl Filter {
     #[inline]
     fn place(&self, hash: u64) -> usize {
         let place = (u128::from(hash) * self.blocks.len() as u128) >> 64;
-        place as usize // below the number of blocks
+        // Below the number of blocks, so it always fits.
+        usize::try_from(place).unwrap_or_default()
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {

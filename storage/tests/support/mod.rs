@@ -66,7 +66,7 @@ fn int(key: &str, value: u64) -> KeyValue {
     KeyValue {
         key: key.to_owned(),
         value: Some(AnyValue {
-            value: Some(Value::IntValue(value as i64)),
+            value: Some(Value::IntValue(value.cast_signed())),
         }),
         ..Default::default()
     }
@@ -141,7 +141,7 @@ pub fn span(numbers: &mut Numbers, trace_id: [u8; 16]) -> Span {
             ),
         ],
         status: Some(Status {
-            code: i32::from(user % 50 == 0) * 2,
+            code: i32::from(user.is_multiple_of(50)) * 2,
             ..Default::default()
         }),
         ..Default::default()
