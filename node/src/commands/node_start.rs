@@ -1,14 +1,218 @@
-//! `spandrel node start`: composes the server.
+//! `spandrel node start`: composes the server and keeps it running until it is told to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rand::Rng;
+use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_api::{Listeners, Ports, serve};
+use spandrel_model::ids::UnixNanos;
+use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
+use spandrel_raft::ClusterSeed;
+use spandrel_raft::state::NodeAddresses;
+use spandrel_storage::disk::RealDisk;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::config::NodeStartOptions;
+use crate::demo::{self, DemoOptions};
+
+/// Bytes of a mebibyte.
+const MIB: u64 = 1 << 20;
+/// Bytes for page caches of the journal and of the blocks, each.
+const STORE_CACHE_BYTES: u64 = 24 * MIB;
+/// Bytes for decoded journal frames.
+const FRAME_CACHE_BYTES: u64 = 16 * MIB;
+/// Bytes for everything without a budget of its own: the index writer, page builders, filters, the runtime.
+const FIXED_BYTES: u64 = 112 * MIB;
+/// Length of a time bucket: an hour.
+const BUCKET_NANOS: u64 = 3_600 * UnixNanos::PER_SECOND;
+/// Free bytes of the disk below which spans are refused, where the share of the disk is larger.
+const DISK_RESERVE_BYTES: u64 = 2 << 30;
+/// Upper ends of the buckets of every duration, in seconds.
+const SECONDS_BUCKETS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// Seed of the demonstration traffic: the same shop every time.
+const DEMO_SEED: u64 = 1;
+
+/// The machine's wall clock.
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> UnixNanos {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    }
+}
 
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 /// When the node cannot start.
 pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "this build has no server for {}",
-        options.data_dir.display()
-    )
+    let metrics = install_metrics()?;
+    let listeners = Listeners {
+        http: listen(options.http_addr, "--http-addr").await?,
+        otlp_grpc: listen(options.otlp_grpc_addr, "--otlp-grpc-addr").await?,
+        otlp_http: listen(options.otlp_http_addr, "--otlp-http-addr").await?,
+    };
+    let node_options = node_options(&options)?;
+    let credit_bytes = node_options.credit_bytes;
+    let node = Node::start(node_options, environment()).await?;
+    let ports = Ports {
+        ingest: node.ingest(),
+        query: node.query(),
+        admin: node.admin(),
+        metrics: Arc::new(move || {
+            metrics.run_upkeep();
+            metrics.render()
+        }),
+    };
+    warn_of_ignored_seeds(&options, &node);
+    banner(&options, &node, credit_bytes).await;
+    let (stop_demo, demo_stopped) = watch::channel(false);
+    if options.demo {
+        let endpoint = format!("http://{}", options.otlp_grpc_addr);
+        tokio::spawn(async move {
+            let demo = DemoOptions::beside_a_node(endpoint, DEMO_SEED);
+            if let Err(error) = demo::run(demo, demo_stopped).await {
+                tracing::warn!(%error, "the demonstration traffic ended");
+            }
+        });
+    }
+    serve(listeners, ports, asked_to_stop()).await?;
+    let _ = stop_demo.send(true);
+    tracing::info!("stopping: making what was accepted durable");
+    node.stop().await;
+    Ok(())
+}
+
+fn environment() -> Env {
+    Env {
+        clock: Arc::new(SystemClock),
+        disk: Arc::new(RealDisk),
+        blocking: BlockingMode::Threads,
+        halt: Arc::new(|reason| {
+            tracing::error!(reason, "the node stops: what is durable is replayed at the next start");
+            std::process::exit(1);
+        }),
+    }
+}
+
+fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
+        .and_then(PrometheusBuilder::install_recorder)
+        .context("metrics cannot be set up")
+}
+
+async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    if !addr.ip().is_loopback() {
+        tracing::warn!(%addr, flag, "no client is authenticated yet: use a trusted network only");
+    }
+    TcpListener::bind(addr)
+        .await
+        .with_context(|| format!("cannot listen on {addr}: choose another address with {flag}"))
+}
+
+fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
+    let policy_yaml = match (&options.policy, options.keep_all) {
+        (Some(path), _) => std::fs::read_to_string(path)
+            .with_context(|| format!("the policy file {} cannot be read", path.display()))?,
+        (None, true) => KEEP_ALL_POLICY.to_owned(),
+        (None, false) => DEFAULT_POLICY.to_owned(),
+    };
+    PolicySet::parse(&policy_yaml, 1).context("the policy is not valid")?;
+    let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + FIXED_BYTES;
+    let credit_bytes = options.memory_bytes.saturating_sub(fixed).max(options.memory_bytes / 2);
+    let mut random = rand::rng();
+    Ok(NodeOptions {
+        data_dir: options.data_dir.clone(),
+        credit_bytes,
+        frame_cache_bytes: usize::try_from(FRAME_CACHE_BYTES)?,
+        store_cache_bytes: usize::try_from(STORE_CACHE_BYTES)?,
+        recovery_window_seconds: options.journal_recovery_window_ms / 1_000,
+        journal_max_bytes: options.journal_max_bytes,
+        disk_reserve_bytes: DISK_RESERVE_BYTES,
+        bucket_nanos: BUCKET_NANOS,
+        require_tenant: options.require_tenant,
+        seed: ClusterSeed {
+            cluster_id: random.next_u64().max(1),
+            routing_key: random.next_u64(),
+            shards: options.shards,
+            replication: options.replication,
+            retention_seconds: options.retention_seconds,
+            policy_yaml,
+        },
+        new_disk_id: random.next_u64().max(1),
+        addresses: NodeAddresses {
+            link: options.advertise_addr.to_string(),
+            http: options.http_addr.to_string(),
+            grpc: options.otlp_grpc_addr.to_string(),
+        },
+        zone: options.zone.clone(),
+    })
+}
+
+fn warn_of_ignored_seeds(options: &NodeStartOptions, node: &Node) {
+    if node.recovery.created {
+        return;
+    }
+    for seed in &options.given_seeds {
+        let command = match *seed {
+            "policy" | "keep_all" | "keep-all" => "spandrel policy apply FILE",
+            _ => "a cluster command",
+        };
+        tracing::warn!(
+            setting = seed,
+            "ignored: the directory belongs to a cluster that has its own value; change it by `{command}`"
+        );
+    }
+}
+
+async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
+    let status = node.admin().status().await;
+    let recovery = node.recovery;
+    println!("spandrel {} - cluster {}", status.version, status.cluster);
+    println!("  data        {}", options.data_dir.display());
+    println!("  page, API   http://{}", options.http_addr);
+    println!("  OTLP/gRPC   http://{}", options.otlp_grpc_addr);
+    println!("  OTLP/HTTP   http://{}", options.otlp_http_addr);
+    println!(
+        "  memory      {} MiB, of which {} MiB are credit for spans, open traces and queries",
+        options.memory_bytes / MIB,
+        credit_bytes / MIB
+    );
+    if !recovery.created {
+        println!(
+            "  recovered   {} journal frames, {} undecided or unpaged spans, {} corrupt frames",
+            recovery.frames, recovery.spans, recovery.corrupt_frames
+        );
+    }
+    println!("  policy      version {} (the first that says keep counts):", status.policy_version);
+    for policy in &status.policies {
+        println!("                {policy}");
+    }
+    println!("  keep all    start a new directory with --keep-all, or `spandrel policy apply FILE`");
+    println!("  first span  OTEL_EXPORTER_OTLP_ENDPOINT=http://{} your-program", options.otlp_grpc_addr);
+    println!("              or `spandrel demo --spans 1000`; then `spandrel query search`");
+}
+
+/// Ends at the first interrupt or termination signal.
+async fn asked_to_stop() {
+    let interrupt = tokio::signal::ctrl_c();
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = interrupt => {}
+        () = terminate => {}
+    }
 }
