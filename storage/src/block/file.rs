@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata,
 };
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
@@ -63,7 +64,11 @@ pub(super) enum Residency {
 
 impl BlockFile {
     /// Reads the counters.
-    pub(super) fn open(files: &OpenFiles, bucket: Bucket, path: PathBuf) -> Result<Self, BlockError> {
+    pub(super) fn open(
+        files: &OpenFiles,
+        bucket: Bucket,
+        path: PathBuf,
+    ) -> Result<Self, BlockError> {
         let file = Self {
             bucket,
             path,

@@ -51,7 +51,9 @@ struct Layer {
 
 impl Layer {
     fn new(capacity: usize) -> Self {
-        let blocks = (capacity * FILTER_BITS_PER_TRACE).div_ceil(BLOCK_BITS).max(1);
+        let blocks = (capacity * FILTER_BITS_PER_TRACE)
+            .div_ceil(BLOCK_BITS)
+            .max(1);
         Self {
             bytes: vec![0; blocks * BLOCK_BYTES],
             capacity,

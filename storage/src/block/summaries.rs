@@ -119,7 +119,10 @@ pub(super) fn decode(stored: &[u8], bucket: Bucket) -> Option<Vec<TraceSummary>>
     }
     let raw = zstd::bulk::decompress(wire.rest(), raw_len).ok()?;
     let mut wire = Wire::new(&raw);
-    let tenant: TenantId = std::str::from_utf8(wire.minimal_bytes()?).ok()?.parse().ok()?;
+    let tenant: TenantId = std::str::from_utf8(wire.minimal_bytes()?)
+        .ok()?
+        .parse()
+        .ok()?;
     let dictionaries = Dictionaries::read(&mut wire)?;
     let count = usize::try_from(wire.minimal_varint()?).ok()?;
     if count > SUMMARY_BATCH {
@@ -154,7 +157,9 @@ impl Dictionaries {
     fn read(wire: &mut Wire<'_>) -> Option<Self> {
         let mut dictionaries = Self {
             texts: list(wire, |wire| {
-                std::str::from_utf8(wire.minimal_bytes()?).ok().map(Arc::from)
+                std::str::from_utf8(wire.minimal_bytes()?)
+                    .ok()
+                    .map(Arc::from)
             })?,
             classes: Vec::new(),
             attributes: Vec::new(),
@@ -246,12 +251,15 @@ mod tests {
     }
 
     fn summary() -> impl Strategy<Value = TraceSummary> {
-        let class = (text(), text(), 0..6i32, 0..3i32).prop_map(|(service, operation, kind, status)| SpanClass {
-            service,
-            operation,
-            kind: SpanKind::from_wire(kind),
-            status: StatusCode::from_wire(status),
-        });
+        let class =
+            (text(), text(), 0..6i32, 0..3i32).prop_map(|(service, operation, kind, status)| {
+                SpanClass {
+                    service,
+                    operation,
+                    kind: SpanKind::from_wire(kind),
+                    status: StatusCode::from_wire(status),
+                }
+            });
         let attribute = (text(), text()).prop_map(|(key, value)| AttributeText { key, value });
         let root = proptest::option::of((any::<[u8; 8]>(), text(), text()));
         (
@@ -269,7 +277,11 @@ mod tests {
                 bucket: Bucket(3),
                 start: UnixNanos(ids.3),
                 end: UnixNanos(ids.4),
-                root: root.map(|(id, service, operation)| RootSpan { span_id: SpanId(id), service, operation }),
+                root: root.map(|(id, service, operation)| RootSpan {
+                    span_id: SpanId(id),
+                    service,
+                    operation,
+                }),
                 span_count: counts.0,
                 error_count: counts.1,
                 classes: classes.into_iter().collect(),
