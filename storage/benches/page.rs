@@ -162,7 +162,7 @@ fn span(
         ),
         text("deployment.environment.name", "production".to_owned()),
     ];
-    if operation % 4 == 0 {
+    if operation.is_multiple_of(4) {
         attributes.push(text("db.system.name", "postgresql".to_owned()));
         attributes.push(text(
             "db.query.text",

@@ -3,10 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata,
-};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
 use super::error::{BlockError, corrupt};
@@ -192,7 +189,7 @@ fn build_filter(view: &View) -> Result<Filter, BlockError> {
 /// A filter of one layer over a whole locator.
 pub(super) fn exact_filter(
     tenants: &impl ReadableTable<&'static str, u16>,
-    locator: &(impl ReadableTable<&'static [u8; 28], &'static [u8]> + ReadableTableMetadata),
+    locator: &impl ReadableTable<&'static [u8; 28], &'static [u8]>,
 ) -> Result<Filter, BlockError> {
     let traces = usize::try_from(locator.len()?).unwrap_or(usize::MAX);
     let mut filter = Filter::new(traces);

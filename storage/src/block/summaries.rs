@@ -56,7 +56,7 @@ pub(super) fn encode(tenant: &TenantId, summaries: &[&TraceSummary]) -> std::io:
         put_varint(&mut body, delta(summary.start.0, summary.end.0));
         before = summary.start.0;
         let root = u8::from(summary.root.is_some()) * HAS_ROOT;
-        body.push(root | u8::from(summary.truncated) * TRUNCATED);
+        body.push(root | (u8::from(summary.truncated) * TRUNCATED));
         if let Some(root) = &summary.root {
             body.extend_from_slice(&root.span_id.0);
             put_varint(&mut body, texts.number(&root.service));

@@ -252,7 +252,7 @@ impl Encoder {
                 match found {
                     Some(found) => {
                         // Rows of a page are far fewer than 2^31.
-                        let distance = found as i64 - i64::from(row - first);
+                        let distance = i64::try_from(found).unwrap_or(0) - i64::from(row - first);
                         put_varint(&mut self.scratch, zigzag(distance) + 1);
                     }
                     None => {
