@@ -1,7 +1,12 @@
 //! Pages and blocks: encoding, reading one trace, scanning one attribute, committing.
 //!
 //! Spans are about 900 bytes with about 16 attributes on the wire, 11 a trace, of 15 services with 6 instances each.
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, clippy::indexing_slicing, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    missing_docs
+)]
 
 use std::hint::black_box;
 use std::path::Path;
@@ -65,8 +70,14 @@ fn resources() -> Vec<(Vec<u8>, Vec<u8>)> {
             let attributes = vec![
                 text("service.name", format!("service-{service}")),
                 text("service.version", format!("1.{service}.0")),
-                text("service.instance.id", format!("{:032x}", Random(service * 7 + instance + 1).next())),
-                text("k8s.pod.name", format!("service-{service}-7f9c{instance}-x{instance}")),
+                text(
+                    "service.instance.id",
+                    format!("{:032x}", Random(service * 7 + instance + 1).next()),
+                ),
+                text(
+                    "k8s.pod.name",
+                    format!("service-{service}-7f9c{instance}-x{instance}"),
+                ),
                 text("k8s.namespace.name", "shop".to_owned()),
                 text("k8s.node.name", format!("node-{}", instance % 4)),
                 text("telemetry.sdk.language", "java".to_owned()),
@@ -89,30 +100,74 @@ fn resources() -> Vec<(Vec<u8>, Vec<u8>)> {
     resources
 }
 
-fn span(random: &mut Random, trace: TraceId, ids: &[[u8; 8]], number: usize, operation: u64) -> Span {
+fn span(
+    random: &mut Random,
+    trace: TraceId,
+    ids: &[[u8; 8]],
+    number: usize,
+    operation: u64,
+) -> Span {
     let start = 1_763_800_000_000_000_000 + random.below(60_000_000_000);
     let order = random.below(500_000);
     let mut attributes = vec![
-        text("http.request.method", ["GET", "POST", "PUT"][operation as usize % 3].to_owned()),
-        int("http.response.status_code", if random.below(50) == 0 { 500 } else { 200 }),
-        text("http.route", format!("/api/v1/resource-{operation}/items/{{id}}")),
-        text("url.path", format!("/api/v1/resource-{operation}/items/{order}")),
+        text(
+            "http.request.method",
+            ["GET", "POST", "PUT"][operation as usize % 3].to_owned(),
+        ),
+        int(
+            "http.response.status_code",
+            if random.below(50) == 0 { 500 } else { 200 },
+        ),
+        text(
+            "http.route",
+            format!("/api/v1/resource-{operation}/items/{{id}}"),
+        ),
+        text(
+            "url.path",
+            format!("/api/v1/resource-{operation}/items/{order}"),
+        ),
         text("url.scheme", "https".to_owned()),
-        text("server.address", format!("service-{}.shop.svc.cluster.local", operation % SERVICES)),
+        text(
+            "server.address",
+            format!("service-{}.shop.svc.cluster.local", operation % SERVICES),
+        ),
         int("server.port", 8443),
-        text("client.address", format!("10.{}.{}.{}", random.below(4), random.below(256), random.below(256))),
+        text(
+            "client.address",
+            format!(
+                "10.{}.{}.{}",
+                random.below(4),
+                random.below(256),
+                random.below(256)
+            ),
+        ),
         text("network.protocol.version", "1.1".to_owned()),
-        text("network.peer.address", format!("10.1.{}.{}", random.below(256), random.below(256))),
+        text(
+            "network.peer.address",
+            format!("10.1.{}.{}", random.below(256), random.below(256)),
+        ),
         int("network.peer.port", 30_000 + random.below(20_000)),
-        text("user_agent.original", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126".to_owned()),
-        text("thread.name", format!("http-nio-8443-exec-{}", random.below(64))),
+        text(
+            "user_agent.original",
+            "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/126".to_owned(),
+        ),
+        text(
+            "thread.name",
+            format!("http-nio-8443-exec-{}", random.below(64)),
+        ),
         int("thread.id", 20 + random.below(64)),
-        text("tenant.plan", ["free", "pro", "enterprise"][random.below(3) as usize].to_owned()),
+        text(
+            "tenant.plan",
+            ["free", "pro", "enterprise"][random.below(3) as usize].to_owned(),
+        ),
         text("deployment.environment.name", "production".to_owned()),
     ];
-    if operation % 4 == 0 {
+    if operation.is_multiple_of(4) {
         attributes.push(text("db.system.name", "postgresql".to_owned()));
-        attributes.push(text("db.query.text", format!("SELECT id, name FROM table_{operation} WHERE id = ?")));
+        attributes.push(text(
+            "db.query.text",
+            format!("SELECT id, name FROM table_{operation} WHERE id = ?"),
+        ));
     }
     let events = match random.below(7) {
         0 => vec![span::Event {
@@ -131,7 +186,10 @@ fn span(random: &mut Random, trace: TraceId, ids: &[[u8; 8]], number: usize, ope
             _ => ids[random.below(number as u64) as usize].to_vec(),
         },
         flags: 0x101,
-        name: format!("{} /api/v1/resource-{operation}/items/{{id}}", ["GET", "POST", "PUT"][operation as usize % 3]),
+        name: format!(
+            "{} /api/v1/resource-{operation}/items/{{id}}",
+            ["GET", "POST", "PUT"][operation as usize % 3]
+        ),
         kind: 2 + (operation % 2) as i32,
         start_time_unix_nano: start,
         end_time_unix_nano: start + 1_000_000 + random.below(200_000_000),
@@ -153,7 +211,9 @@ fn traces(seed: u64, count: usize) -> Vec<Trace> {
             let mut id = [0; 16];
             id[..8].copy_from_slice(&random.next().to_be_bytes());
             id[8..].copy_from_slice(&random.next().to_be_bytes());
-            let ids: Vec<[u8; 8]> = (0..SPANS_PER_TRACE).map(|_| random.next().to_be_bytes()).collect();
+            let ids: Vec<[u8; 8]> = (0..SPANS_PER_TRACE)
+                .map(|_| random.next().to_be_bytes())
+                .collect();
             let base = 1_763_800_000_000_000_000 + random.below(60_000_000_000);
             let spans = (0..SPANS_PER_TRACE).map(|span_number| {
                 let operation = random.below(40);
@@ -177,7 +237,11 @@ fn traces(seed: u64, count: usize) -> Vec<Trace> {
         .collect()
 }
 
-fn encode(builder: &mut PageBuilder, resources: &[(Vec<u8>, Vec<u8>)], traces: &[Trace]) -> EncodedPage {
+fn encode(
+    builder: &mut PageBuilder,
+    resources: &[(Vec<u8>, Vec<u8>)],
+    traces: &[Trace],
+) -> EncodedPage {
     let mut spans = Vec::new();
     for trace in traces {
         spans.clear();
@@ -211,7 +275,11 @@ fn pages(criterion: &mut Criterion) {
         let spans = traces.len() * SPANS_PER_TRACE;
         let mut builder = PageBuilder::new();
         let page = encode(&mut builder, &resources, &traces);
-        let wire: usize = traces.iter().flat_map(|trace| &trace.spans).map(|(_, span)| span.len()).sum();
+        let wire: usize = traces
+            .iter()
+            .flat_map(|trace| &trace.spans)
+            .map(|(_, span)| span.len())
+            .sum();
         println!(
             "{spans} spans: {} bytes of message each, {:.1} bytes stored each",
             wire / spans,
@@ -236,7 +304,12 @@ fn pages(criterion: &mut Criterion) {
                         let context = read_context(&known.unwrap().bytes).unwrap();
                         Ok(condition.match_resource(context.resource))
                     };
-                    black_box(reader.matching_rows(&condition, &mut resource).unwrap().len())
+                    black_box(
+                        reader
+                            .matching_rows(&condition, &mut resource)
+                            .unwrap()
+                            .len(),
+                    )
                 });
             });
         }
@@ -256,7 +329,9 @@ fn pages(criterion: &mut Criterion) {
             bencher.iter(|| {
                 let mut bytes = 0;
                 let mut reader = PageReader::open(&page.bytes).unwrap();
-                reader.visit(&fragment, &mut |span| bytes += span.span.len()).unwrap();
+                reader
+                    .visit(&fragment, &mut |span| bytes += span.span.len())
+                    .unwrap();
                 bytes
             });
         });
@@ -266,7 +341,8 @@ fn pages(criterion: &mut Criterion) {
 fn blocks(criterion: &mut Criterion) {
     let resources = resources();
     let dir = tempfile::tempdir().unwrap();
-    let open = |dir: &Path| BlockStore::open(Arc::new(RealDisk), dir, BlockOptions::default()).unwrap();
+    let open =
+        |dir: &Path| BlockStore::open(Arc::new(RealDisk), dir, BlockOptions::default()).unwrap();
     let store = open(dir.path());
     let tenant = TenantId::default();
     let mut builder = PageBuilder::new();
@@ -280,7 +356,9 @@ fn blocks(criterion: &mut Criterion) {
     for number in 0..40u64 {
         let traces = traces(number + 1, 5_000 / SPANS_PER_TRACE);
         known.push(traces[7].head);
-        store.commit(&write(encode(&mut builder, &resources, &traces), 0)).unwrap();
+        store
+            .commit(&write(encode(&mut builder, &resources, &traces), 0))
+            .unwrap();
     }
     let unsealed = store.buckets().unwrap()[0].clone();
     store.seal(Bucket(0)).unwrap();
@@ -293,14 +371,19 @@ fn blocks(criterion: &mut Criterion) {
     );
     for bucket in 1..168 {
         let traces = traces(u64::from(bucket) + 100, 20);
-        store.commit(&write(encode(&mut builder, &resources, &traces), bucket)).unwrap();
+        store
+            .commit(&write(encode(&mut builder, &resources, &traces), bucket))
+            .unwrap();
         store.seal(Bucket(bucket)).unwrap();
     }
     let absent = TraceId([7; 16]);
     criterion.bench_function("unknown id, 168 blocks, filters in memory", |bencher| {
         bencher.iter(|| store.fragments(&tenant, ShardId(3), absent).unwrap().len());
     });
-    let without_memory = BlockOptions { filter_bytes: 0, ..BlockOptions::default() };
+    let without_memory = BlockOptions {
+        filter_bytes: 0,
+        ..BlockOptions::default()
+    };
     criterion.bench_function("known id in a block of 200,000 spans", |bencher| {
         let mut next = 0;
         bencher.iter(|| {
@@ -308,7 +391,9 @@ fn blocks(criterion: &mut Criterion) {
             let head = known[next];
             let found = store.fragments(&tenant, head.shard, head.trace_id).unwrap();
             let mut writer = TracesDataWriter::new();
-            store.read(&found[0], &mut writer, &mut |_, _| false).unwrap()
+            store
+                .read(&found[0], &mut writer, &mut |_, _| false)
+                .unwrap()
         });
     });
     drop(store);

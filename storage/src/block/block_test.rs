@@ -1,4 +1,8 @@
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::cast_possible_truncation)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation
+)]
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -118,7 +122,9 @@ fn summary(number: u64, bucket: u32, tenant: &TenantId) -> TraceSummary {
 
 fn write(bucket: u32, name: &str, numbers: std::ops::Range<u64>) -> BlockWrite {
     let tenant = tenant(name);
-    let summaries = numbers.clone().map(|number| summary(number, bucket, &tenant));
+    let summaries = numbers
+        .clone()
+        .map(|number| summary(number, bucket, &tenant));
     BlockWrite {
         bucket: Bucket(bucket),
         summaries: summaries.collect(),
@@ -154,7 +160,12 @@ fn tag(value: &str) -> SpanCondition {
     }
 }
 
-fn scan(store: &BlockStore, bucket: u32, name: &str, condition: &SpanCondition) -> (Vec<FoundFragment>, ScanCost) {
+fn scan(
+    store: &BlockStore,
+    bucket: u32,
+    name: &str,
+    condition: &SpanCondition,
+) -> (Vec<FoundFragment>, ScanCost) {
     let tenant = tenant(name);
     let request = ScanRequest {
         bucket: Bucket(bucket),
@@ -184,7 +195,12 @@ fn what_was_committed_is_found_and_survives_reopening() {
     let blocks = store.buckets().unwrap();
     drop(store);
     let store = open(&disk, 2);
-    assert_eq!(store.buckets().unwrap(), blocks);
+    let mut reopened = store.buckets().unwrap();
+    for (block, before) in reopened.iter_mut().zip(&blocks) {
+        // redb gives back space when it closes a file.
+        block.bytes = before.bytes;
+    }
+    assert_eq!(reopened, blocks);
     assert_ne!(blocks[0].block_id, blocks[1].block_id);
     assert_eq!((blocks[0].last_sequence, blocks[0].spans), (60, 180));
     for number in (0..50).chain(60..70) {
@@ -196,7 +212,12 @@ fn what_was_committed_is_found_and_survives_reopening() {
     assert!(fetch(&store, "c", 1).is_empty());
     let key = |number: u64| (ShardId(number as u16 % 8), trace(number), Lsn(number + 1));
     let (shard, id, fragment) = key(7);
-    for (bucket, name, expected) in [(5, "a", true), (5, "b", false), (6, "a", false), (9, "a", false)] {
+    for (bucket, name, expected) in [
+        (5, "a", true),
+        (5, "b", false),
+        (6, "a", false),
+        (9, "a", false),
+    ] {
         let found = store.has_fragment(Bucket(bucket), &tenant(name), shard, id, fragment);
         assert_eq!(found.unwrap(), expected);
     }
@@ -220,8 +241,16 @@ fn a_fetch_writes_each_span_once() {
     };
     let id = |number: u64| SpanId(number.to_be_bytes());
     assert_eq!(store.matching_spans(location, &errors, 9).unwrap(), [id(3)]);
-    assert_eq!(store.matching_spans(location, &tag("3"), 2).unwrap(), [id(1), id(2)]);
-    assert!(store.matching_spans(location, &tag("4"), 2).unwrap().is_empty());
+    assert_eq!(
+        store.matching_spans(location, &tag("3"), 2).unwrap(),
+        [id(1), id(2)]
+    );
+    assert!(
+        store
+            .matching_spans(location, &tag("4"), 2)
+            .unwrap()
+            .is_empty()
+    );
 }
 
 /// The pager commits again what a crash made it forget, perhaps divided into other pages.
@@ -251,13 +280,23 @@ fn summaries_come_in_sequence_and_by_trace() {
     assert_eq!(all.len(), 310);
     for (index, (sequence, found)) in all.iter().enumerate() {
         let name = if index < 300 { "a" } else { "b" };
-        assert_eq!((*sequence, found), (index as u64 + 1, &summary(index as u64, 5, &tenant(name))));
+        assert_eq!(
+            (*sequence, found),
+            (index as u64 + 1, &summary(index as u64, 5, &tenant(name)))
+        );
     }
     assert_eq!(store.summaries(Bucket(5), 200, 7).unwrap(), all[200..207]);
     assert!(store.summaries(Bucket(5), 310, 7).unwrap().is_empty());
-    let one = store.summary_of(&tenant("a"), ShardId(1), trace(257)).unwrap();
+    let one = store
+        .summary_of(&tenant("a"), ShardId(1), trace(257))
+        .unwrap();
     assert_eq!(one, Some(summary(257, 5, &tenant("a"))));
-    assert_eq!(store.summary_of(&tenant("b"), ShardId(1), trace(257)).unwrap(), None);
+    assert_eq!(
+        store
+            .summary_of(&tenant("b"), ShardId(1), trace(257))
+            .unwrap(),
+        None
+    );
 }
 
 #[test]
@@ -265,7 +304,9 @@ fn a_seal_merges_small_pages_and_changes_no_answer() {
     let disk = SimulatedDisk::new(1);
     let store = open(&disk, 1);
     for start in 0..20 {
-        store.commit(&write(5, "a", start * 10..start * 10 + 10)).unwrap();
+        store
+            .commit(&write(5, "a", start * 10..start * 10 + 10))
+            .unwrap();
     }
     store.commit(&write(5, "b", 900..910)).unwrap();
     let before = scan(&store, 5, "a", &tag("77")).0;
@@ -280,7 +321,9 @@ fn a_seal_merges_small_pages_and_changes_no_answer() {
         assert_eq!((found.len(), &found[0].matched), (1, &before[0].matched));
         assert_eq!(cost.spans, 600);
         assert_eq!(store.summaries(Bucket(5), 0, 1_000).unwrap().len(), 210);
-        let one = store.summary_of(&tenant("a"), ShardId(5), trace(77)).unwrap();
+        let one = store
+            .summary_of(&tenant("a"), ShardId(5), trace(77))
+            .unwrap();
         assert_eq!(one.unwrap().trace_id, trace(77));
     };
     check(&store);
@@ -306,7 +349,9 @@ fn a_scan_keeps_its_range_and_budget() {
     let disk = SimulatedDisk::new(1);
     let store = open(&disk, 1);
     for start in 0..5 {
-        store.commit(&write(5, "a", start * 10..start * 10 + 10)).unwrap();
+        store
+            .commit(&write(5, "a", start * 10..start * 10 + 10))
+            .unwrap();
     }
     let (condition, tenant) = (SpanCondition::default(), tenant("a"));
     let mut request = ScanRequest {
@@ -325,7 +370,10 @@ fn a_scan_keeps_its_range_and_budget() {
         })
         .unwrap();
     assert_eq!((cost.spans, cost.pages_left, traces.len()), (60, 3, 20));
-    assert!(traces.iter().all(|id| *id >= trace(30)), "newest pages first");
+    assert!(
+        traces.iter().all(|id| *id >= trace(30)),
+        "newest pages first"
+    );
     (request.from, request.to, request.max_spans) = (UnixNanos(10_500), UnixNanos(20_000), 1_000);
     let mut visited = 0;
     let cost = store
@@ -349,19 +397,32 @@ fn keys_and_values_come_from_pages_and_resources() {
         ("n", AttributeScope::Span),
         ("service.name", AttributeScope::Resource),
     ];
-    assert_eq!(keys, expected.map(|(key, scope)| (key.to_owned(), scope)).into());
-    let values = |key, limit| store.attribute_values(Bucket(5), &tenant("a"), key, limit).unwrap();
+    assert_eq!(
+        keys,
+        expected.map(|(key, scope)| (key.to_owned(), scope)).into()
+    );
+    let values = |key, limit| {
+        store
+            .attribute_values(Bucket(5), &tenant("a"), key, limit)
+            .unwrap()
+    };
     assert_eq!(values("n", 100).len(), 10);
     assert!(values("n", 100).contains(&("7".to_owned(), ValueKind::Int)));
     assert_eq!(values("n", 4).len(), 4);
     assert_eq!(values("k", 4), [("b".to_owned(), ValueKind::Text)].into());
-    assert!(store.attribute_keys(Bucket(5), &tenant("b")).unwrap().is_empty());
+    assert!(
+        store
+            .attribute_keys(Bucket(5), &tenant("b"))
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]
 fn expiry_removes_files_also_those_that_do_not_open() {
     let dir = tempfile::tempdir().unwrap();
-    let open = || BlockStore::open(Arc::new(RealDisk), dir.path(), BlockOptions::default()).unwrap();
+    let open =
+        || BlockStore::open(Arc::new(RealDisk), dir.path(), BlockOptions::default()).unwrap();
     let store = open();
     for bucket in 1..=8 {
         store.commit(&write(bucket, "a", 0..5)).unwrap();
@@ -377,12 +438,19 @@ fn expiry_removes_files_also_those_that_do_not_open() {
         store.commit(&write(2, "a", 0..5)),
         Err(BlockError::Unopenable { .. })
     ));
-    let location = store.fragments(&tenant("a"), ShardId(1), trace(1)).unwrap().pop().unwrap();
+    let location = store
+        .fragments(&tenant("a"), ShardId(1), trace(1))
+        .unwrap()
+        .pop()
+        .unwrap();
     assert_eq!(location.bucket, Bucket(1));
     let expired = store.expire(Bucket(4)).unwrap();
     let buckets: Vec<u32> = expired.iter().map(|info| info.bucket.0).collect();
     assert_eq!(buckets, [1, 3, 2]);
-    assert!(matches!(store.visit(&location, &mut |_, _, _| {}), Err(BlockError::NoBlock { .. })));
+    assert!(matches!(
+        store.visit(&location, &mut |_, _, _| {}),
+        Err(BlockError::NoBlock { .. })
+    ));
     assert_eq!(RealDisk.list(dir.path()).unwrap().len(), 5);
     assert_eq!(fetch(&store, "a", 1).len(), 5 * 3);
 }
@@ -433,7 +501,13 @@ fn more_blocks_than_open_files_are_all_read() {
     let disk = SimulatedDisk::new(1);
     let store = open(&disk, 1);
     for bucket in 0..12 {
-        store.commit(&write(bucket, "a", u64::from(bucket)..u64::from(bucket) + 2)).unwrap();
+        store
+            .commit(&write(
+                bucket,
+                "a",
+                u64::from(bucket)..u64::from(bucket) + 2,
+            ))
+            .unwrap();
         if bucket % 2 == 0 {
             store.seal(Bucket(bucket)).unwrap();
         }
@@ -463,7 +537,10 @@ fn what_was_acknowledged_survives_crashes() {
                 continue;
             };
             let blocks = store.buckets().unwrap();
-            assert!(blocks.iter().all(|info| info.unopenable.is_none()), "seed {seed}");
+            assert!(
+                blocks.iter().all(|info| info.unopenable.is_none()),
+                "seed {seed}"
+            );
             for number in 0..acknowledged {
                 assert_eq!(fetch(&store, "a", number), spans(number), "seed {seed}");
             }

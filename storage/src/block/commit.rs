@@ -101,7 +101,12 @@ pub(super) fn apply(
     let sequences: BTreeMap<Key, u64> = new_summaries
         .iter()
         .zip(meta.last_sequence + 1..)
-        .map(|(summary, sequence)| ((summary.shard, summary.trace_id, summary.fragment), sequence))
+        .map(|(summary, sequence)| {
+            (
+                (summary.shard, summary.trace_id, summary.fragment),
+                sequence,
+            )
+        })
         .collect();
     let mut traces = Vec::new();
     for page in &write.pages {
@@ -120,7 +125,13 @@ pub(super) fn apply(
         meta.cover(page.min_start, page.max_start);
         put_page(transaction, tenant, meta.last_page, page)?;
         let sequence_of = |key: &Key| sequences.get(key).copied().unwrap_or(0);
-        put_locators(transaction, tenant, meta.last_page, &page.fragments, &sequence_of)?;
+        put_locators(
+            transaction,
+            tenant,
+            meta.last_page,
+            &page.fragments,
+            &sequence_of,
+        )?;
         traces.extend(page.fragments.iter().map(|fragment| fragment.head.trace_id));
     }
     if traces.is_empty() && new_summaries.is_empty() {
@@ -168,7 +179,10 @@ fn fresh_fragments(
     let mut fresh = Vec::with_capacity(page.fragments.len());
     for fragment in &page.fragments {
         let (shard, trace, lsn) = fragment.head.key();
-        if locator.get(&locator_key(tenant, shard, trace, lsn))?.is_none() {
+        if locator
+            .get(&locator_key(tenant, shard, trace, lsn))?
+            .is_none()
+        {
             fresh.push(*fragment);
         }
     }
@@ -176,7 +190,10 @@ fn fresh_fragments(
 }
 
 /// The page with some of its fragments only: the others are in the block already.
-fn only_fragments(page: &EncodedPage, wanted: &[PlacedFragment]) -> Result<EncodedPage, BlockError> {
+fn only_fragments(
+    page: &EncodedPage,
+    wanted: &[PlacedFragment],
+) -> Result<EncodedPage, BlockError> {
     let mut builder = PageBuilder::new();
     let contexts: BTreeMap<_, &Bytes> = page
         .contexts
@@ -217,7 +234,9 @@ pub(super) fn put_page(
     }
     let bytes = u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
     let row = (page.span_count, bytes, page.min_start.0, page.max_start.0);
-    transaction.open_table(PAGES)?.insert((tenant, page_id), row)?;
+    transaction
+        .open_table(PAGES)?
+        .insert((tenant, page_id), row)?;
     let mut resources = transaction.open_table(RESOURCES)?;
     for context in &page.contexts {
         let key = resource_key(tenant, context.hash);

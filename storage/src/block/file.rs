@@ -3,9 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-};
+use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
 use super::error::{BlockError, corrupt};
@@ -63,7 +61,11 @@ pub(super) enum Residency {
 
 impl BlockFile {
     /// Reads the counters.
-    pub(super) fn open(files: &OpenFiles, bucket: Bucket, path: PathBuf) -> Result<Self, BlockError> {
+    pub(super) fn open(
+        files: &OpenFiles,
+        bucket: Bucket,
+        path: PathBuf,
+    ) -> Result<Self, BlockError> {
         let file = Self {
             bucket,
             path,
@@ -187,7 +189,7 @@ fn build_filter(view: &View) -> Result<Filter, BlockError> {
 /// A filter of one layer over a whole locator.
 pub(super) fn exact_filter(
     tenants: &impl ReadableTable<&'static str, u16>,
-    locator: &(impl ReadableTable<&'static [u8; 28], &'static [u8]> + ReadableTableMetadata),
+    locator: &impl ReadableTable<&'static [u8; 28], &'static [u8]>,
 ) -> Result<Filter, BlockError> {
     let traces = usize::try_from(locator.len()?).unwrap_or(usize::MAX);
     let mut filter = Filter::new(traces);

@@ -51,7 +51,9 @@ struct Layer {
 
 impl Layer {
     fn new(capacity: usize) -> Self {
-        let blocks = (capacity * FILTER_BITS_PER_TRACE).div_ceil(BLOCK_BITS).max(1);
+        let blocks = (capacity * FILTER_BITS_PER_TRACE)
+            .div_ceil(BLOCK_BITS)
+            .max(1);
         Self {
             bytes: vec![0; blocks * BLOCK_BYTES],
             capacity,
@@ -136,7 +138,7 @@ impl Filter {
 
     /// A filter from its stored rows, concatenated; `None` when they are no filter.
     pub(super) fn from_rows(bytes: Vec<u8>) -> Option<Self> {
-        if bytes.is_empty() || bytes.len() % BLOCK_BYTES != 0 {
+        if bytes.is_empty() || !bytes.len().is_multiple_of(BLOCK_BYTES) {
             return None;
         }
         // Sealed filters are full: what is added later goes to a layer of its own.

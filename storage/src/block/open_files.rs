@@ -109,7 +109,9 @@ impl OpenFiles {
     }
 
     fn close_unused(&self, state: &mut State) {
-        state.retired.retain(|database| Arc::strong_count(database) > 1);
+        state
+            .retired
+            .retain(|database| Arc::strong_count(database) > 1);
         while state.open.len() >= self.max_open {
             let unused = state.open.iter();
             let oldest = unused
@@ -142,7 +144,9 @@ impl OpenFiles {
         if let Some(open) = state.open.remove(&bucket) {
             state.retired.push(open.database);
         }
-        state.retired.retain(|database| Arc::strong_count(database) > 1);
+        state
+            .retired
+            .retain(|database| Arc::strong_count(database) > 1);
     }
 
     /// Creates the file of a bucket: under a temporary name, since a crash while redb creates a file leaves one that

@@ -392,11 +392,13 @@ pub(super) fn tenant_of(view: &View, tenant: &TenantId) -> Result<u16, BlockErro
         .ok_or_else(|| corrupt("tenant of a fragment"))
 }
 
+type Chunks = redb::ReadOnlyTable<(u16, u64, u32), &'static [u8]>;
+
 pub(super) fn stored_page(
     view: &View,
     tenant: u16,
     page: u64,
-) -> Result<StoredPage<redb::ReadOnlyTable<(u16, u64, u32), &'static [u8]>>, BlockError> {
+) -> Result<StoredPage<Chunks>, BlockError> {
     Ok(StoredPage {
         chunks: view.table(CHUNKS)?,
         tenant,

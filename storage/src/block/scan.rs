@@ -11,9 +11,7 @@ use super::read::{FragmentLocation, into_page_error, stored_page};
 use super::schema::{PAGES, RESOURCES};
 use super::store::BlockStore;
 use super::stored_page::{of_page, read_resource};
-use crate::page::{
-    ContextHash, ContextMatch, PageCondition, PageError, PageReader, read_context,
-};
+use crate::page::{ContextHash, ContextMatch, PageCondition, PageError, PageReader, read_context};
 
 /// What a scan looks for.
 #[derive(Debug, Clone)]

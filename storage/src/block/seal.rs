@@ -42,7 +42,12 @@ impl BlockStore {
         for tenant in tenants {
             let transaction = commit::begin(&database)?;
             let mut meta = commit::get_meta(&transaction)?;
-            let merged = merge_pages(&transaction, tenant, self.options.full_page_spans, &mut meta)?;
+            let merged = merge_pages(
+                &transaction,
+                tenant,
+                self.options.full_page_spans,
+                &mut meta,
+            )?;
             if merged == 0 {
                 transaction.abort()?;
                 continue;
@@ -174,10 +179,8 @@ fn read_page(
     let Ok(mut reader) = PageReader::open(&source) else {
         return Ok(None);
     };
-    let (Ok(fragments), Ok(hashes)) = (
-        reader.fragments(),
-        reader.contexts().map(<[_]>::to_vec),
-    ) else {
+    let (Ok(fragments), Ok(hashes)) = (reader.fragments(), reader.contexts().map(<[_]>::to_vec))
+    else {
         return Ok(None);
     };
     let mut contexts = BTreeMap::new();
@@ -229,5 +232,11 @@ fn replace(
     meta.last_page += 1;
     commit::put_page(transaction, tenant, meta.last_page, page)?;
     let sequence_of = |key: &Key| sequences.get(key).copied().unwrap_or(0);
-    commit::put_locators(transaction, tenant, meta.last_page, &page.fragments, &sequence_of)
+    commit::put_locators(
+        transaction,
+        tenant,
+        meta.last_page,
+        &page.fragments,
+        &sequence_of,
+    )
 }

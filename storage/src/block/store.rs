@@ -102,7 +102,11 @@ impl BlockStore {
     ) -> Result<Self, BlockError> {
         disk.create_dir_all(dir)?;
         let store = Self {
-            open: OpenFiles::new(Arc::clone(&disk), options.max_open_files, options.cache_bytes),
+            open: OpenFiles::new(
+                Arc::clone(&disk),
+                options.max_open_files,
+                options.cache_bytes,
+            ),
             disk,
             dir: dir.to_owned(),
             options,
@@ -110,7 +114,11 @@ impl BlockStore {
         };
         let mut blocks = Blocks::default();
         for path in store.disk.list(dir)? {
-            if path.as_os_str().to_string_lossy().ends_with(TEMPORARY_SUFFIX) {
+            if path
+                .as_os_str()
+                .to_string_lossy()
+                .ends_with(TEMPORARY_SUFFIX)
+            {
                 store.disk.remove(&path)?;
                 continue;
             }

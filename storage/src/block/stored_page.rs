@@ -24,7 +24,11 @@ impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<
         let (mut number, mut at) = (offset / CHUNK_BYTES, offset % CHUNK_BYTES);
         let mut missing = end - offset;
         while missing > 0 {
-            let key = (self.tenant, self.page, u32::try_from(number).map_err(|_| short())?);
+            let key = (
+                self.tenant,
+                self.page,
+                u32::try_from(number).map_err(|_| short())?,
+            );
             let chunk = self
                 .chunks
                 .get(key)
@@ -65,4 +69,3 @@ pub(super) fn of_page(bucket: Bucket, page: u64) -> impl Fn(PageError) -> BlockE
         source,
     }
 }
-

@@ -59,7 +59,7 @@ pub(super) fn encode(tenant: &TenantId, summaries: &[&TraceSummary]) -> std::io:
         put_varint(&mut body, delta(summary.start.0, summary.end.0));
         before = summary.start.0;
         let root = u8::from(summary.root.is_some()) * HAS_ROOT;
-        body.push(root | u8::from(summary.truncated) * TRUNCATED);
+        body.push(root | (u8::from(summary.truncated) * TRUNCATED));
         if let Some(root) = &summary.root {
             body.extend_from_slice(&root.span_id.0);
             put_varint(&mut body, texts.number(&root.service));
@@ -128,7 +128,10 @@ pub(super) fn decode(stored: &[u8], bucket: Bucket) -> Option<Vec<TraceSummary>>
     }
     let raw = zstd::bulk::decompress(wire.rest(), raw_len).ok()?;
     let mut wire = Wire::new(&raw);
-    let tenant: TenantId = std::str::from_utf8(wire.minimal_bytes()?).ok()?.parse().ok()?;
+    let tenant: TenantId = std::str::from_utf8(wire.minimal_bytes()?)
+        .ok()?
+        .parse()
+        .ok()?;
     let dictionaries = Dictionaries::read(&mut wire)?;
     let count = usize::try_from(wire.minimal_varint()?).ok()?;
     if count > SUMMARY_BATCH {
@@ -163,7 +166,9 @@ impl Dictionaries {
     fn read(wire: &mut Wire<'_>) -> Option<Self> {
         let mut dictionaries = Self {
             texts: list(wire, |wire| {
-                std::str::from_utf8(wire.minimal_bytes()?).ok().map(Arc::from)
+                std::str::from_utf8(wire.minimal_bytes()?)
+                    .ok()
+                    .map(Arc::from)
             })?,
             classes: Vec::new(),
             attributes: Vec::new(),
@@ -263,12 +268,15 @@ mod tests {
     }
 
     fn summary() -> impl Strategy<Value = TraceSummary> {
-        let class = (text(), text(), 0..6i32, 0..3i32).prop_map(|(service, operation, kind, status)| SpanClass {
-            service,
-            operation,
-            kind: SpanKind::from_wire(kind),
-            status: StatusCode::from_wire(status),
-        });
+        let class =
+            (text(), text(), 0..6i32, 0..3i32).prop_map(|(service, operation, kind, status)| {
+                SpanClass {
+                    service,
+                    operation,
+                    kind: SpanKind::from_wire(kind),
+                    status: StatusCode::from_wire(status),
+                }
+            });
         let attribute = (text(), text()).prop_map(|(key, value)| AttributeText { key, value });
         let root = proptest::option::of((any::<[u8; 8]>(), text(), text()));
         (
@@ -286,7 +294,11 @@ mod tests {
                 bucket: Bucket(3),
                 start: UnixNanos(ids.3),
                 end: UnixNanos(ids.4),
-                root: root.map(|(id, service, operation)| RootSpan { span_id: SpanId(id), service, operation }),
+                root: root.map(|(id, service, operation)| RootSpan {
+                    span_id: SpanId(id),
+                    service,
+                    operation,
+                }),
                 span_count: counts.0,
                 error_count: counts.1,
                 classes: classes.into_iter().collect(),

@@ -116,7 +116,11 @@ impl PageBuilder {
     /// When the page would pass [`MAX_PAGE_SPANS`] or [`MAX_PAGE_SPAN_BYTES`]; nothing is added then.
     pub fn push(&mut self, head: FragmentHead, spans: &[PageSpan<'_>]) -> Result<(), PageFull> {
         let bytes: usize = spans.iter().map(|span| span.span.len()).sum();
-        check("spans", self.rows.len() + spans.len(), MAX_PAGE_SPANS as usize)?;
+        check(
+            "spans",
+            self.rows.len() + spans.len(),
+            MAX_PAGE_SPANS as usize,
+        )?;
         check("span bytes", self.arena.len() + bytes, MAX_PAGE_SPAN_BYTES)?;
         if spans.is_empty() {
             return Ok(());

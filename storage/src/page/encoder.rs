@@ -79,7 +79,11 @@ impl Encoder {
         for fragment in fragments {
             let first = fragment.first_row as usize;
             let of_fragment = rows.get(first..first + fragment.rows as usize);
-            for (row, number) in of_fragment.unwrap_or_default().iter().zip(fragment.first_row..) {
+            for (row, number) in of_fragment
+                .unwrap_or_default()
+                .iter()
+                .zip(fragment.first_row..)
+            {
                 self.push(arena, *row, number, &fragment.head.trace_id.0);
             }
         }
@@ -152,12 +156,14 @@ impl Encoder {
                 Some(index) => {
                     let index = usize::from(index);
                     if index >= self.attributes.len() {
-                        self.attributes.resize_with(index + 1, ValuesBuilder::default);
+                        self.attributes
+                            .resize_with(index + 1, ValuesBuilder::default);
                     }
                     self.attributes.get_mut(index)
                 }
-                None => value_column(value.step)
-                    .and_then(|step| self.fixed.get_mut(usize::from(step))),
+                None => {
+                    value_column(value.step).and_then(|step| self.fixed.get_mut(usize::from(step)))
+                }
             };
             if let Some(column) = column {
                 column.push(arena, value.offset, value.len);
@@ -167,7 +173,8 @@ impl Encoder {
 
     fn push_raw(&mut self, arena: &[u8], row: Row, span: &[u8]) {
         let raw = RawSpan::read(span);
-        self.span_ids.push(raw.span_id.try_into().unwrap_or_default());
+        self.span_ids
+            .push(raw.span_id.try_into().unwrap_or_default());
         self.times.push((raw.start, raw.end));
         self.shape.push(field::RAW);
         if let Some(column) = self.fixed.get_mut(usize::from(field::RAW)) {
@@ -180,7 +187,10 @@ impl Encoder {
         let (mut shard, mut lsn, mut received_at) = (0u16, 0u64, 0u64);
         for fragment in fragments {
             let head = &fragment.head;
-            put_varint(&mut self.scratch, u64::from(head.shard.0.wrapping_sub(shard)));
+            put_varint(
+                &mut self.scratch,
+                u64::from(head.shard.0.wrapping_sub(shard)),
+            );
             self.scratch.extend_from_slice(&head.trace_id.0);
             put_varint(&mut self.scratch, delta(lsn, head.fragment.0));
             put_varint(&mut self.scratch, delta(received_at, head.received_at.0));
@@ -242,7 +252,7 @@ impl Encoder {
                 match found {
                     Some(found) => {
                         // Rows of a page are far fewer than 2^31.
-                        let distance = found as i64 - i64::from(row - first);
+                        let distance = i64::try_from(found).unwrap_or(0) - i64::from(row - first);
                         put_varint(&mut self.scratch, zigzag(distance) + 1);
                     }
                     None => {

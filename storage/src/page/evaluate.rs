@@ -65,13 +65,18 @@ impl<'a> PageCondition<'a> {
         let operation = self.condition.operation.as_deref();
         let header = context.service
             && operation.is_none_or(|operation| operation.as_bytes() == raw.name)
-            && self.condition.status.is_none_or(|status| status == raw.status);
+            && self
+                .condition
+                .status
+                .is_none_or(|status| status == raw.status);
         if !header {
             return false;
         }
         let mut tags = context.tags.clone();
         if tags.contains(&false) {
-            let _ = visit_attributes(span, &mut |key, value| self.mark_tags(&mut tags, key, value));
+            let _ = visit_attributes(span, &mut |key, value| {
+                self.mark_tags(&mut tags, key, value)
+            });
         }
         !tags.contains(&false)
     }
@@ -114,9 +119,8 @@ impl PageReader<'_> {
             and(&mut rows, &held);
         }
         for (index, (key, wanted)) in condition.tags.iter().enumerate() {
-            let resource_has = |context: &ContextMatch| {
-                context.tags.get(index).copied().unwrap_or(false)
-            };
+            let resource_has =
+                |context: &ContextMatch| context.tags.get(index).copied().unwrap_or(false);
             let mut held = self.rows_of_contexts(&contexts, &resource_has)?;
             self.mark_attribute(key.as_bytes(), wanted, &mut held)?;
             and(&mut rows, &held);

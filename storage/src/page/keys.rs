@@ -118,9 +118,9 @@ impl Keys {
         }
         let hash = FixedState::default().hash_one(bytes);
         let keys = &self.keys;
-        let found = self
-            .table
-            .find(hash, |&number| keys.get(usize::from(number)).is_some_and(is));
+        let found = self.table.find(hash, |&number| {
+            keys.get(usize::from(number)).is_some_and(is)
+        });
         if let Some(&number) = found {
             return Some(number);
         }

@@ -312,7 +312,8 @@ impl GroupWriter {
         self.groups.push(method);
         put_varint(&mut self.groups, stored.len() as u64);
         put_varint(&mut self.groups, self.current.len() as u64);
-        self.groups.extend_from_slice(&xxh3_64(stored).to_le_bytes());
+        self.groups
+            .extend_from_slice(&xxh3_64(stored).to_le_bytes());
         self.group_count += 1;
         self.current.clear();
         self.opens_group = true;

@@ -46,7 +46,9 @@ impl PageReader<'_> {
             let count = Presence::of(self.rows()?, step).values;
             let values = self.values(step, count)?;
             for index in 0..values.entries() {
-                let text = values.entry(index).and_then(|stored| stored_text(kind, stored));
+                let text = values
+                    .entry(index)
+                    .and_then(|stored| stored_text(kind, stored));
                 if text.is_some_and(|text| !visit(kind, &text)) {
                     return Ok(false);
                 }

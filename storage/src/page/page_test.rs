@@ -8,7 +8,9 @@ use prost::Message;
 use spandrel_model::batch::StatusCode;
 use spandrel_model::search::{SpanCondition, TagCondition};
 
-use super::testing::{OwnedContext, OwnedFragment, any_edit, contexts, fragments, legal_edit, text};
+use super::testing::{
+    OwnedContext, OwnedFragment, any_edit, contexts, fragments, legal_edit, text,
+};
 use super::*;
 
 fn encode(builder: &mut PageBuilder, fragments: &[OwnedFragment]) -> EncodedPage {
@@ -40,7 +42,10 @@ fn decode(page: &EncodedPage) -> Vec<Vec<(Vec<u8>, Vec<u8>)>> {
     let spans_of = |fragment| {
         let mut spans = Vec::new();
         let mut visit = |span: RebuiltSpan<'_>| {
-            let context = page.contexts.iter().find(|known| known.hash == span.context);
+            let context = page
+                .contexts
+                .iter()
+                .find(|known| known.hash == span.context);
             spans.push((context.unwrap().bytes.to_vec(), span.span.to_vec()));
         };
         // A new reader each time: the positions of a fragment's values do not depend on what was read before.
@@ -96,15 +101,27 @@ fn naive_match(span: &Span, context: usize, condition: &SpanCondition) -> bool {
         });
         of_resource || of_span
     };
-    condition.service.as_deref().is_none_or(|wanted| wanted == service)
-        && condition.operation.as_ref().is_none_or(|name| *name == span.name)
-        && condition.status.is_none_or(|wanted| wanted == StatusCode::from_wire(status))
+    condition
+        .service
+        .as_deref()
+        .is_none_or(|wanted| wanted == service)
+        && condition
+            .operation
+            .as_ref()
+            .is_none_or(|name| *name == span.name)
+        && condition
+            .status
+            .is_none_or(|wanted| wanted == StatusCode::from_wire(status))
         && condition.tags.iter().all(has_tag)
 }
 
 fn condition() -> impl Strategy<Value = SpanCondition> {
     let service = prop_oneof![Just("a"), Just("b"), Just("unknown_service"), Just("z")];
-    let status = prop_oneof![Just(StatusCode::Unset), Just(StatusCode::Ok), Just(StatusCode::Error)];
+    let status = prop_oneof![
+        Just(StatusCode::Unset),
+        Just(StatusCode::Ok),
+        Just(StatusCode::Error)
+    ];
     let tag = ("[k-p]", text()).prop_map(|(key, value)| TagCondition { key, value });
     (
         proptest::option::weighted(0.3, service),
@@ -209,7 +226,11 @@ fn sample_span(trace: u8, number: u64) -> Span {
     Span {
         trace_id: vec![trace; 16],
         span_id: number.to_be_bytes().to_vec(),
-        parent_span_id: if number == 1 { vec![] } else { (number / 2).to_be_bytes().to_vec() },
+        parent_span_id: if number == 1 {
+            vec![]
+        } else {
+            (number / 2).to_be_bytes().to_vec()
+        },
         name: format!("operation {}", number % 2),
         kind: 2,
         start_time_unix_nano: start,
@@ -221,8 +242,14 @@ fn sample_span(trace: u8, number: u64) -> Span {
             pair("cached", Value::BoolValue(number == 2)),
             pair("bytes", Value::BytesValue(vec![1, 2])),
         ],
-        events: vec![span::Event { name: "event".to_owned(), ..span::Event::default() }],
-        status: (number == 3).then(|| Status { message: "failed".to_owned(), code: 2 }),
+        events: vec![span::Event {
+            name: "event".to_owned(),
+            ..span::Event::default()
+        }],
+        status: (number == 3).then(|| Status {
+            message: "failed".to_owned(),
+            code: 2,
+        }),
         flags: 1,
         ..Span::default()
     }
@@ -244,7 +271,10 @@ fn each_changed_byte_is_noticed() {
         let mut changed = page.bytes.to_vec();
         changed[at] ^= 0x10;
         assert!(
-            matches!(everything(&Bytes::from(changed)), Err(PageError::Corrupt(_))),
+            matches!(
+                everything(&Bytes::from(changed)),
+                Err(PageError::Corrupt(_))
+            ),
             "byte {at} of {}",
             page.bytes.len()
         );
@@ -259,9 +289,16 @@ fn each_changed_byte_is_noticed() {
 fn the_golden_page_is_read_and_still_written() {
     let golden = include_bytes!("testdata/page_v1.bin");
     let (page, fragments) = sample();
-    let stored = EncodedPage { bytes: Bytes::from_static(golden), ..page.clone() };
+    let stored = EncodedPage {
+        bytes: Bytes::from_static(golden),
+        ..page.clone()
+    };
     assert_rebuilt(&stored, fragments);
-    assert_eq!(page.bytes, golden.as_slice(), "the encoder writes another form: is it a new version?");
+    assert_eq!(
+        page.bytes,
+        golden.as_slice(),
+        "the encoder writes another form: is it a new version?"
+    );
 }
 
 #[test]
@@ -275,7 +312,10 @@ fn large_fragments_with_repeated_ids_find_their_parents() {
         (0, span.encode_to_vec())
     });
     let (_, fragments) = sample();
-    let fragment = OwnedFragment { head: fragments[0].head, spans: spans.collect() };
+    let fragment = OwnedFragment {
+        head: fragments[0].head,
+        spans: spans.collect(),
+    };
     let page = encode(&mut PageBuilder::new(), std::slice::from_ref(&fragment));
     assert_rebuilt(&page, vec![fragment]);
 }
@@ -293,7 +333,10 @@ fn a_span_of_more_keys_than_columns_is_kept() {
         spans.push((0, span.encode_to_vec()));
     }
     let (_, fragments) = sample();
-    let fragment = OwnedFragment { head: fragments[0].head, spans };
+    let fragment = OwnedFragment {
+        head: fragments[0].head,
+        spans,
+    };
     let page = encode(&mut PageBuilder::new(), std::slice::from_ref(&fragment));
     assert_rebuilt(&page, vec![fragment]);
 }
@@ -306,7 +349,10 @@ fn fragments_of_one_key_are_joined_and_a_full_page_says_so() {
     let spans: Vec<PageSpan<'_>> = fragments[0]
         .spans
         .iter()
-        .map(|(_, span)| PageSpan { context: context.raw(), span })
+        .map(|(_, span)| PageSpan {
+            context: context.raw(),
+            span,
+        })
         .collect();
     builder.push(fragments[0].head, &spans[..1]).unwrap();
     builder.push(fragments[0].head, &spans[1..]).unwrap();
@@ -314,9 +360,19 @@ fn fragments_of_one_key_are_joined_and_a_full_page_says_so() {
     assert_eq!((page.fragments.len(), page.fragments[0].rows), (1, 4));
     assert!(builder.finish().unwrap().is_none());
 
-    let many = vec![PageSpan { context: context.raw(), span: b"" }; limits::MAX_PAGE_SPANS as usize + 1];
+    let many = vec![
+        PageSpan {
+            context: context.raw(),
+            span: b""
+        };
+        limits::MAX_PAGE_SPANS as usize + 1
+    ];
     assert_eq!(
         builder.push(fragments[0].head, &many),
-        Err(PageFull { what: "spans", value: 200_001, limit: 200_000 })
+        Err(PageFull {
+            what: "spans",
+            value: 200_001,
+            limit: 200_000
+        })
     );
 }

@@ -137,8 +137,7 @@ impl<'a> PageReader<'a> {
     pub fn fragments(&mut self) -> Result<Vec<PlacedFragment>, PageError> {
         let column = self.column(field::FRAGMENTS)?;
         let counts = self.head.counts;
-        parse_fragments(&column, counts.fragments, counts.spans)
-            .ok_or_else(|| corrupt("fragments"))
+        parse_fragments(&column, counts.fragments, counts.spans).ok_or_else(|| corrupt("fragments"))
     }
 
     /// The resources and scopes that spans of the page have.
@@ -163,7 +162,9 @@ impl<'a> PageReader<'a> {
             .checked_add(fragment.rows as usize)
             .and_then(|end| page.row_contexts.get(first..end))
             .ok_or_else(|| corrupt("rows of a fragment"))?;
-        let hashes = numbers.iter().map(|&number| page.contexts.get(number as usize).copied());
+        let hashes = numbers
+            .iter()
+            .map(|&number| page.contexts.get(number as usize).copied());
         hashes
             .collect::<Option<_>>()
             .ok_or_else(|| corrupt("context of a span"))

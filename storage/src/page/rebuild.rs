@@ -111,11 +111,7 @@ impl PageReader<'_> {
     }
 
     /// Positions a cursor at the first value of `rows` in each column that they have values in.
-    fn rebuilder(
-        &mut self,
-        trace_id: TraceId,
-        rows: Range<usize>,
-    ) -> Result<Rebuilder, PageError> {
+    fn rebuilder(&mut self, trace_id: TraceId, rows: Range<usize>) -> Result<Rebuilder, PageError> {
         let columns = FIRST_ATTRIBUTE as usize + self.head.attributes.len();
         let (mut before, mut within, mut all) = (
             vec![0usize; columns],

@@ -6,10 +6,10 @@ use opentelemetry_proto::tonic::common::v1::{
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{Span, Status, span};
-use prost::Message;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use prost::Message;
 use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
 
 use super::builder::FragmentHead;
@@ -70,7 +70,10 @@ fn value() -> impl Strategy<Value = AnyValue> {
             }),
             vec((text(), inner), 0..3).prop_map(|pairs| AnyValue {
                 value: Some(Value::KvlistValue(KeyValueList {
-                    values: pairs.into_iter().map(|(key, value)| pair(key, value)).collect(),
+                    values: pairs
+                        .into_iter()
+                        .map(|(key, value)| pair(key, value))
+                        .collect(),
                 })),
             }),
         ]
@@ -130,26 +133,36 @@ fn span() -> impl Strategy<Value = Span> {
     let times = prop_oneof![5 => (1_000u64..1_100, 0u64..50), 1 => any::<(u64, u64)>()];
     let flags = prop_oneof![Just(0), Just(0x101), any::<u32>()];
     let lists = (attributes(), vec(event(), 0..3), vec(link(), 0..2));
-    (ids, text(), text(), 0..7i32, times, lists, status(), (counts, flags)).prop_map(
-        |((id, parent), name, state, kind, times, lists, status, (counts, flags))| Span {
-            trace_id: Vec::new(),
-            span_id: id.to_be_bytes().to_vec(),
-            trace_state: state,
-            parent_span_id: parent.map_or(Vec::new(), |id| id.to_be_bytes().to_vec()),
-            flags,
-            name,
-            kind,
-            start_time_unix_nano: times.0,
-            end_time_unix_nano: times.0.wrapping_add(times.1),
-            attributes: lists.0,
-            dropped_attributes_count: counts.0,
-            events: lists.1,
-            dropped_events_count: counts.1,
-            links: lists.2,
-            dropped_links_count: counts.2,
-            status,
-        },
+    (
+        ids,
+        text(),
+        text(),
+        0..7i32,
+        times,
+        lists,
+        status(),
+        (counts, flags),
     )
+        .prop_map(
+            |((id, parent), name, state, kind, times, lists, status, (counts, flags))| Span {
+                trace_id: Vec::new(),
+                span_id: id.to_be_bytes().to_vec(),
+                trace_state: state,
+                parent_span_id: parent.map_or(Vec::new(), |id| id.to_be_bytes().to_vec()),
+                flags,
+                name,
+                kind,
+                start_time_unix_nano: times.0,
+                end_time_unix_nano: times.0.wrapping_add(times.1),
+                attributes: lists.0,
+                dropped_attributes_count: counts.0,
+                events: lists.1,
+                dropped_events_count: counts.1,
+                links: lists.2,
+                dropped_links_count: counts.2,
+                status,
+            },
+        )
 }
 
 /// What is done to a span's bytes before they are stored.

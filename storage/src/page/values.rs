@@ -169,7 +169,12 @@ pub(super) fn write_indexes(mode: u8, indexes: &[u32], out: &mut Vec<u8>) {
 }
 
 /// Reads `count` indexes, each of which must be below `distinct`.
-pub(super) fn read_indexes(mode: u8, bytes: &[u8], count: usize, distinct: usize) -> Option<Vec<u32>> {
+pub(super) fn read_indexes(
+    mode: u8,
+    bytes: &[u8],
+    count: usize,
+    distinct: usize,
+) -> Option<Vec<u32>> {
     if !matches!(mode, INDEX_1 | INDEX_2 | INDEX_4) {
         return None;
     }
