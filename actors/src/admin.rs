@@ -89,7 +89,8 @@ impl Admin for AdminPort {
         match self.settings.propose(command).await {
             Ok(_) => Ok(()),
             Err(error @ ProposeError::Conflict(_)) => {
-                let limit = PortError::new(ErrorClass::Invalid, "too_many_tenants", error.to_string());
+                let limit =
+                    PortError::new(ErrorClass::Invalid, "too_many_tenants", error.to_string());
                 Err(limit.with_tenant(&tenant))
             }
             Err(error) => Err(unavailable(error)),
@@ -109,10 +110,14 @@ impl Admin for AdminPort {
         let gone = |_| unavailable("the node is stopping");
         let failed = |error: String| PortError::unavailable("flush", error, PRESSURE_RETRY_MS);
         let (reply, answer) = oneshot::channel();
-        self.pager.cast(PagerMessage::Flush(reply)).map_err(unavailable)?;
+        self.pager
+            .cast(PagerMessage::Flush(reply))
+            .map_err(unavailable)?;
         answer.await.map_err(gone)?.map_err(failed)?;
         let (reply, answer) = oneshot::channel();
-        self.indexer.cast(IndexerMessage::Flush(reply)).map_err(unavailable)?;
+        self.indexer
+            .cast(IndexerMessage::Flush(reply))
+            .map_err(unavailable)?;
         answer.await.map_err(gone)?.map_err(failed)
     }
 }

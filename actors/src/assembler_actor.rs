@@ -12,7 +12,8 @@ use spandrel_model::verdict::VerdictRecord;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState, Step,
+    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState,
+    Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
 use crate::settings::Epoch;
@@ -43,7 +44,12 @@ pub(crate) enum AssemblerMessage {
     CollectKept(u64, bool, oneshot::Sender<Vec<KeptTrace>>),
     Paged(Vec<(TenantId, TraceId, Lsn)>),
     PagingFailed(Vec<(TenantId, TraceId, Lsn)>),
-    Promote(TenantId, TraceId, Option<VerdictRecord>, oneshot::Sender<Promotion>),
+    Promote(
+        TenantId,
+        TraceId,
+        Option<VerdictRecord>,
+        oneshot::Sender<Promotion>,
+    ),
     /// Decide traces early until about so many bytes come free.
     Relieve(u64),
     /// The first lsn that is still needed, and the last that was applied.
@@ -83,7 +89,11 @@ struct JournalDecided<'a>(&'a Shared);
 
 impl Decided for JournalDecided<'_> {
     fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, _: Lsn) -> Prior {
-        if self.0.journal.maybe_decided(shard, tenant, trace_id) { Prior::Ask } else { Prior::None }
+        if self.0.journal.maybe_decided(shard, tenant, trace_id) {
+            Prior::Ask
+        } else {
+            Prior::None
+        }
     }
 }
 
@@ -107,7 +117,9 @@ impl Actor for Assembler {
         myself: ActorRef<AssemblerMessage>,
         arguments: AssemblerArguments,
     ) -> Result<AssemblerState, ActorProcessingErr> {
-        myself.send_interval(Duration::from_millis(ASSEMBLER_TICK_MS), || AssemblerMessage::Tick);
+        myself.send_interval(Duration::from_millis(ASSEMBLER_TICK_MS), || {
+            AssemblerMessage::Tick
+        });
         Ok(AssemblerState {
             shared: arguments.shared,
             shard: arguments.shard,
@@ -142,10 +154,13 @@ impl AssemblerState {
         match message {
             AssemblerMessage::Writer(writer) => self.writer = Some(writer),
             AssemblerMessage::Committed(commits) => {
-                commits.into_iter().for_each(|commit| self.committed(commit, &step));
+                commits
+                    .into_iter()
+                    .for_each(|commit| self.committed(commit, &step));
             }
             AssemblerMessage::Confirmed(tenant, trace_id, found) => {
-                self.state.confirm(&tenant, trace_id, found, &step, &mut self.effects);
+                self.state
+                    .confirm(&tenant, trace_id, found, &step, &mut self.effects);
             }
             AssemblerMessage::Tick => self.tick(&step),
             AssemblerMessage::View(tenant, trace_id, reply) => {
@@ -159,7 +174,11 @@ impl AssemblerState {
                     search.cursor,
                     search.limit,
                     search.include_dropped,
-                    &|key| interests.number(key).is_some_and(|number| number < interests.indexed()),
+                    &|key| {
+                        interests
+                            .number(key)
+                            .is_some_and(|number| number < interests.indexed())
+                    },
                 );
                 let _ = reply.send(hits);
             }
@@ -183,8 +202,12 @@ impl AssemblerState {
             AssemblerMessage::PagingFailed(traces) => self.state.paging_failed(&traces),
             AssemblerMessage::Promote(tenant, trace_id, earlier, reply) => {
                 let promotion = match earlier {
-                    None => self.state.promote(&tenant, trace_id, &step, &mut self.effects),
-                    Some(earlier) => self.state.promote_dropped(earlier, &step, &mut self.effects),
+                    None => self
+                        .state
+                        .promote(&tenant, trace_id, &step, &mut self.effects),
+                    Some(earlier) => self
+                        .state
+                        .promote_dropped(earlier, &step, &mut self.effects),
                 };
                 let _ = reply.send(promotion);
             }
@@ -216,7 +239,9 @@ impl AssemblerState {
                     epoch: &epoch,
                     ..*step
                 };
-                let applied = self.state.apply(lsn, &batch, rows, &scanned, &mut self.effects);
+                let applied = self
+                    .state
+                    .apply(lsn, &batch, rows, &scanned, &mut self.effects);
                 drop(request);
                 self.credit.join(credit);
                 crate::meters::applied(&applied, self.shard);

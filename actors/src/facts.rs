@@ -25,7 +25,8 @@ pub(crate) struct TraceSpans {
 impl TraceSpans {
     fn store(&mut self, bytes: &[u8]) -> Slice {
         // A trace is a few megabytes; what does not fit 32 bits is left out by the empty slice.
-        let (Ok(offset), Ok(len)) = (u32::try_from(self.buffer.len()), u32::try_from(bytes.len())) else {
+        let (Ok(offset), Ok(len)) = (u32::try_from(self.buffer.len()), u32::try_from(bytes.len()))
+        else {
             return Slice::default();
         };
         self.buffer.extend_from_slice(bytes);
@@ -54,7 +55,8 @@ impl TraceSpans {
             self.contexts.len() - 1
         });
         let slice = self.store(span);
-        self.spans.push((u32::try_from(number).unwrap_or(u32::MAX), slice));
+        self.spans
+            .push((u32::try_from(number).unwrap_or(u32::MAX), slice));
     }
 
     /// Bytes held.
@@ -106,10 +108,9 @@ impl Decided for NothingDecided {
 /// A shard state that holds nothing but the trace of `batch`.
 pub(crate) fn alone(shared: &Shared, batch: &SpanBatch, epoch: &Epoch) -> ShardState {
     let options = ShardOptions {
-        shard: batch
-            .spans
-            .first()
-            .map_or(ShardId(0), |span| shared.shard(&batch.tenant, span.trace_id)),
+        shard: batch.spans.first().map_or(ShardId(0), |span| {
+            shared.shard(&batch.tenant, span.trace_id)
+        }),
         term: spandrel_model::ids::Term(0),
         router: shared.router,
         bucket_nanos: shared.bucket_nanos,
@@ -141,13 +142,26 @@ pub(crate) fn evaluate(
         ..filter.clone()
     };
     let state = alone(shared, batch, epoch);
-    let hits = state.search(&batch.tenant, &without_span_conditions, None, 1, true, &|_| true);
+    let hits = state.search(
+        &batch.tenant,
+        &without_span_conditions,
+        None,
+        1,
+        true,
+        &|_| true,
+    );
     let mut found = hits.into_iter().next()?.found;
     if !filter.has_span_conditions() {
         return Some(found);
     }
-    let matched = batch.spans.iter().filter(|span| span_meets(batch, span, filter));
-    found.matched_spans = matched.take(MAX_MATCHED_SPANS).map(|span| span.span_id).collect();
+    let matched = batch
+        .spans
+        .iter()
+        .filter(|span| span_meets(batch, span, filter));
+    found.matched_spans = matched
+        .take(MAX_MATCHED_SPANS)
+        .map(|span| span.span_id)
+        .collect();
     (!found.matched_spans.is_empty()).then_some(found)
 }
 
@@ -158,11 +172,15 @@ fn span_meets(batch: &SpanBatch, span: &SpanHeader, filter: &SearchFilter) -> bo
         name => name,
     };
     filter.span_service().is_none_or(|wanted| wanted == service)
-        && filter.operation.as_deref().is_none_or(|name| name == batch.text(span.name))
+        && filter
+            .operation
+            .as_deref()
+            .is_none_or(|name| name == batch.text(span.name))
         && filter.status.is_none_or(|status| status == span.status)
-        && filter.tags.iter().all(|tag| {
-            has_tag(batch.bytes(span.span), batch.bytes(context.resource), tag)
-        })
+        && filter
+            .tags
+            .iter()
+            .all(|tag| has_tag(batch.bytes(span.span), batch.bytes(context.resource), tag))
 }
 
 fn has_tag(span: &[u8], resource: &[u8], tag: &TagCondition) -> bool {

@@ -142,7 +142,11 @@ impl HousekeeperState {
         let options = Arc::clone(&self.arguments.options);
         let retention = self.arguments.cluster.borrow().retention_seconds;
         let trims = self.round.is_multiple_of(TRIM_EVERY_ROUNDS);
-        self.arguments.shared.env.block(move || clean(&shared, &options, retention, trims)).await;
+        self.arguments
+            .shared
+            .env
+            .block(move || clean(&shared, &options, retention, trims))
+            .await;
     }
 }
 
@@ -160,10 +164,20 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
             _ => Lsn(0),
         })
         .collect();
-    let needed = |shard: ShardId| checkpoints.get(usize::from(shard.0)).copied().unwrap_or_default();
+    let needed = |shard: ShardId| {
+        checkpoints
+            .get(usize::from(shard.0))
+            .copied()
+            .unwrap_or_default()
+    };
     let window = options.recovery_window_seconds * UnixNanos::PER_SECOND;
-    match shared.journal.trim(&needed, window, options.journal_max_bytes, now) {
-        Ok(trimmed) => counter!("spandrel_journal_slices_trimmed_total").increment(trimmed.len() as u64),
+    match shared
+        .journal
+        .trim(&needed, window, options.journal_max_bytes, now)
+    {
+        Ok(trimmed) => {
+            counter!("spandrel_journal_slices_trimmed_total").increment(trimmed.len() as u64)
+        }
         Err(error) => tracing::error!(%error, "journal not trimmed"),
     }
     expire(shared, now, retention_seconds);

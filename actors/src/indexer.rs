@@ -38,7 +38,9 @@ impl Actor for Indexer {
         myself: ActorRef<IndexerMessage>,
         shared: Arc<Shared>,
     ) -> Result<Arc<Shared>, ActorProcessingErr> {
-        myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || IndexerMessage::Tick);
+        myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || {
+            IndexerMessage::Tick
+        });
         Ok(shared)
     }
 
@@ -53,7 +55,9 @@ impl Actor for Indexer {
                 if let Err(error) = catch_up(shared, false).await {
                     tracing::error!(error, "index not written, search reads the summaries");
                 }
-                myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || IndexerMessage::Tick);
+                myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || {
+                    IndexerMessage::Tick
+                });
             }
             IndexerMessage::Flush(reply) => {
                 let _ = reply.send(catch_up(shared, true).await);
@@ -84,9 +88,14 @@ async fn catch_up(shared: &Arc<Shared>, all: bool) -> Result<(), String> {
 
 fn index_step(shared: &Shared, bucket: Bucket, block_id: u64, done: u64) -> Result<(), String> {
     let remembered = shared.recent.oldest(bucket, INDEX_MAX_STEP);
-    let in_memory = remembered.first().is_some_and(|(sequence, _)| *sequence == done + 1);
+    let in_memory = remembered
+        .first()
+        .is_some_and(|(sequence, _)| *sequence == done + 1);
     let summaries: Vec<(u64, TraceSummary)> = if in_memory {
-        remembered.into_iter().map(|(at, summary)| (at, (*summary).clone())).collect()
+        remembered
+            .into_iter()
+            .map(|(at, summary)| (at, (*summary).clone()))
+            .collect()
     } else {
         let read = shared.blocks.summaries(bucket, done, INDEX_MAX_STEP);
         read.map_err(|error| error.to_string())?
@@ -96,10 +105,15 @@ fn index_step(shared: &Shared, bucket: Bucket, block_id: u64, done: u64) -> Resu
     };
     let epoch = shared.epoch();
     let interests = epoch.rules().interests();
-    let keys = interests.keys().iter().take(usize::from(interests.indexed()));
+    let keys = interests
+        .keys()
+        .iter()
+        .take(usize::from(interests.indexed()));
     let keys: Vec<String> = keys.map(|key| key.to_string()).collect();
     let summaries: Vec<TraceSummary> = summaries.into_iter().map(|(_, summary)| summary).collect();
-    let added = shared.index.add(bucket, block_id.into(), last, &summaries, &keys);
+    let added = shared
+        .index
+        .add(bucket, block_id.into(), last, &summaries, &keys);
     added.map_err(|error| error.to_string())?;
     shared.recent.indexed(bucket, last);
     Ok(())

@@ -36,18 +36,24 @@ impl Ingest for IngestPort {
     fn tenant(&self, name: Option<&str>) -> Result<TenantId, PortError> {
         let Some(name) = name else {
             if self.require_tenant {
-                return Err(PortError::new(ErrorClass::Unauthenticated, "no_org_id", "no org id"));
+                return Err(PortError::new(
+                    ErrorClass::Unauthenticated,
+                    "no_org_id",
+                    "no org id",
+                ));
             }
             return Ok(TenantId::default());
         };
         let tenant: TenantId = name
             .parse()
             .map_err(|error| PortError::invalid("X-Scope-OrgID", format!("{error}")))?;
-        let known = tenant.as_str() == TenantId::DEFAULT || self.cluster.borrow().tenants.contains_key(&tenant);
+        let known = tenant.as_str() == TenantId::DEFAULT
+            || self.cluster.borrow().tenants.contains_key(&tenant);
         if known {
             return Ok(tenant);
         }
-        let message = format!("tenant `{tenant}` is unknown: an operator creates tenants by command");
+        let message =
+            format!("tenant `{tenant}` is unknown: an operator creates tenants by command");
         Err(PortError::new(ErrorClass::Forbidden, "unknown_tenant", message).with_tenant(&tenant))
     }
 
@@ -56,7 +62,9 @@ impl Ingest for IngestPort {
             4.. => "disk_reserve",
             _ => "memory",
         };
-        let admitted = (reason == "memory").then(|| self.shared.pool.try_take(bytes)).flatten();
+        let admitted = (reason == "memory")
+            .then(|| self.shared.pool.try_take(bytes))
+            .flatten();
         admitted.ok_or_else(|| self.refusal(reason, tenant, 0))
     }
 
@@ -69,9 +77,10 @@ impl Ingest for IngestPort {
         let bytes = request.len() as u64;
         let epoch = self.shared.epoch();
         let now = self.shared.env.now();
-        let scanned = scan_request(request, tenant.clone(), now, epoch.rules()).map_err(|error| {
-            PortError::invalid("request", format!("{error}")).with_tenant(tenant)
-        })?;
+        let scanned =
+            scan_request(request, tenant.clone(), now, epoch.rules()).map_err(|error| {
+                PortError::invalid("request", format!("{error}")).with_tenant(tenant)
+            })?;
         let accepted = scanned.batch.spans.len() as u64;
         let outcome = ExportOutcome {
             accepted,
@@ -111,12 +120,16 @@ impl IngestPort {
             _ => {
                 let capacity = self.shared.pool.capacity();
                 (
-                    format!("no memory credit left for spans of tenant `{tenant}`: the pool is {capacity} bytes"),
+                    format!(
+                        "no memory credit left for spans of tenant `{tenant}`: the pool is {capacity} bytes"
+                    ),
                     format!("{capacity} bytes of credit"),
                 )
             }
         };
-        PortError::unavailable(reason, message, PRESSURE_RETRY_MS).with_tenant(tenant).with_limit(limit)
+        PortError::unavailable(reason, message, PRESSURE_RETRY_MS)
+            .with_tenant(tenant)
+            .with_limit(limit)
     }
 
     /// The rows of the batch sorted by shard and trace, and each shard's part of them.
@@ -163,7 +176,9 @@ impl IngestPort {
         append.reply = reply;
         let stopping =
             || PortError::unavailable("stopping", "the node is stopping", PRESSURE_RETRY_MS);
-        self.writer.cast(WriterMessage::Append(append)).map_err(|_| stopping())?;
+        self.writer
+            .cast(WriterMessage::Append(append))
+            .map_err(|_| stopping())?;
         let deadline = Duration::from_millis(EXPORT_DEADLINE_MS);
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(result)) => result,
@@ -178,5 +193,9 @@ impl IngestPort {
 }
 
 fn describe(rejected: &RejectedSpans) -> String {
-    if rejected.total() == 0 { String::new() } else { rejected.to_string() }
+    if rejected.total() == 0 {
+        String::new()
+    } else {
+        rejected.to_string()
+    }
 }

@@ -8,7 +8,12 @@ use spandrel_model::verdict::{Verdict, VerdictRecord};
 use crate::assembler::Applied;
 
 /// Spans that a request brought, by what became of them at the edge.
-pub(crate) fn received(accepted: u64, rejected: &RejectedSpans, changed: &ChangedSpans, bytes: u64) {
+pub(crate) fn received(
+    accepted: u64,
+    rejected: &RejectedSpans,
+    changed: &ChangedSpans,
+    bytes: u64,
+) {
     counter!("spandrel_spans_received_total").increment(accepted + rejected.total());
     counter!("spandrel_span_bytes_received_total").increment(bytes);
     for (reason, count) in rejected.iter() {
@@ -47,7 +52,8 @@ pub(crate) fn decided(records: &[VerdictRecord], now: UnixNanos) {
             Verdict::Drop => "drop",
         };
         let trigger = record.trigger.as_str();
-        counter!("spandrel_traces_decided_total", "verdict" => verdict, "trigger" => trigger).increment(1);
+        counter!("spandrel_traces_decided_total", "verdict" => verdict, "trigger" => trigger)
+            .increment(1);
         counter!("spandrel_spans_decided_total", "verdict" => verdict, "trigger" => trigger)
             .increment(u64::from(record.span_count));
     }

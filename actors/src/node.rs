@@ -138,7 +138,12 @@ impl Actor for Supervisor {
         Ok(())
     }
 
-    async fn handle(&self, myself: ActorRef<Stop>, _: Stop, (): &mut ()) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        myself: ActorRef<Stop>,
+        _: Stop,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
         myself.stop_children(None);
         myself.stop(None);
         Ok(())
@@ -168,7 +173,9 @@ impl Node {
         let (settings, created) = open_settings(&options, &env, &identity).await?;
         let state = settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let shared = Arc::new(open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch)).await?);
+        let shared = Arc::new(
+            open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch)).await?,
+        );
         let worker = Arc::clone(&shared);
         let (recovered, cost) = env
             .block(move || {
@@ -253,7 +260,9 @@ impl Node {
 fn open_identity(options: &NodeOptions, env: &Env) -> Result<Identity, StartError> {
     let error = start_error("open the data directory");
     let path = options.data_dir.join("identity.json");
-    env.disk.create_dir_all(&options.data_dir).map_err(|reason| error(&reason))?;
+    env.disk
+        .create_dir_all(&options.data_dir)
+        .map_err(|reason| error(&reason))?;
     let mut identity = match env.disk.read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes).map_err(|reason| error(&reason))?,
         Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Identity {
@@ -264,7 +273,9 @@ fn open_identity(options: &NodeOptions, env: &Env) -> Result<Identity, StartErro
     };
     identity.boot += 1;
     let bytes = serde_json::to_vec(&identity).map_err(|reason| error(&reason))?;
-    env.disk.write_atomically(&path, &bytes).map_err(|reason| error(&reason))?;
+    env.disk
+        .write_atomically(&path, &bytes)
+        .map_err(|reason| error(&reason))?;
     Ok(identity)
 }
 
@@ -280,7 +291,9 @@ async fn open_settings(
         node: FIRST_NODE,
         start: Start::Found(options.seed.clone()),
     };
-    let settings = Settings::open(raft, Arc::new(NoPeers)).await.map_err(|reason| error(&reason))?;
+    let settings = Settings::open(raft, Arc::new(NoPeers))
+        .await
+        .map_err(|reason| error(&reason))?;
     let created = settings.created();
     let state = settings.state();
     if state.nodes.is_empty() {
@@ -289,7 +302,10 @@ async fn open_settings(
             addresses: options.addresses.clone(),
             zone: options.zone.clone(),
         };
-        settings.propose(admit).await.map_err(|reason| error(&reason))?;
+        settings
+            .propose(admit)
+            .await
+            .map_err(|reason| error(&reason))?;
     }
     let register = Command::RegisterNode(NodeRegistration {
         node: FIRST_NODE,
@@ -298,7 +314,10 @@ async fn open_settings(
         disk_id: identity.disk_id,
         boot: identity.boot,
     });
-    settings.propose(register).await.map_err(|reason| error(&reason))?;
+    settings
+        .propose(register)
+        .await
+        .map_err(|reason| error(&reason))?;
     if state.shard_map.is_empty() {
         let record = ShardRecord {
             term: Term(1),
@@ -308,7 +327,10 @@ async fn open_settings(
             moving_to: None,
         };
         let records = vec![record; usize::from(settings.state().shards)];
-        settings.propose(Command::StartShards { records }).await.map_err(|reason| error(&reason))?;
+        settings
+            .propose(Command::StartShards { records })
+            .await
+            .map_err(|reason| error(&reason))?;
     }
     Ok((settings, created))
 }
@@ -337,7 +359,9 @@ async fn open_storage(
     state: &ClusterState,
     epoch: Arc<Epoch>,
 ) -> Result<Shared, StartError> {
-    let router = state.router().ok_or_else(|| start_error("route traces")(&"no shards"))?;
+    let router = state
+        .router()
+        .ok_or_else(|| start_error("route traces")(&"no shards"))?;
     let (worker, outside, seed) = (Arc::clone(options), env.clone(), state.routing_key);
     let opened = env.block(move || {
         let (dir, disk, now) = (&worker.data_dir, &outside.disk, outside.now());
@@ -348,7 +372,8 @@ async fn open_storage(
             ..JournalOptions::default()
         };
         let journal = Journal::open(Arc::clone(disk), &dir.join("journal"), journal, now);
-        let (journal, damage) = journal.map_err(|reason| start_error("open the journal")(&reason))?;
+        let (journal, damage) =
+            journal.map_err(|reason| start_error("open the journal")(&reason))?;
         for corruption in damage {
             tracing::error!(%corruption, "the journal lost something");
         }
@@ -359,8 +384,11 @@ async fn open_storage(
         };
         let blocks = BlockStore::open(Arc::clone(disk), &dir.join("blocks"), blocks);
         let blocks = blocks.map_err(|reason| start_error("open the blocks")(&reason))?;
-        let index =
-            IndexStore::open(Arc::clone(disk), &dir.join("index"), IndexOptions::default());
+        let index = IndexStore::open(
+            Arc::clone(disk),
+            &dir.join("index"),
+            IndexOptions::default(),
+        );
         let index = index.map_err(|reason| start_error("open the index")(&reason))?;
         Ok::<_, StartError>((journal, blocks, index))
     });
@@ -409,7 +437,10 @@ async fn start_actors(
     let mut shards = Vec::with_capacity(recovered.len());
     for (number, one) in (0u16..).zip(recovered) {
         let memory = one.state.memory_bytes();
-        let credit = shared.pool.try_take(memory).or_else(|| shared.pool.try_take(0));
+        let credit = shared
+            .pool
+            .try_take(memory)
+            .or_else(|| shared.pool.try_take(0));
         let Some(credit) = credit else { continue };
         let arguments = AssemblerArguments {
             shared: Arc::clone(&shared),
@@ -418,7 +449,11 @@ async fn start_actors(
             effects: one.effects,
             credit,
         };
-        shards.push(Actor::spawn_linked(None, Assembler, arguments, cell()).await?.0);
+        shards.push(
+            Actor::spawn_linked(None, Assembler, arguments, cell())
+                .await?
+                .0,
+        );
     }
     let arguments = WriterArguments {
         shared: Arc::clone(&shared),

@@ -68,7 +68,10 @@ impl Actor for Pager {
                 if state.is_due() {
                     let budget = state.budget();
                     state.run(budget, false).await.unwrap_or_else(|error| {
-                        tracing::error!(error, "pages not written, their traces wait in the journal");
+                        tracing::error!(
+                            error,
+                            "pages not written, their traces wait in the journal"
+                        );
                         0
                     });
                 }
@@ -110,7 +113,10 @@ impl PagerArguments {
         let mut jobs = Vec::new();
         for (number, shard) in (0u16..).zip(&self.shards) {
             let (reply, answer) = oneshot::channel();
-            if shard.cast(AssemblerMessage::CollectKept(share, all, reply)).is_ok() {
+            if shard
+                .cast(AssemblerMessage::CollectKept(share, all, reply))
+                .is_ok()
+            {
                 jobs.push((ShardId(number), answer));
             }
         }
@@ -128,7 +134,11 @@ impl PagerArguments {
             keys.entry(*shard).or_default().push(key);
         }
         let (count, shared) = (kept.len(), Arc::clone(&self.shared));
-        let result = self.shared.env.block(move || write_pages(&shared, kept)).await;
+        let result = self
+            .shared
+            .env
+            .block(move || write_pages(&shared, kept))
+            .await;
         for (shard, keys) in keys {
             let message = match &result {
                 Ok(()) => AssemblerMessage::Paged(keys),
@@ -158,10 +168,16 @@ fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), S
         a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
     };
     for group in gathered.chunk_by(same_file) {
-        let (Some(first), bucket) = (group.first(), group.first().map(|one| one.kept.bucket)) else {
+        let (Some(first), bucket) = (group.first(), group.first().map(|one| one.kept.bucket))
+        else {
             continue;
         };
-        write_group(shared, first.kept.tenant.clone(), bucket.unwrap_or_default(), group)?;
+        write_group(
+            shared,
+            first.kept.tenant.clone(),
+            bucket.unwrap_or_default(),
+            group,
+        )?;
     }
     Ok(())
 }
@@ -173,7 +189,10 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
     let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
     for (shard, kept) in kept {
         wanted.extend(kept.references.iter().map(|lsn| (shard, *lsn)));
-        numbers.entry((shard, kept.trace_id)).or_default().push(gathered.len());
+        numbers
+            .entry((shard, kept.trace_id))
+            .or_default()
+            .push(gathered.len());
         let mut hashes = HashSet::default();
         if kept.stored {
             stored_hashes(shared, shard, &kept, &mut hashes)?;
@@ -186,7 +205,10 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
         });
     }
     while let Some(&(shard, lsn)) = wanted.first() {
-        let located = shared.journal.locate(shard, lsn).map_err(|error| error.to_string())?;
+        let located = shared
+            .journal
+            .locate(shard, lsn)
+            .map_err(|error| error.to_string())?;
         let frame = located.map(|id| shared.journal.frame(id));
         let frame = match frame {
             Some(Ok(frame)) => frame,
@@ -197,7 +219,11 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
             }
             Some(Err(error)) => return Err(error.to_string()),
             None => {
-                tracing::error!(shard = shard.0, lsn = lsn.0, "a kept trace's record is gone");
+                tracing::error!(
+                    shard = shard.0,
+                    lsn = lsn.0,
+                    "a kept trace's record is gone"
+                );
                 wanted.remove(&(shard, lsn));
                 continue;
             }
@@ -206,15 +232,20 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
             if !wanted.remove(&(head.shard, head.lsn)) {
                 continue;
             }
-            let Some(tenant) = frame.tenant(number) else { continue };
-            frame.visit_spans(number, &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
-                for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
-                    let one: &mut Gathered = &mut gathered[at];
-                    if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
-                        one.spans.push(context, span);
+            let Some(tenant) = frame.tenant(number) else {
+                continue;
+            };
+            frame.visit_spans(
+                number,
+                &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
+                    for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
+                        let one: &mut Gathered = &mut gathered[at];
+                        if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
+                            one.spans.push(context, span);
+                        }
                     }
-                }
-            });
+                },
+            );
         }
         wanted.remove(&(shard, lsn));
     }
@@ -236,7 +267,9 @@ fn stored_hashes(
             hashes.insert(hash);
             true
         };
-        blocks.read(&location, &mut nowhere, &mut note).map_err(|error| error.to_string())?;
+        blocks
+            .read(&location, &mut nowhere, &mut note)
+            .map_err(|error| error.to_string())?;
     }
     Ok(())
 }
@@ -260,9 +293,14 @@ fn write_group(
             fragment: one.kept.fragment,
             received_at: one.kept.record.decided_at,
         };
-        let spans: Vec<PageSpan<'_>> =
-            one.spans.iter().map(|(context, span)| PageSpan { context, span }).collect();
-        builder.push(head, &spans).map_err(|error| error.to_string())?;
+        let spans: Vec<PageSpan<'_>> = one
+            .spans
+            .iter()
+            .map(|(context, span)| PageSpan { context, span })
+            .collect();
+        builder
+            .push(head, &spans)
+            .map_err(|error| error.to_string())?;
         summaries.extend(summarise(shared, one)?);
         if builder.span_count() as usize >= PAGE_SPANS {
             pages.extend(builder.finish().map_err(|error| error.to_string())?);
@@ -288,7 +326,9 @@ fn write_group(
         let read = blocks.summaries(bucket, sequences.start.saturating_sub(1), count);
         read.map_err(|error| error.to_string())?
     };
-    let shared_out = written.into_iter().map(|(at, summary)| (at, Arc::new(summary)));
+    let shared_out = written
+        .into_iter()
+        .map(|(at, summary)| (at, Arc::new(summary)));
     shared.recent.add(bucket, shared_out.collect());
     Ok(())
 }
@@ -300,7 +340,9 @@ fn summarise(shared: &Shared, one: &Gathered) -> Result<Option<TraceSummary>, St
     }
     let epoch = shared.epoch();
     let mut copy = TraceSpans::default();
-    one.spans.iter().for_each(|(context, span)| copy.push(&context, span));
+    one.spans
+        .iter()
+        .for_each(|(context, span)| copy.push(&context, span));
     let tenant = &one.kept.tenant;
     let Some(batch) = copy.scan(tenant, one.kept.record.decided_at, &epoch) else {
         return Ok(None);
@@ -313,7 +355,9 @@ fn summarise(shared: &Shared, one: &Gathered) -> Result<Option<TraceSummary>, St
     };
     summary.bucket = one.kept.bucket;
     let earlier = if one.kept.stored {
-        let found = shared.blocks.summary_of(tenant, one.shard, one.kept.trace_id);
+        let found = shared
+            .blocks
+            .summary_of(tenant, one.shard, one.kept.trace_id);
         found.map_err(|error| error.to_string())?
     } else {
         None

@@ -31,7 +31,10 @@ impl RecentSummaries {
     /// How many summaries wait, by bucket.
     pub(crate) fn waiting(&self) -> Vec<(Bucket, usize)> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        buckets.iter().map(|(bucket, summaries)| (*bucket, summaries.len())).collect()
+        buckets
+            .iter()
+            .map(|(bucket, summaries)| (*bucket, summaries.len()))
+            .collect()
     }
 
     /// The index holds everything of `bucket` up to `sequence` now.
@@ -54,6 +57,9 @@ impl RecentSummaries {
     /// Visits every waiting summary.
     pub(crate) fn visit(&self, mut visit: impl FnMut(&Arc<TraceSummary>)) {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        buckets.values().flatten().for_each(|(_, summary)| visit(summary));
+        buckets
+            .values()
+            .flatten()
+            .for_each(|(_, summary)| visit(summary));
     }
 }

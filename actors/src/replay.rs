@@ -44,7 +44,11 @@ struct ReplayDecided<'a> {
 
 impl Decided for ReplayDecided<'_> {
     fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, lsn: Lsn) -> Prior {
-        let known = self.window.get(&(shard, trace_id)).map(Vec::as_slice).unwrap_or_default();
+        let known = self
+            .window
+            .get(&(shard, trace_id))
+            .map(Vec::as_slice)
+            .unwrap_or_default();
         let mut mine = known.iter().filter(|(owner, _, _)| owner == tenant);
         if mine.clone().any(|(_, input, _)| *input >= lsn) {
             // A verdict that comes later in the journal read this record: the trace is open here.
@@ -75,7 +79,11 @@ pub(crate) fn replay(
             for record in verdicts_after(frame, &states) {
                 let shard = record.0;
                 let key = (shard, record.1.trace_id);
-                let known = (record.1.tenant.clone(), record.1.input_lsn, record.1.verdict);
+                let known = (
+                    record.1.tenant.clone(),
+                    record.1.input_lsn,
+                    record.1.verdict,
+                );
                 window.entry(key).or_default().push(known);
             }
             Ok(())
@@ -93,7 +101,9 @@ pub(crate) fn replay(
             apply_frame(shared, epoch, &decided, frame, &mut states, &mut effects)?;
             frames += 1;
             if frames % SETTLE_EVERY_FRAMES == 0 {
-                states.iter_mut().try_for_each(|state| settle_kept(shared, state))?;
+                states
+                    .iter_mut()
+                    .try_for_each(|state| settle_kept(shared, state))?;
             }
             Ok(())
         })?;
@@ -116,7 +126,10 @@ fn first_frame(shared: &Shared, states: &[ShardState]) -> Result<Option<FrameId>
         if next > shared.journal.last_lsn(shard) {
             continue;
         }
-        let located = shared.journal.locate(shard, next).map_err(|error| error.to_string())?;
+        let located = shared
+            .journal
+            .locate(shard, next)
+            .map_err(|error| error.to_string())?;
         match located {
             Some(id) => first = Some(first.map_or(id, |other| other.min(id))),
             // The record is in a corrupt or lost slice: everything that is left is replayed.
@@ -150,7 +163,9 @@ fn each_frame(
 fn verdicts_after(frame: &Frame, states: &[ShardState]) -> Vec<(ShardId, VerdictRecord)> {
     let mut found = Vec::new();
     for (number, head) in frame.records().iter().enumerate() {
-        let applied = states.get(usize::from(head.shard.0)).map(ShardState::applied);
+        let applied = states
+            .get(usize::from(head.shard.0))
+            .map(ShardState::applied);
         if head.kind != RecordKind::Verdicts || applied.is_none_or(|applied| head.lsn <= applied) {
             continue;
         }
@@ -176,7 +191,9 @@ fn apply_frame(
         if head.lsn <= state.applied() {
             continue;
         }
-        let at = frame.received_at(number).unwrap_or_else(|| shared.env.now());
+        let at = frame
+            .received_at(number)
+            .unwrap_or_else(|| shared.env.now());
         let step = Step {
             epoch,
             decided,

@@ -56,8 +56,14 @@ impl Epoch {
     /// The set of a version, or the oldest one that is still held.
     #[must_use]
     pub fn policy(&self, version: u32) -> &BoundPolicy {
-        let found = self.policies.iter().rev().find(|policy| policy.set().version() == version);
-        found.or(self.policies.first()).unwrap_or_else(|| self.current())
+        let found = self
+            .policies
+            .iter()
+            .rev()
+            .find(|policy| policy.set().version() == version);
+        found
+            .or(self.policies.first())
+            .unwrap_or_else(|| self.current())
     }
 
     /// The policy sets, oldest first.

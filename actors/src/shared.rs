@@ -40,11 +40,17 @@ impl Gauges {
     }
 
     pub(crate) fn total(values: &[AtomicU64]) -> u64 {
-        values.iter().map(|value| value.load(Ordering::Relaxed)).sum()
+        values
+            .iter()
+            .map(|value| value.load(Ordering::Relaxed))
+            .sum()
     }
 
     pub(crate) fn oldest(&self) -> UnixNanos {
-        let oldest = self.oldest_unpaged.iter().map(|value| value.load(Ordering::Relaxed));
+        let oldest = self
+            .oldest_unpaged
+            .iter()
+            .map(|value| value.load(Ordering::Relaxed));
         UnixNanos(oldest.min().unwrap_or(u64::MAX))
     }
 }
@@ -105,7 +111,10 @@ impl Shared {
 
     /// Puts other settings in force.
     pub(crate) fn set_epoch(&self, epoch: Arc<Epoch>) {
-        self.limiters.lock().unwrap_or_else(PoisonError::into_inner).adopt(epoch.current().set());
+        self.limiters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .adopt(epoch.current().set());
         *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
     }
 
@@ -121,7 +130,11 @@ impl Shared {
 
     /// Runs a step of an actor's work beside the actor. A panic in it would leave the actor waiting for ever, so it
     /// stops the node: what is durable is replayed.
-    pub(crate) fn spawn_job(&self, what: &'static str, job: impl Future<Output = ()> + Send + 'static) {
+    pub(crate) fn spawn_job(
+        &self,
+        what: &'static str,
+        job: impl Future<Output = ()> + Send + 'static,
+    ) {
         let halt = Arc::clone(&self.env.halt);
         tokio::spawn(async move {
             if AssertUnwindSafe(job).catch_unwind().await.is_err() {
@@ -132,7 +145,8 @@ impl Shared {
 
     /// The shard of a trace.
     pub(crate) fn shard(&self, tenant: &TenantId, trace_id: TraceId) -> ShardId {
-        self.router.shard(self.router.hash(self.router.tenant_seed(tenant), trace_id))
+        self.router
+            .shard(self.router.hash(self.router.tenant_seed(tenant), trace_id))
     }
 
     /// The name of the policy that decided, if its set is still held.
@@ -143,7 +157,10 @@ impl Shared {
         if fixed || set.version() == record.policy_version {
             Arc::from(set.policy_name(record.policy))
         } else {
-            Arc::from(format!("#{} of version {}", record.policy, record.policy_version))
+            Arc::from(format!(
+                "#{} of version {}",
+                record.policy, record.policy_version
+            ))
         }
     }
 }

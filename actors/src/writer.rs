@@ -131,7 +131,9 @@ impl Actor for Writer {
         let shards = 0..arguments.shared.router.shards();
         let journal = &arguments.shared.journal;
         Ok(WriterState {
-            next: shards.map(|shard| journal.last_lsn(ShardId(shard)).next()).collect(),
+            next: shards
+                .map(|shard| journal.last_lsn(ShardId(shard)).next())
+                .collect(),
             shared: arguments.shared,
             shards: arguments.shards,
             term: arguments.term,
@@ -180,7 +182,12 @@ impl Actor for Writer {
 impl WriterMessage {
     fn raw_bytes(&self) -> usize {
         match self {
-            Self::Append(append) => append.batch.spans.iter().map(|span| span.span.len as usize).sum(),
+            Self::Append(append) => append
+                .batch
+                .spans
+                .iter()
+                .map(|span| span.span.len as usize)
+                .sum(),
             Self::Verdicts(_, records) => records.len() * 64,
             _ => 0,
         }
@@ -250,7 +257,11 @@ impl WriterState {
             } else {
                 let (journal, now) = (Arc::clone(&shared.journal), shared.env.now());
                 let commit = move || journal.commit(&frames, now).map(drop);
-                shared.env.block(commit).await.map_err(|error| error.to_string())
+                shared
+                    .env
+                    .block(commit)
+                    .await
+                    .map_err(|error| error.to_string())
             };
             let _ = myself.cast(WriterMessage::Committed(result));
         };
@@ -317,7 +328,9 @@ impl WriterState {
                 refuse(Item::Append(append, Vec::new()), reason);
             }
         }
-        std::mem::take(&mut self.built).into_iter().for_each(|item| refuse(item, reason));
+        std::mem::take(&mut self.built)
+            .into_iter()
+            .for_each(|item| refuse(item, reason));
         self.waiting_bytes = 0;
     }
 }

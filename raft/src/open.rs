@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::{Config, EmptyNode, SnapshotPolicy};
 use spandrel_model::ids::NodeId;
@@ -12,14 +13,14 @@ use crate::error::{OpenError, ProposeError};
 use crate::inbox::Inbox;
 use crate::limits::{
     ELECTION_MAX_MS, ELECTION_MIN_MS, HEARTBEAT_MS, LOG_KEPT_ENTRIES, MAX_APPEND_ENTRIES,
-    SNAPSHOT_DEADLINE_MS, SNAPSHOT_EVERY_ENTRIES,
+    PROPOSE_DEADLINE_MS, SNAPSHOT_DEADLINE_MS, SNAPSHOT_EVERY_ENTRIES,
 };
 use crate::peers::Peers;
 use crate::settings::{Inner, Settings};
 use crate::state::{ClusterSeed, ClusterState, Command, Conflict};
 use crate::store::{Database, Identity, LogStore, StateMachine};
 use crate::transport::RaftTransport;
-use crate::types::Group;
+use crate::types::{Group, TypeConfig};
 
 /// How a node comes into its group, when its directory is new.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +112,15 @@ impl Settings {
             let members = std::collections::BTreeMap::from([(identity.node, EmptyNode {})]);
             let initialized = group.initialize(members).await;
             initialized.map_err(|error| stopped(error.to_string()))?;
+        }
+        if initialized || identity.founder {
+            // The group reports its members a moment after it knows them.
+            let reported = group.wait(Some(Duration::from_millis(PROPOSE_DEADLINE_MS)));
+            let voters = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+                metrics.membership_config.voter_ids().next().is_some()
+            };
+            let reported = reported.metrics(voters, "members are known").await;
+            reported.map_err(|error| stopped(error.to_string()))?;
         }
         if !self.members().voters.iter().eq([&self.node()]) {
             return Ok(());

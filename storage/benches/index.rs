@@ -11,7 +11,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SearchFilter;
-use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary, SummaryDecision};
+use spandrel_model::summary::{AttributeText, SpanClass, SummaryDecision, TraceSummary};
 use spandrel_storage::disk::RealDisk;
 use spandrel_storage::index::{IndexOptions, IndexQuery, IndexStore};
 

@@ -6,9 +6,7 @@ use smallvec::SmallVec;
 use spandrel_model::ids::{Lsn, TenantId, TraceId, UnixNanos};
 use spandrel_model::limits::{MAX_TRACE_BYTES, MAX_TRACE_SPANS};
 use spandrel_model::policy::{Decision, TraceFacts};
-use spandrel_model::verdict::{
-    CERTAIN, PROMOTED_POLICY, Trigger, Verdict, VerdictRecord,
-};
+use spandrel_model::verdict::{CERTAIN, PROMOTED_POLICY, Trigger, Verdict, VerdictRecord};
 
 use super::entry::{Entry, Kept, Phase};
 use super::state::{Effects, ShardState, Step};
@@ -158,7 +156,11 @@ impl ShardState {
         let facts = self.facts(entry, step);
         let policy = step.epoch.policy(entry.policy_version).set();
         let same_policy = earlier.policy_version == policy.version();
-        let readings = if same_policy { earlier.limiters.as_slice() } else { &[] };
+        let readings = if same_policy {
+            earlier.limiters.as_slice()
+        } else {
+            &[]
+        };
         let decision = policy.recompute(&facts, readings);
         if decision.verdict == Verdict::Drop {
             return false;
@@ -215,15 +217,20 @@ impl ShardState {
             verdict: Verdict::Drop,
             policy: earlier.policy,
             probability: earlier.probability,
-            limiters: if same_policy { earlier.limiters.clone() } else { SmallVec::new() },
+            limiters: if same_policy {
+                earlier.limiters.clone()
+            } else {
+                SmallVec::new()
+            },
         };
         let record = self.record(entry, &facts, decision, Trigger::LateSpan, step);
         self.send(slot, record, effects);
     }
 
     pub(crate) fn make_ready(&mut self, slot: u32) {
-        if let Some(Phase::Kept(kept)) =
-            self.slots[slot as usize].as_mut().map(|entry| &mut entry.phase)
+        if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
+            .as_mut()
+            .map(|entry| &mut entry.phase)
         {
             kept.ready = true;
         }
@@ -247,7 +254,9 @@ impl ShardState {
             if freed >= bytes {
                 break;
             }
-            freed += self.slots[slot as usize].as_ref().map_or(0, Entry::memory_bytes);
+            freed += self.slots[slot as usize]
+                .as_ref()
+                .map_or(0, Entry::memory_bytes);
             self.decide(slot, Trigger::Pressure, step, effects);
         }
     }
@@ -262,11 +271,15 @@ impl ShardState {
             let Some(entry) = self.slots[slot as usize].as_ref() else {
                 continue;
             };
-            let more_came = entry.references.last().is_some_and(|&last| last > record.input_lsn);
+            let more_came = entry
+                .references
+                .last()
+                .is_some_and(|&last| last > record.input_lsn);
             let record = record.clone();
             match record.verdict {
                 Verdict::Keep => {
-                    let waits = matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
+                    let waits =
+                        matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
                     self.set_phase(
                         slot,
                         Phase::Kept(Box::new(Kept {
@@ -277,7 +290,9 @@ impl ShardState {
                         })),
                     );
                 }
-                Verdict::Drop if more_came => self.set_phase(slot, Phase::LateDropped(Box::new(record))),
+                Verdict::Drop if more_came => {
+                    self.set_phase(slot, Phase::LateDropped(Box::new(record)))
+                }
                 Verdict::Drop => self.remove(slot),
             }
         }

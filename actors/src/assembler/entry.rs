@@ -155,10 +155,16 @@ impl Entry {
     /// Adds a row unless it is there already.
     pub(crate) fn offer(&mut self, row: Row) -> Offer {
         let (known, conflict) = match &self.row_table {
-            None => self.rows.iter().fold((false, false), |(known, conflict), other| {
-                let same_id = other.span_id == row.span_id;
-                (known || (same_id && other.hash == row.hash), conflict || same_id)
-            }),
+            None => self
+                .rows
+                .iter()
+                .fold((false, false), |(known, conflict), other| {
+                    let same_id = other.span_id == row.span_id;
+                    (
+                        known || (same_id && other.hash == row.hash),
+                        conflict || same_id,
+                    )
+                }),
             Some(table) => {
                 let rows = &self.rows;
                 let known = table.find(row.key(), |&at| {
@@ -172,7 +178,11 @@ impl Entry {
             return Offer::Duplicate;
         }
         self.push_row(row);
-        if conflict { Offer::Conflict } else { Offer::New }
+        if conflict {
+            Offer::Conflict
+        } else {
+            Offer::New
+        }
     }
 
     fn push_row(&mut self, row: Row) {
@@ -218,10 +228,25 @@ impl Entry {
     /// Bytes of memory that the entry takes, its symbols not counted.
     pub(crate) fn memory_bytes(&self) -> u64 {
         let rows = self.rows.capacity() * size_of::<Row>();
-        let table = self.row_table.as_ref().map_or(0, |table| table.capacity() * 5 + 32);
-        let classes = if self.classes.spilled() { self.classes.capacity() * 4 } else { 0 };
-        let attributes = if self.attributes.spilled() { self.attributes.capacity() * 4 } else { 0 };
-        let references = if self.references.spilled() { self.references.capacity() * 8 } else { 0 };
+        let table = self
+            .row_table
+            .as_ref()
+            .map_or(0, |table| table.capacity() * 5 + 32);
+        let classes = if self.classes.spilled() {
+            self.classes.capacity() * 4
+        } else {
+            0
+        };
+        let attributes = if self.attributes.spilled() {
+            self.attributes.capacity() * 4
+        } else {
+            0
+        };
+        let references = if self.references.spilled() {
+            self.references.capacity() * 8
+        } else {
+            0
+        };
         let phase = match &self.phase {
             Phase::Open | Phase::Unconfirmed => 0,
             Phase::Deciding(record) | Phase::LateDropped(record) => {
@@ -247,7 +272,11 @@ mod tests {
         for round in 0..2 {
             for number in 0..5_000u64 {
                 let row = Row::new(SpanId(number.to_be_bytes()), number * 31, 0);
-                let expected = if round == 0 { Offer::New } else { Offer::Duplicate };
+                let expected = if round == 0 {
+                    Offer::New
+                } else {
+                    Offer::Duplicate
+                };
                 assert_eq!(entry.offer(row), expected, "{round} {number}");
             }
         }
@@ -259,7 +288,10 @@ mod tests {
         let mut entry = entry();
         assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 1, 0)), Offer::New);
         assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 2, 0)), Offer::Conflict);
-        assert_eq!(entry.offer(Row::new(SpanId([1; 8]), 2, 0)), Offer::Duplicate);
+        assert_eq!(
+            entry.offer(Row::new(SpanId([1; 8]), 2, 0)),
+            Offer::Duplicate
+        );
         assert_eq!(entry.span_count(), 2);
     }
 

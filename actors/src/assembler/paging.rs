@@ -72,13 +72,18 @@ impl ShardState {
                 fragment: self.applied,
                 references: entry.references.to_vec(),
                 bytes: entry.bytes,
-                bucket: if kept.stored { entry.bucket } else { kept.record.bucket },
+                bucket: if kept.stored {
+                    entry.bucket
+                } else {
+                    kept.record.bucket
+                },
                 record: kept.record.clone(),
                 summary,
                 stored: kept.stored,
             });
-            if let Some(Phase::Kept(kept)) =
-                self.slots[slot as usize].as_mut().map(|entry| &mut entry.phase)
+            if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
+                .as_mut()
+                .map(|entry| &mut entry.phase)
             {
                 kept.paging = true;
             }

@@ -148,14 +148,19 @@ impl ShardState {
     /// Spans of all entries.
     #[must_use]
     pub fn spans_held(&self) -> u64 {
-        self.entries().map(|entry| u64::from(entry.span_count())).sum()
+        self.entries()
+            .map(|entry| u64::from(entry.span_count()))
+            .sum()
     }
 
     /// The kept traces.
     #[must_use]
     pub fn kept_keys(&self) -> Vec<(TenantId, TraceId)> {
-        let kept = self.entries().filter(|entry| matches!(entry.phase, Phase::Kept(_)));
-        kept.map(|entry| (self.tenants[entry.tenant as usize].clone(), entry.trace_id)).collect()
+        let kept = self
+            .entries()
+            .filter(|entry| matches!(entry.phase, Phase::Kept(_)));
+        kept.map(|entry| (self.tenants[entry.tenant as usize].clone(), entry.trace_id))
+            .collect()
     }
 
     /// After replay: of the verdicts that were decided on the way only those are sent that the journal does not
@@ -164,7 +169,9 @@ impl ShardState {
         effects.verdicts.retain(|record| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
-            entry.is_some_and(|entry| matches!(&entry.phase, Phase::Deciding(own) if **own == *record))
+            entry.is_some_and(
+                |entry| matches!(&entry.phase, Phase::Deciding(own) if **own == *record),
+            )
         });
     }
 
@@ -189,7 +196,9 @@ impl ShardState {
     /// The first record that is still needed: of an entry, or the next one.
     #[must_use]
     pub fn low_water(&self) -> Lsn {
-        let first = self.entries().filter_map(|entry| entry.references.first().copied());
+        let first = self
+            .entries()
+            .filter_map(|entry| entry.references.first().copied());
         first.min().unwrap_or(self.applied.next())
     }
 
@@ -258,8 +267,14 @@ impl ShardState {
         if let Ok(found) = self.table.find_entry(hash, |&other| other == slot) {
             found.remove();
         }
-        entry.classes.iter().for_each(|&class| self.classes.release(class));
-        entry.attributes.iter().for_each(|&attribute| self.attributes.release(attribute));
+        entry
+            .classes
+            .iter()
+            .for_each(|&class| self.classes.release(class));
+        entry
+            .attributes
+            .iter()
+            .for_each(|&attribute| self.attributes.release(attribute));
         self.entry_bytes -= entry.memory_bytes();
         self.live -= 1;
         if matches!(entry.phase, Phase::Kept(_)) {
@@ -311,7 +326,10 @@ impl ShardState {
                 break;
             };
             let same = |row: &&u32| {
-                batch.spans.get(**row as usize).is_some_and(|span| span.trace_id == trace_id)
+                batch
+                    .spans
+                    .get(**row as usize)
+                    .is_some_and(|span| span.trace_id == trace_id)
             };
             let run = rest.iter().take_while(same).count();
             let (mine, others) = rest.split_at(run);
@@ -411,8 +429,13 @@ impl ShardState {
                 "" => UNKNOWN_SERVICE,
                 name => name,
             };
-            let class =
-                self.class_position(&mut entry, service, batch.text(span.name), span.kind, span.status);
+            let class = self.class_position(
+                &mut entry,
+                service,
+                batch.text(span.name),
+                span.kind,
+                span.status,
+            );
             match entry.offer(Row::new(span.span_id, span.hash, class)) {
                 Offer::Duplicate => {
                     applied.duplicates += 1;
@@ -431,7 +454,8 @@ impl ShardState {
             entry.error_count += u32::from(span.status == StatusCode::Error);
             let is_root = span.parent_span_id.is_zero();
             let earlier = span.start < entry.root_start;
-            if (is_root && (!entry.has_root || earlier)) || (!is_root && !entry.has_root && earlier) {
+            if (is_root && (!entry.has_root || earlier)) || (!is_root && !entry.has_root && earlier)
+            {
                 entry.root_row = entry.span_count() - 1;
                 entry.root_start = span.start;
                 entry.has_root |= is_root;
@@ -473,8 +497,13 @@ impl ShardState {
     ) -> u8 {
         let full = entry.classes.len() >= MAX_SUMMARY_CLASSES;
         let borrowed = (service, operation, kind, status);
-        let number = if full { self.classes.find(borrowed) } else { Some(self.classes.intern(borrowed)) };
-        let position = number.and_then(|number| entry.classes.iter().position(|&known| known == number));
+        let number = if full {
+            self.classes.find(borrowed)
+        } else {
+            Some(self.classes.intern(borrowed))
+        };
+        let position =
+            number.and_then(|number| entry.classes.iter().position(|&known| known == number));
         match (position, number) {
             // At most MAX_SUMMARY_CLASSES positions, which is below 255.
             (Some(position), _) => u8::try_from(position).unwrap_or(NO_CLASS),
@@ -493,7 +522,9 @@ impl ShardState {
     fn add_attributes(&mut self, entry: &mut Entry, batch: &SpanBatch, run: Run, epoch: &Epoch) {
         let interests = epoch.rules().interests();
         for attribute in batch.attributes(run) {
-            let Some(key) = interests.key(attribute.key).filter(|_| attribute.key < interests.indexed())
+            let Some(key) = interests
+                .key(attribute.key)
+                .filter(|_| attribute.key < interests.indexed())
             else {
                 continue;
             };
@@ -513,8 +544,11 @@ impl ShardState {
             entry.truncated |= cut < text.len();
             let borrowed = (key, &text[..cut]);
             let full = entry.attributes.len() >= MAX_SUMMARY_ATTRIBUTES;
-            let number =
-                if full { self.attributes.find(borrowed) } else { Some(self.attributes.intern(borrowed)) };
+            let number = if full {
+                self.attributes.find(borrowed)
+            } else {
+                Some(self.attributes.intern(borrowed))
+            };
             match number {
                 Some(number) if entry.attributes.contains(&number) => {}
                 Some(number) if !full => {
@@ -535,18 +569,30 @@ impl ShardState {
         assert_eq!(entry_bytes, self.entry_bytes, "entry bytes");
         assert_eq!(self.entries().count(), self.live, "live entries");
         assert_eq!(self.table.len(), self.live, "table entries");
-        let kept = self.entries().filter(|entry| matches!(entry.phase, Phase::Kept(_)));
+        let kept = self
+            .entries()
+            .filter(|entry| matches!(entry.phase, Phase::Kept(_)));
         let (count, spans, bytes) = kept.fold((0, 0, 0), |(count, spans, bytes), entry| {
-            (count + 1, spans + u64::from(entry.span_count()), bytes + entry.bytes)
+            (
+                count + 1,
+                spans + u64::from(entry.span_count()),
+                bytes + entry.bytes,
+            )
         });
         assert_eq!((count, spans, bytes), self.unpaged(), "kept entries");
         for entry in self.entries() {
-            assert!(entry.rows.is_empty() || entry.start <= entry.end, "start after end");
+            assert!(
+                entry.rows.is_empty() || entry.start <= entry.end,
+                "start after end"
+            );
             assert!(entry.references.is_sorted(), "references out of order");
             let tenant = &self.tenants[entry.tenant as usize];
             let slot = self.find(tenant, entry.trace_id).map(|slot| slot as usize);
             let found = slot.and_then(|slot| self.slots[slot].as_ref());
-            assert!(found.is_some_and(|found| std::ptr::eq(found, entry)), "lost entry");
+            assert!(
+                found.is_some_and(|found| std::ptr::eq(found, entry)),
+                "lost entry"
+            );
         }
     }
 }

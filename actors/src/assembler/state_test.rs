@@ -14,7 +14,10 @@ fn tenant() -> TenantId {
 }
 
 fn state_of(world: &World, number: u8) -> Option<TraceState> {
-    world.state.view(&tenant(), trace(number)).map(|view| view.state)
+    world
+        .state
+        .view(&tenant(), trace(number))
+        .map(|view| view.state)
 }
 
 fn failed(id: u64, parent: u64) -> Sent {
@@ -66,7 +69,11 @@ fn several_roots_and_any_order_of_arrival_make_one_trace() {
     let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
     let summary = kept[0].summary.as_ref().unwrap();
     assert_eq!(summary.span_count, 4);
-    assert_eq!(&*summary.root.as_ref().unwrap().operation, "first", "the earliest root is the root");
+    assert_eq!(
+        &*summary.root.as_ref().unwrap().operation,
+        "first",
+        "the earliest root is the root"
+    );
     assert_eq!(summary.start, world.base().plus(50_000_000));
     assert_eq!(kept[0].references, [Lsn(1), Lsn(2)]);
 }
@@ -84,7 +91,11 @@ fn a_duplicate_batch_changes_nothing() {
         ..span(2, 1)
     };
     let conflict = world.send(1, &[other_bytes]);
-    assert_eq!((conflict.spans, conflict.conflicts), (1, 1), "kept and counted");
+    assert_eq!(
+        (conflict.spans, conflict.conflicts),
+        (1, 1),
+        "kept and counted"
+    );
 }
 
 #[test]
@@ -98,11 +109,21 @@ fn a_late_error_turns_a_drop_into_a_keep_with_all_of_the_trace() {
     assert_eq!(world.effects.confirm.len(), 1, "the journal is asked");
     world.confirm();
     let records = world.commit();
-    assert_eq!((records[0].verdict, records[0].trigger), (Verdict::Keep, Trigger::LateSpan));
-    assert_eq!(records[0].references.as_slice(), [Lsn(1), Lsn(3)], "the dropped spans too");
+    assert_eq!(
+        (records[0].verdict, records[0].trigger),
+        (Verdict::Keep, Trigger::LateSpan)
+    );
+    assert_eq!(
+        records[0].references.as_slice(),
+        [Lsn(1), Lsn(3)],
+        "the dropped spans too"
+    );
     assert_eq!(state_of(&world, 1), Some(TraceState::Kept));
     let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
-    assert!(kept[0].summary.is_none(), "the summary is made from the spans");
+    assert!(
+        kept[0].summary.is_none(),
+        "the summary is made from the spans"
+    );
     assert_eq!(kept[0].references, [Lsn(1), Lsn(3)]);
 }
 
@@ -135,7 +156,11 @@ fn spans_that_come_while_the_verdict_is_on_its_way_are_late_spans() {
     world.send(1, &[failed(3, 1)]);
     assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
     let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
-    assert_eq!(kept[0].summary.as_ref().unwrap().span_count, 3, "the entry held all of it");
+    assert_eq!(
+        kept[0].summary.as_ref().unwrap().span_count,
+        3,
+        "the entry held all of it"
+    );
 }
 
 #[test]
@@ -159,7 +184,11 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
 
     world.send(1, &[span(3, 1)]);
     world.confirm();
-    assert_eq!(state_of(&world, 1), Some(TraceState::Kept), "by the verdict in the journal");
+    assert_eq!(
+        state_of(&world, 1),
+        Some(TraceState::Kept),
+        "by the verdict in the journal"
+    );
 }
 
 #[test]
@@ -178,7 +207,10 @@ fn a_giant_trace_is_decided_at_its_cap_and_its_rest_follows() {
     world.send(1, &[span(id, 1)]);
     world.confirm();
     assert_eq!(state_of(&world, 1), Some(TraceState::Dropped));
-    assert!(world.state.memory_bytes() < held + 10_000, "the giant's rows are gone");
+    assert!(
+        world.state.memory_bytes() < held + 10_000,
+        "the giant's rows are gone"
+    );
 }
 
 #[test]
@@ -193,26 +225,41 @@ fn under_pressure_healthy_traces_go_first_and_errors_last() {
     world.step(|state, step, effects| state.relieve(before / 3, step, effects));
     let decided = world.effects.verdicts.len();
     assert!((2..9).contains(&decided), "about a third, got {decided}");
-    assert!(world.effects.verdicts.iter().all(|record| record.trigger == Trigger::Pressure));
+    assert!(
+        world
+            .effects
+            .verdicts
+            .iter()
+            .all(|record| record.trigger == Trigger::Pressure)
+    );
     world.commit();
     world.send(20, &[composite_error]);
     let kept = world.commit();
-    assert_eq!(kept[0].verdict, Verdict::Keep, "an error is kept under pressure");
+    assert_eq!(
+        kept[0].verdict,
+        Verdict::Keep,
+        "an error is kept under pressure"
+    );
 }
 
 #[test]
 fn promotion_keeps_open_and_dropped_traces() {
     let mut world = World::new(ERRORS_ONLY);
     world.send(1, &[span(1, 0)]);
-    let outcome = world.step(|state, step, effects| state.promote(&tenant(), trace(1), step, effects));
+    let outcome =
+        world.step(|state, step, effects| state.promote(&tenant(), trace(1), step, effects));
     assert_eq!(outcome, Promotion::Decided);
     let records = world.commit();
-    assert_eq!((records[0].verdict, records[0].policy), (Verdict::Keep, PROMOTED_POLICY));
+    assert_eq!(
+        (records[0].verdict, records[0].policy),
+        (Verdict::Keep, PROMOTED_POLICY)
+    );
 
     world.send(2, &[span(1, 0)]);
     world.pass(10);
     let dropped = world.commit().remove(0);
-    let absent = world.step(|state, step, effects| state.promote(&tenant(), trace(2), step, effects));
+    let absent =
+        world.step(|state, step, effects| state.promote(&tenant(), trace(2), step, effects));
     assert_eq!(absent, Promotion::Absent);
     let outcome =
         world.step(|state, step, effects| state.promote_dropped(dropped.clone(), step, effects));
@@ -221,7 +268,11 @@ fn promotion_keeps_open_and_dropped_traces() {
     assert_eq!(records[0].trigger, Trigger::Promoted);
     assert_eq!(records[0].references, dropped.references);
     world.step(|state, _, _| state.paged(&[(tenant(), trace(1), Lsn(2))]));
-    assert_eq!(world.state.low_water(), dropped.references[0], "its records are needed until it is paged");
+    assert_eq!(
+        world.state.low_water(),
+        dropped.references[0],
+        "its records are needed until it is paged"
+    );
 }
 
 #[test]
@@ -251,7 +302,10 @@ fn every_verdict_can_be_recomputed_from_its_record() {
             pressure: record.pressure,
         };
         let again = set.recompute(&facts, &record.limiters);
-        assert_eq!((again.verdict, again.policy), (record.verdict, record.policy));
+        assert_eq!(
+            (again.verdict, again.policy),
+            (record.verdict, record.policy)
+        );
     }
 }
 
@@ -265,7 +319,16 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
         ..span(2, 1)
     };
     world.send(1, &[span(1, 0), pay.clone()]);
-    world.send(2, &[span(1, 0), Sent { error: false, ..pay }]);
+    world.send(
+        2,
+        &[
+            span(1, 0),
+            Sent {
+                error: false,
+                ..pay
+            },
+        ],
+    );
     world.commit();
     let filter = |service: &str, status| SearchFilter {
         services: vec![service.to_owned()],
@@ -275,12 +338,20 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
     };
     let error = Some(spandrel_model::batch::StatusCode::Error);
     let find = |filter: &SearchFilter| -> Vec<_> {
-        let hits = world.state.search(&tenant(), filter, None, 10, false, &|_| true);
-        hits.into_iter().map(|hit| (hit.found.trace_id, hit.exact, hit.found.matched_spans.len())).collect()
+        let hits = world
+            .state
+            .search(&tenant(), filter, None, 10, false, &|_| true);
+        hits.into_iter()
+            .map(|hit| (hit.found.trace_id, hit.exact, hit.found.matched_spans.len()))
+            .collect()
     };
     assert_eq!(find(&filter("payment", error)), [(trace(1), true, 1)]);
     assert_eq!(find(&filter("payment", None)).len(), 2);
-    assert_eq!(find(&filter("shop", error)), [], "the shop's own span did not fail");
+    assert_eq!(
+        find(&filter("shop", error)),
+        [],
+        "the shop's own span did not fail"
+    );
 }
 
 #[test]
@@ -288,7 +359,16 @@ fn memory_comes_back_when_traces_leave() {
     let mut world = World::new(ERRORS_ONLY);
     let empty = world.state.memory_bytes();
     for number in 1..=100 {
-        world.send(number, &[span(1, 0), Sent { route: Some("/a"), ..span(2, 1) }]);
+        world.send(
+            number,
+            &[
+                span(1, 0),
+                Sent {
+                    route: Some("/a"),
+                    ..span(2, 1)
+                },
+            ],
+        );
     }
     assert!(world.state.memory_bytes() > empty + 100 * 300);
     world.pass(10);

@@ -59,9 +59,14 @@ impl<S: Symbol> Symbols<S> {
 
     /// The number of a value that is known.
     pub(crate) fn find(&self, borrowed: S::Borrowed<'_>) -> Option<u32> {
-        let found = self.table.find(Self::hash(&self.seed, borrowed), |&number| {
-            self.slots[number as usize].value.as_ref().is_some_and(|value| value.matches(borrowed))
-        });
+        let found = self
+            .table
+            .find(Self::hash(&self.seed, borrowed), |&number| {
+                self.slots[number as usize]
+                    .value
+                    .as_ref()
+                    .is_some_and(|value| value.matches(borrowed))
+            });
         found.copied()
     }
 
@@ -92,7 +97,10 @@ impl<S: Symbol> Symbols<S> {
         };
         let (slots, seed) = (&self.slots, &self.seed);
         self.table.insert_unique(hash, number, |&other| {
-            slots[other as usize].value.as_ref().map_or(0, |value| Self::hash(seed, value.borrow()))
+            slots[other as usize]
+                .value
+                .as_ref()
+                .map_or(0, |value| Self::hash(seed, value.borrow()))
         });
         number
     }
@@ -105,7 +113,10 @@ impl<S: Symbol> Symbols<S> {
     /// Counts one reference less and forgets the value with the last.
     pub(crate) fn release(&mut self, number: u32) {
         let slot = &mut self.slots[number as usize];
-        debug_assert!(slot.references > 0, "a symbol is released once per reference");
+        debug_assert!(
+            slot.references > 0,
+            "a symbol is released once per reference"
+        );
         slot.references -= 1;
         if slot.references > 0 {
             return;
@@ -122,12 +133,16 @@ impl<S: Symbol> Symbols<S> {
 
     /// The value of a number that is in use.
     pub(crate) fn get(&self, number: u32) -> Option<&S> {
-        self.slots.get(number as usize).and_then(|slot| slot.value.as_ref())
+        self.slots
+            .get(number as usize)
+            .and_then(|slot| slot.value.as_ref())
     }
 
     /// All values in use with their numbers, in the order of the numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &S)> {
-        (0u32..).zip(&self.slots).filter_map(|(number, slot)| Some((number, slot.value.as_ref()?)))
+        (0u32..)
+            .zip(&self.slots)
+            .filter_map(|(number, slot)| Some((number, slot.value.as_ref()?)))
     }
 
     /// One past the highest number.
@@ -213,7 +228,12 @@ mod tests {
         let checkout = ("shop", "POST /checkout", SpanKind::Server, StatusCode::Ok);
         let first = classes.intern(checkout);
         assert_eq!(classes.intern(checkout), first);
-        let failed = classes.intern(("shop", "POST /checkout", SpanKind::Server, StatusCode::Error));
+        let failed = classes.intern((
+            "shop",
+            "POST /checkout",
+            SpanKind::Server,
+            StatusCode::Error,
+        ));
         assert_ne!(first, failed);
         classes.retain(first);
         classes.retain(first);

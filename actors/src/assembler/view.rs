@@ -107,7 +107,10 @@ impl ShardState {
         record: &VerdictRecord,
         policy: Arc<str>,
     ) -> TraceSummary {
-        let classes = entry.classes.iter().filter_map(|&class| self.classes.get(class).cloned());
+        let classes = entry
+            .classes
+            .iter()
+            .filter_map(|&class| self.classes.get(class).cloned());
         let mut classes: Vec<_> = classes.collect();
         classes.sort_unstable();
         let attributes = entry.attributes.iter();
@@ -169,12 +172,18 @@ impl ShardState {
             set
         };
         let services = filter.services.iter();
-        let services: Vec<Vec<bool>> =
-            services.map(|service| class_set(&|class| *class.service == **service)).collect();
+        let services: Vec<Vec<bool>> = services
+            .map(|service| class_set(&|class| *class.service == **service))
+            .collect();
         let span = filter.has_span_conditions().then(|| {
             class_set(&|class| {
-                filter.span_service().is_none_or(|service| *class.service == *service)
-                    && filter.operation.as_deref().is_none_or(|name| *class.operation == *name)
+                filter
+                    .span_service()
+                    .is_none_or(|service| *class.service == *service)
+                    && filter
+                        .operation
+                        .as_deref()
+                        .is_none_or(|name| *class.operation == *name)
                     && filter.status.is_none_or(|status| class.status == status)
             })
         });
@@ -214,10 +223,15 @@ impl ShardState {
         let has = |set: &Vec<bool>| entry.classes.iter().any(|&class| set[class as usize]);
         let all_services = resolved.services.iter().all(has);
         let span = resolved.span.as_ref().is_none_or(has);
-        let tags_possible = filter.tags.iter().zip(&resolved.tags).all(|(tag, number)| match number {
-            Some(number) => entry.attributes.contains(number),
-            None => !indexed(&tag.key),
-        });
+        let tags_possible =
+            filter
+                .tags
+                .iter()
+                .zip(&resolved.tags)
+                .all(|(tag, number)| match number {
+                    Some(number) => entry.attributes.contains(number),
+                    None => !indexed(&tag.key),
+                });
         if all_services && span && (tags_possible || entry.truncated) {
             return Some(filter.tags.is_empty());
         }
@@ -242,7 +256,10 @@ impl ShardState {
         // A heap whose top is the worst of the best: the oldest start, then the greatest id.
         let mut best: BinaryHeap<(Reverse<UnixNanos>, TraceId, u32, bool)> = BinaryHeap::new();
         for (slot, entry) in (0u32..).zip(&self.slots) {
-            let Some(entry) = entry.as_ref().filter(|entry| entry.tenant as usize == number) else {
+            let Some(entry) = entry
+                .as_ref()
+                .filter(|entry| entry.tenant as usize == number)
+            else {
                 continue;
             };
             if matches!(entry.phase, Phase::LateDropped(_)) && !include_dropped {
@@ -284,7 +301,11 @@ impl ShardState {
             let number = entry.classes.get(usize::from(class));
             number.is_some_and(|&number| matched.get(number as usize).copied().unwrap_or(false))
         };
-        let matched = entry.rows.iter().filter(|row| matches(row.class)).take(MAX_MATCHED_SPANS);
+        let matched = entry
+            .rows
+            .iter()
+            .filter(|row| matches(row.class))
+            .take(MAX_MATCHED_SPANS);
         let root_class = entry.rows.get(entry.root_row as usize).map(|row| row.class);
         let root_status = root_class
             .and_then(|class| entry.classes.get(usize::from(class)))
@@ -293,11 +314,20 @@ impl ShardState {
         let start = entry.start.min(entry.end);
         FoundTrace {
             trace_id: entry.trace_id,
-            root_service: root.as_ref().map(|root| root.service.to_string()).unwrap_or_default(),
-            root_operation: root.map(|root| root.operation.to_string()).unwrap_or_default(),
+            root_service: root
+                .as_ref()
+                .map(|root| root.service.to_string())
+                .unwrap_or_default(),
+            root_operation: root
+                .map(|root| root.operation.to_string())
+                .unwrap_or_default(),
             start,
             duration: entry.end.since(start),
-            status: if entry.error_count > 0 { StatusCode::Error } else { root_status },
+            status: if entry.error_count > 0 {
+                StatusCode::Error
+            } else {
+                root_status
+            },
             span_count: entry.span_count(),
             error_count: entry.error_count,
             services: services.into_iter().map(str::to_owned).collect(),
@@ -317,22 +347,44 @@ impl ShardState {
         };
         let mut classes = vec![false; self.classes.bound()];
         let mut attributes = vec![false; self.attributes.bound()];
-        for entry in self.entries().filter(|entry| entry.tenant as usize == number) {
-            if entry.start < from || entry.start >= to || matches!(entry.phase, Phase::LateDropped(_)) {
+        for entry in self
+            .entries()
+            .filter(|entry| entry.tenant as usize == number)
+        {
+            if entry.start < from
+                || entry.start >= to
+                || matches!(entry.phase, Phase::LateDropped(_))
+            {
                 continue;
             }
-            entry.classes.iter().for_each(|&class| classes[class as usize] = true);
-            entry.attributes.iter().for_each(|&attribute| attributes[attribute as usize] = true);
+            entry
+                .classes
+                .iter()
+                .for_each(|&class| classes[class as usize] = true);
+            entry
+                .attributes
+                .iter()
+                .for_each(|&attribute| attributes[attribute as usize] = true);
         }
-        for (_, class) in self.classes.iter().filter(|(number, _)| classes[*number as usize]) {
+        for (_, class) in self
+            .classes
+            .iter()
+            .filter(|(number, _)| classes[*number as usize])
+        {
             names.operations.insert((
                 Arc::clone(&class.service),
                 Arc::clone(&class.operation),
                 class.kind,
             ));
         }
-        for (_, text) in self.attributes.iter().filter(|(number, _)| attributes[*number as usize]) {
-            names.attributes.insert((Arc::clone(&text.key), Arc::clone(&text.value)));
+        for (_, text) in self
+            .attributes
+            .iter()
+            .filter(|(number, _)| attributes[*number as usize])
+        {
+            names
+                .attributes
+                .insert((Arc::clone(&text.key), Arc::clone(&text.value)));
         }
     }
 }

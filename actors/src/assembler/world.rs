@@ -73,7 +73,11 @@ pub(crate) struct Horizon {
 
 impl Decided for Horizon {
     fn prior(&self, _: ShardId, _: &TenantId, trace_id: TraceId, _: Lsn) -> Prior {
-        if self.verdicts.contains_key(&trace_id) { Prior::Ask } else { Prior::None }
+        if self.verdicts.contains_key(&trace_id) {
+            Prior::Ask
+        } else {
+            Prior::None
+        }
     }
 }
 
@@ -101,7 +105,11 @@ impl World {
         };
         Self {
             state: ShardState::new(options, Lsn(0)),
-            epoch: Epoch::new(&["http.route".to_owned()], &AttributePolicy::default(), &[set]),
+            epoch: Epoch::new(
+                &["http.route".to_owned()],
+                &AttributePolicy::default(),
+                &[set],
+            ),
             horizon: Horizon::default(),
             effects: Effects::default(),
             now: UnixNanos(1_800_000_000 * SECOND),
@@ -123,11 +131,19 @@ impl World {
                 spans: vec![Span {
                     trace_id: vec![trace; 16],
                     span_id: sent.id.to_be_bytes().to_vec(),
-                    parent_span_id: if sent.parent == 0 { vec![] } else { sent.parent.to_be_bytes().to_vec() },
+                    parent_span_id: if sent.parent == 0 {
+                        vec![]
+                    } else {
+                        sent.parent.to_be_bytes().to_vec()
+                    },
                     name: sent.name.to_owned(),
                     start_time_unix_nano: at(sent.start_ms),
                     end_time_unix_nano: at(sent.start_ms + sent.duration_ms),
-                    attributes: sent.route.iter().map(|route| attribute("http.route", route)).collect(),
+                    attributes: sent
+                        .route
+                        .iter()
+                        .map(|route| attribute("http.route", route))
+                        .collect(),
                     status: sent.error.then(|| Status {
                         code: 2,
                         ..Status::default()
@@ -142,7 +158,9 @@ impl World {
             resource_spans: resource_spans.collect(),
         };
         let bytes = Bytes::from(request.encode_to_vec());
-        scan_request(bytes, TenantId::default(), self.now, self.epoch.rules()).unwrap().batch
+        scan_request(bytes, TenantId::default(), self.now, self.epoch.rules())
+            .unwrap()
+            .batch
     }
 
     /// Starts of spans count from here, so that they do not move with the clock of the test.
@@ -190,7 +208,9 @@ impl World {
         let lsn = self.next_lsn;
         self.next_lsn = lsn.next();
         for record in &records {
-            self.horizon.verdicts.insert(record.trace_id, record.clone());
+            self.horizon
+                .verdicts
+                .insert(record.trace_id, record.clone());
         }
         self.step(|state, step, _| state.verdicts_committed(lsn, &records, step));
         records
@@ -200,7 +220,9 @@ impl World {
     pub(crate) fn confirm(&mut self) {
         for (tenant, trace_id) in std::mem::take(&mut self.effects.confirm) {
             let found = self.horizon.verdicts.get(&trace_id).cloned();
-            self.step(|state, step, effects| state.confirm(&tenant, trace_id, found, step, effects));
+            self.step(|state, step, effects| {
+                state.confirm(&tenant, trace_id, found, step, effects)
+            });
         }
     }
 

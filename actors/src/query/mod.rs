@@ -77,10 +77,13 @@ impl QueryPort {
 
     /// Queries draw from the pool that spans draw from.
     fn credit(&self, tenant: &TenantId) -> Result<spandrel_model::credit::Credit, PortError> {
-        self.shared.pool.try_take(QUERY_CREDIT_BYTES).ok_or_else(|| {
-            let message = "no memory credit left for a query: the node is under pressure";
-            PortError::unavailable("memory", message, PRESSURE_RETRY_MS).with_tenant(tenant)
-        })
+        self.shared
+            .pool
+            .try_take(QUERY_CREDIT_BYTES)
+            .ok_or_else(|| {
+                let message = "no memory credit left for a query: the node is under pressure";
+                PortError::unavailable("memory", message, PRESSURE_RETRY_MS).with_tenant(tenant)
+            })
     }
 
     /// Asks one shard.
@@ -89,7 +92,8 @@ impl QueryPort {
         shard: ShardId,
         question: impl FnOnce(oneshot::Sender<T>) -> AssemblerMessage,
     ) -> Result<T, PortError> {
-        let stopping = || PortError::unavailable("stopping", "the node is stopping", PRESSURE_RETRY_MS);
+        let stopping =
+            || PortError::unavailable("stopping", "the node is stopping", PRESSURE_RETRY_MS);
         let (reply, answer) = oneshot::channel();
         let actor = self.shards.get(usize::from(shard.0)).ok_or_else(stopping)?;
         actor.cast(question(reply)).map_err(|_| stopping())?;

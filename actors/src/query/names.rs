@@ -58,12 +58,14 @@ impl Names<'_> {
         if !name.starts_with(&self.request.prefix) {
             return;
         }
-        self.names.entry((name.to_owned(), kind)).or_insert_with(|| Name {
-            name: name.to_owned(),
-            kind,
-            scope: value.then_some("string"),
-            indexed,
-        });
+        self.names
+            .entry((name.to_owned(), kind))
+            .or_insert_with(|| Name {
+                name: name.to_owned(),
+                kind,
+                scope: value.then_some("string"),
+                indexed,
+            });
     }
 
     fn operation(&mut self, service: &str, operation: &str, kind: SpanKind) {
@@ -162,8 +164,11 @@ impl Names<'_> {
         let request = self.request;
         let epoch = shared.epoch();
         let interests = epoch.rules().interests();
-        let indexed =
-            |key: &str| interests.number(key).is_some_and(|number| number < interests.indexed());
+        let indexed = |key: &str| {
+            interests
+                .number(key)
+                .is_some_and(|number| number < interests.indexed())
+        };
         match &request.kind {
             NamesKind::Tags => {
                 let keys = shared.blocks.attribute_keys(bucket, &request.tenant);
@@ -173,7 +178,9 @@ impl Names<'_> {
             }
             NamesKind::TagValues { key } if !indexed(key) => {
                 let values =
-                    shared.blocks.attribute_values(bucket, &request.tenant, key, request.limit);
+                    shared
+                        .blocks
+                        .attribute_values(bucket, &request.tenant, key, request.limit);
                 for (value, kind) in values.map_err(storage_error)? {
                     self.value(&value, kind);
                 }

@@ -87,7 +87,10 @@ impl Progress {
                         writer.push(context, &with_sampling_threshold(span, probability));
                     }
                 };
-                shared.blocks.visit(&fragment, &mut push).map_err(storage_error)?;
+                shared
+                    .blocks
+                    .visit(&fragment, &mut push)
+                    .map_err(storage_error)?;
             } else {
                 break;
             }
@@ -118,13 +121,21 @@ fn visit_record(
     lsn: Lsn,
     visit: &mut dyn FnMut(&RawContext<'_>, &[u8]),
 ) -> Result<bool, PortError> {
-    let Some(id) = shared.journal.locate(parts.shard, lsn).map_err(storage_error)? else {
+    let Some(id) = shared
+        .journal
+        .locate(parts.shard, lsn)
+        .map_err(storage_error)?
+    else {
         return Ok(false);
     };
     let frame = match shared.journal.frame(id) {
         Ok(frame) => frame,
         Err(error) if error.class() == ErrorClass::Corrupt => {
-            return Err(PortError::new(ErrorClass::Corrupt, "corrupt_frame", error.to_string()));
+            return Err(PortError::new(
+                ErrorClass::Corrupt,
+                "corrupt_frame",
+                error.to_string(),
+            ));
         }
         Err(error) => return Err(storage_error(error)),
     };
@@ -134,11 +145,14 @@ fn visit_record(
     if frame.tenant(number) != Some(&parts.tenant) {
         return Ok(false);
     }
-    frame.visit_spans(number, &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
-        if trace_id == parts.trace_id {
-            visit(context, span);
-        }
-    });
+    frame.visit_spans(
+        number,
+        &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
+            if trace_id == parts.trace_id {
+                visit(context, span);
+            }
+        },
+    );
     Ok(true)
 }
 

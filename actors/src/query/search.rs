@@ -99,9 +99,15 @@ impl QueryPort {
             let trace_id = candidate.key.1;
             let shard = self.shared.shard(tenant, trace_id);
             let owner = tenant.clone();
-            let view =
-                self.ask(shard, |reply| AssemblerMessage::View(owner, trace_id, reply)).await?;
-            references.insert(trace_id, view.map(|view| view.references).unwrap_or_default());
+            let view = self
+                .ask(shard, |reply| {
+                    AssemblerMessage::View(owner, trace_id, reply)
+                })
+                .await?;
+            references.insert(
+                trace_id,
+                view.map(|view| view.references).unwrap_or_default(),
+            );
         }
         Ok(references)
     }
@@ -113,11 +119,16 @@ impl QueryPort {
             node: self.shared.node,
             shards: Vec::new(),
             from: request.filter.from,
-            to: progress.cursor.map_or(request.filter.to, |cursor| cursor.start),
+            to: progress
+                .cursor
+                .map_or(request.filter.to, |cursor| cursor.start),
             reason,
         };
         if progress.timed_out {
-            missing.push(part(format!("not inspected within {} ms", request.timeout_ms)));
+            missing.push(part(format!(
+                "not inspected within {} ms",
+                request.timeout_ms
+            )));
         }
         if request.include_dropped {
             let reason = "of the dropped traces only those with recent spans are searched";
@@ -150,7 +161,9 @@ impl QueryPort {
     /// Everything that was kept before is in the index.
     pub(crate) fn index_watermark(&self) -> UnixNanos {
         let mut oldest = self.shared.gauges.oldest().min(self.shared.env.now());
-        self.shared.recent.visit(|summary| oldest = oldest.min(summary.decision.decided_at));
+        self.shared
+            .recent
+            .visit(|summary| oldest = oldest.min(summary.decision.decided_at));
         oldest
     }
 }
@@ -169,10 +182,18 @@ impl Progress {
         let limit = self.request.limit + ROUND_SPARE;
         let epoch = shared.epoch();
         let interests = epoch.rules().interests();
-        let indexed =
-            |key: &str| interests.number(key).is_some_and(|number| number < interests.indexed());
+        let indexed = |key: &str| {
+            interests
+                .number(key)
+                .is_some_and(|number| number < interests.indexed())
+        };
         let recent = sources::recent(shared, &self.request, self.cursor, limit, &indexed)?;
-        let by_columns = self.request.filter.tags.iter().any(|tag| !indexed(&tag.key));
+        let by_columns = self
+            .request
+            .filter
+            .tags
+            .iter()
+            .any(|tag| !indexed(&tag.key));
         let stored = if by_columns {
             self.columns(shared, limit)?
         } else {
@@ -185,7 +206,10 @@ impl Progress {
             .filter(|batch| batch.more)
             .filter_map(|batch| batch.candidates.last().map(|candidate| candidate.key))
             .min();
-        let mut merged: Vec<Candidate> = batches.into_iter().flat_map(|batch| batch.candidates).collect();
+        let mut merged: Vec<Candidate> = batches
+            .into_iter()
+            .flat_map(|batch| batch.candidates)
+            .collect();
         merged.sort_by_key(|candidate| (candidate.key, candidate.origin.rank()));
         for candidate in merged {
             let at = candidate.key;
@@ -238,7 +262,8 @@ impl Progress {
 
     fn columns(&mut self, shared: &Shared, limit: usize) -> Result<Batch, PortError> {
         if self.scanned.is_none() {
-            let (candidates, cost, in_time) = sources::columns(shared, &self.request, self.deadline)?;
+            let (candidates, cost, in_time) =
+                sources::columns(shared, &self.request, self.deadline)?;
             self.inspected.spans += cost.spans;
             self.inspected.bytes += cost.bytes;
             self.timed_out |= !in_time;

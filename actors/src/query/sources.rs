@@ -92,16 +92,29 @@ pub(super) fn summary_meets(
     {
         return None;
     }
-    let has_service = |service: &String| summary.classes.iter().any(|class| *class.service == **service);
+    let has_service = |service: &String| {
+        summary
+            .classes
+            .iter()
+            .any(|class| *class.service == **service)
+    };
     let has_span = !filter.has_span_conditions()
         || summary.classes.iter().any(|class| {
-            filter.span_service().is_none_or(|service| *class.service == *service)
-                && filter.operation.as_deref().is_none_or(|name| *class.operation == *name)
+            filter
+                .span_service()
+                .is_none_or(|service| *class.service == *service)
+                && filter
+                    .operation
+                    .as_deref()
+                    .is_none_or(|name| *class.operation == *name)
                 && filter.status.is_none_or(|status| class.status == status)
         });
     let tags_possible = filter.tags.iter().all(|tag| {
         !indexed(&tag.key)
-            || summary.attributes.iter().any(|text| *text.key == *tag.key && *text.value == *tag.value)
+            || summary
+                .attributes
+                .iter()
+                .any(|text| *text.key == *tag.key && *text.value == *tag.value)
     });
     let possible = filter.services.iter().all(has_service) && has_span && tags_possible;
     match (possible, summary.truncated) {
@@ -123,10 +136,15 @@ pub(super) fn recent(
     let mut newest: BTreeMap<TraceId, Arc<TraceSummary>> = BTreeMap::new();
     let mut offer = |summary: &Arc<TraceSummary>| {
         let filter = &request.filter;
-        if summary.tenant != request.tenant || summary.start < filter.from || summary.start >= filter.to {
+        if summary.tenant != request.tenant
+            || summary.start < filter.from
+            || summary.start >= filter.to
+        {
             return;
         }
-        let known = newest.entry(summary.trace_id).or_insert_with(|| Arc::clone(summary));
+        let known = newest
+            .entry(summary.trace_id)
+            .or_insert_with(|| Arc::clone(summary));
         if known.fragment < summary.fragment {
             *known = Arc::clone(summary);
         }
@@ -134,14 +152,20 @@ pub(super) fn recent(
     shared.recent.visit(&mut offer);
     for block in shared.blocks.buckets().map_err(storage_error)? {
         let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
-        let first_in_memory = shared.recent.oldest(block.bucket, 1).first().map(|(at, _)| *at);
+        let first_in_memory = shared
+            .recent
+            .oldest(block.bucket, 1)
+            .first()
+            .map(|(at, _)| *at);
         let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);
         while done < end {
             let chunk = shared.blocks.summaries(block.bucket, done, SUMMARY_CHUNK);
             let chunk = chunk.map_err(storage_error)?;
             let Some((last, _)) = chunk.last() else { break };
             done = *last;
-            chunk.into_iter().for_each(|(_, summary)| offer(&Arc::new(summary)));
+            chunk
+                .into_iter()
+                .for_each(|(_, summary)| offer(&Arc::new(summary)));
         }
     }
     let candidates = newest.into_values().filter_map(|summary| {
@@ -175,7 +199,9 @@ pub(super) fn index(
     let mut candidates: Vec<Candidate> = Vec::new();
     for block in blocks_of(shared, request)? {
         let enough = candidates.len() > limit
-            && candidates.get(limit).is_some_and(|last| last.key.0.0 > block.max_start);
+            && candidates
+                .get(limit)
+                .is_some_and(|last| last.key.0.0 > block.max_start);
         if enough {
             break;
         }
@@ -185,16 +211,24 @@ pub(super) fn index(
             cursor,
             limit: limit + 1,
         };
-        let answer = shared.index.search(block.bucket, block.block_id.into(), &query);
-        candidates.extend(answer.map_err(storage_error)?.hits.into_iter().map(|hit| Candidate {
-            key: key(hit.start, hit.trace_id),
-            origin: Origin::Stored {
-                shard: hit.shard,
-                fragment: hit.fragment,
-                matched: None,
-            },
-            exact: hit.exact,
-        }));
+        let answer = shared
+            .index
+            .search(block.bucket, block.block_id.into(), &query);
+        candidates.extend(
+            answer
+                .map_err(storage_error)?
+                .hits
+                .into_iter()
+                .map(|hit| Candidate {
+                    key: key(hit.start, hit.trace_id),
+                    origin: Origin::Stored {
+                        shard: hit.shard,
+                        fragment: hit.fragment,
+                        matched: None,
+                    },
+                    exact: hit.exact,
+                }),
+        );
         candidates.sort_by_key(|candidate| candidate.key);
     }
     Ok(Batch::of(candidates, limit))
@@ -214,9 +248,15 @@ pub(super) fn columns(
     for block in blocks_of(shared, request)? {
         let mut visit = |fragment: spandrel_storage::block::FoundFragment| {
             let location = fragment.location;
-            let matched = found.entry((location.shard, location.trace_id)).or_default();
+            let matched = found
+                .entry((location.shard, location.trace_id))
+                .or_default();
             matched.extend(fragment.matched);
-            if tokio::time::Instant::now() < deadline { Continue(()) } else { Break(()) }
+            if tokio::time::Instant::now() < deadline {
+                Continue(())
+            } else {
+                Break(())
+            }
         };
         let filter = &request.filter;
         let scan = ScanRequest {
@@ -227,7 +267,10 @@ pub(super) fn columns(
             to: UnixNanos(u64::MAX),
             max_spans: u64::MAX,
         };
-        let scanned = shared.blocks.scan(&scan, &mut visit).map_err(storage_error)?;
+        let scanned = shared
+            .blocks
+            .scan(&scan, &mut visit)
+            .map_err(storage_error)?;
         cost.spans += scanned.spans;
         cost.bytes += scanned.bytes;
         cost.corrupt_pages += scanned.corrupt_pages;

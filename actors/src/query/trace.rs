@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{Lsn, TenantId, TraceId};
-use spandrel_model::ports::{
-    DecisionView, TraceAbsence, TraceAnswer, TraceLookup,
-};
+use spandrel_model::ports::{DecisionView, TraceAbsence, TraceAnswer, TraceLookup};
 use spandrel_model::search::{MissingPart, TraceState};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
@@ -40,7 +38,11 @@ impl QueryPort {
         let shard = self.shared.shard(tenant, trace_id);
         let owner = tenant.clone();
         // The shard first: an entry that has left it has its fragment in a block by then.
-        let view = self.ask(shard, |reply| AssemblerMessage::View(owner, trace_id, reply)).await?;
+        let view = self
+            .ask(shard, |reply| {
+                AssemblerMessage::View(owner, trace_id, reply)
+            })
+            .await?;
         let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
         let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
         let look = move || stored(&shared, &owner, trace_id, decided);
@@ -55,9 +57,14 @@ impl QueryPort {
         view: Option<EntryView>,
         stored: Stored,
     ) -> Result<TraceLookup, PortError> {
-        let record = view.as_ref().and_then(|view| view.record.clone()).or(stored.verdict);
+        let record = view
+            .as_ref()
+            .and_then(|view| view.record.clone())
+            .or(stored.verdict);
         let live = view.as_ref().map(|view| view.state);
-        let dropped = record.as_ref().filter(|record| record.verdict == Verdict::Drop);
+        let dropped = record
+            .as_ref()
+            .filter(|record| record.verdict == Verdict::Drop);
         let state = match (live, &dropped) {
             _ if !stored.fragments.is_empty() && live.is_none() => TraceState::Kept,
             (Some(TraceState::Open), Some(_)) => TraceState::Dropped,
@@ -65,7 +72,9 @@ impl QueryPort {
             (None, Some(_)) => TraceState::Dropped,
             (None, None) => {
                 let retained_since = self.shared.journal.covered_since();
-                return Ok(TraceLookup::Absent(TraceAbsence::Unknown { retained_since }));
+                return Ok(TraceLookup::Absent(TraceAbsence::Unknown {
+                    retained_since,
+                }));
             }
         };
         let mut references: Vec<Lsn> = view.map(|view| view.references).unwrap_or_default();
@@ -76,7 +85,9 @@ impl QueryPort {
         references.dedup();
         let decision = match (&record, &stored.summary) {
             (Some(record), _) if state != TraceState::Open => Some(self.decision(record)),
-            (_, Some(summary)) if state == TraceState::Kept => Some(stored_decision(&summary.decision)),
+            (_, Some(summary)) if state == TraceState::Kept => {
+                Some(stored_decision(&summary.decision))
+            }
             _ => None,
         };
         let kept_with = match (&record, &stored.summary) {
@@ -90,7 +101,11 @@ impl QueryPort {
             trace_id,
             references: references.into(),
             fragments: stored.fragments.into(),
-            probability: if state == TraceState::Kept { kept_with } else { CERTAIN },
+            probability: if state == TraceState::Kept {
+                kept_with
+            } else {
+                CERTAIN
+            },
         };
         let (parts, missing) = self.check(parts).await;
         if state == TraceState::Dropped && parts.references.is_empty() {
@@ -103,7 +118,9 @@ impl QueryPort {
             return Ok(TraceLookup::Absent(absence));
         }
         let span_count = stored.summary.map(|summary| summary.span_count).into_iter();
-        let span_count = span_count.chain(record.map(|record| record.span_count)).max();
+        let span_count = span_count
+            .chain(record.map(|record| record.span_count))
+            .max();
         Ok(TraceLookup::Found(TraceAnswer {
             state,
             complete: missing.is_empty(),
@@ -152,7 +169,9 @@ impl QueryPort {
         for _ in 0..PROMOTION_TRIES {
             let (owner, known) = (tenant.clone(), earlier.take());
             let promotion = self
-                .ask(shard, |reply| AssemblerMessage::Promote(owner, trace_id, known, reply))
+                .ask(shard, |reply| {
+                    AssemblerMessage::Promote(owner, trace_id, known, reply)
+                })
                 .await?;
             match promotion {
                 Promotion::AlreadyKept(record) => return Ok(self.decision(&record)),
@@ -204,15 +223,25 @@ fn stored(
     decided: bool,
 ) -> Result<Stored, PortError> {
     let shard = shared.shard(tenant, trace_id);
-    let fragments = shared.blocks.fragments(tenant, shard, trace_id).map_err(storage_error)?;
+    let fragments = shared
+        .blocks
+        .fragments(tenant, shard, trace_id)
+        .map_err(storage_error)?;
     let summary = if fragments.is_empty() {
         None
     } else {
-        shared.blocks.summary_of(tenant, shard, trace_id).map_err(storage_error)?
+        shared
+            .blocks
+            .summary_of(tenant, shard, trace_id)
+            .map_err(storage_error)?
     };
-    let asks = !decided && fragments.is_empty() && shared.journal.maybe_decided(shard, tenant, trace_id);
+    let asks =
+        !decided && fragments.is_empty() && shared.journal.maybe_decided(shard, tenant, trace_id);
     let verdict = if asks {
-        shared.journal.verdict(shard, tenant, trace_id).map_err(storage_error)?
+        shared
+            .journal
+            .verdict(shard, tenant, trace_id)
+            .map_err(storage_error)?
     } else {
         None
     };

@@ -35,7 +35,13 @@ pub(super) fn verify(
     match candidate.origin {
         Origin::Live(found) if candidate.exact => Ok(Some(*found)),
         Origin::Live(found) => {
-            let verified = from_spans(shared, request, trace_id, live_references(trace_id), inspected)?;
+            let verified = from_spans(
+                shared,
+                request,
+                trace_id,
+                live_references(trace_id),
+                inspected,
+            )?;
             Ok(verified.map(|verified| FoundTrace {
                 state: found.state,
                 ..verified
@@ -49,7 +55,14 @@ pub(super) fn verify(
             let Some(summary) = summary.map_err(storage_error)? else {
                 return Ok(None);
             };
-            stored(shared, request, &summary, candidate.exact, matched, inspected)
+            stored(
+                shared,
+                request,
+                &summary,
+                candidate.exact,
+                matched,
+                inspected,
+            )
         }
     }
 }
@@ -63,7 +76,10 @@ fn from_spans(
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
     let shard = shared.shard(&request.tenant, trace_id);
-    let fragments = shared.blocks.fragments(&request.tenant, shard, trace_id).map_err(storage_error)?;
+    let fragments = shared
+        .blocks
+        .fragments(&request.tenant, shard, trace_id)
+        .map_err(storage_error)?;
     let parts = TraceParts {
         tenant: request.tenant.clone(),
         shard,
@@ -90,14 +106,23 @@ fn stored(
 ) -> Result<Option<FoundTrace>, PortError> {
     let filter = &request.filter;
     if summary.truncated && !exact {
-        return from_spans(shared, request, summary.trace_id, Vec::new(), inspected)
-            .map(|found| found.map(|found| FoundTrace { state: TraceState::Kept, ..found }));
+        return from_spans(shared, request, summary.trace_id, Vec::new(), inspected).map(|found| {
+            found.map(|found| FoundTrace {
+                state: TraceState::Kept,
+                ..found
+            })
+        });
     }
     let matched = match matched {
         Some(matched) => matched,
-        None if filter.has_span_conditions() => {
-            matching(shared, request, summary.shard, summary.trace_id, &filter.span_condition(), inspected)?
-        }
+        None if filter.has_span_conditions() => matching(
+            shared,
+            request,
+            summary.shard,
+            summary.trace_id,
+            &filter.span_condition(),
+            inspected,
+        )?,
         None => {
             let mut spans = Vec::new();
             for service in &filter.services {
@@ -133,7 +158,10 @@ fn matching(
 ) -> Result<Vec<SpanId>, PortError> {
     let blocks = &shared.blocks;
     let mut matched: Vec<SpanId> = Vec::new();
-    for location in blocks.fragments(&request.tenant, shard, trace_id).map_err(storage_error)? {
+    for location in blocks
+        .fragments(&request.tenant, shard, trace_id)
+        .map_err(storage_error)?
+    {
         let spans = blocks.matching_spans(&location, condition, MAX_MATCHED_SPANS);
         matched.extend(spans.map_err(storage_error)?);
         inspected.spans += u64::from(location.rows);
@@ -142,21 +170,30 @@ fn matching(
 }
 
 fn found(summary: &TraceSummary, mut matched: Vec<SpanId>) -> FoundTrace {
-    let services: BTreeSet<&str> = summary.classes.iter().map(|class| &*class.service).collect();
+    let services: BTreeSet<&str> = summary
+        .classes
+        .iter()
+        .map(|class| &*class.service)
+        .collect();
     let root = summary.root.as_ref();
     let mut seen = BTreeSet::new();
     matched.retain(|span| seen.insert(*span));
     matched.truncate(MAX_MATCHED_SPANS);
     let root_status = root.and_then(|root| {
-        let class = summary.classes.iter().filter(|class| {
-            class.service == root.service && class.operation == root.operation
-        });
+        let class = summary
+            .classes
+            .iter()
+            .filter(|class| class.service == root.service && class.operation == root.operation);
         class.map(|class| class.status).max()
     });
     FoundTrace {
         trace_id: summary.trace_id,
-        root_service: root.map(|root| root.service.to_string()).unwrap_or_default(),
-        root_operation: root.map(|root| root.operation.to_string()).unwrap_or_default(),
+        root_service: root
+            .map(|root| root.service.to_string())
+            .unwrap_or_default(),
+        root_operation: root
+            .map(|root| root.operation.to_string())
+            .unwrap_or_default(),
         start: summary.start,
         duration: summary.duration_nanos(),
         status: match summary.error_count {

@@ -33,8 +33,9 @@ const BUCKET_NANOS: u64 = 3_600 * UnixNanos::PER_SECOND;
 /// Free bytes of the disk below which spans are refused, where the share of the disk is larger.
 const DISK_RESERVE_BYTES: u64 = 2 << 30;
 /// Upper ends of the buckets of every duration, in seconds.
-const SECONDS_BUCKETS: [f64; 14] =
-    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+const SECONDS_BUCKETS: [f64; 14] = [
+    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+];
 /// Seed of the demonstration traffic: the same shop every time.
 const DEMO_SEED: u64 = 1;
 
@@ -43,7 +44,9 @@ struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> UnixNanos {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO);
         UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
 }
@@ -96,7 +99,10 @@ fn environment() -> Env {
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Threads,
         halt: Arc::new(|reason| {
-            tracing::error!(reason, "the node stops: what is durable is replayed at the next start");
+            tracing::error!(
+                reason,
+                "the node stops: what is durable is replayed at the next start"
+            );
             std::process::exit(1);
         }),
     }
@@ -127,7 +133,10 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
     };
     PolicySet::parse(&policy_yaml, 1).context("the policy is not valid")?;
     let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + FIXED_BYTES;
-    let credit_bytes = options.memory_bytes.saturating_sub(fixed).max(options.memory_bytes / 2);
+    let credit_bytes = options
+        .memory_bytes
+        .saturating_sub(fixed)
+        .max(options.memory_bytes / 2);
     let mut random = rand::rng();
     Ok(NodeOptions {
         data_dir: options.data_dir.clone(),
@@ -192,12 +201,20 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
             recovery.frames, recovery.spans, recovery.corrupt_frames
         );
     }
-    println!("  policy      version {} (the first that says keep counts):", status.policy_version);
+    println!(
+        "  policy      version {} (the first that says keep counts):",
+        status.policy_version
+    );
     for policy in &status.policies {
         println!("                {policy}");
     }
-    println!("  keep all    start a new directory with --keep-all, or `spandrel policy apply FILE`");
-    println!("  first span  OTEL_EXPORTER_OTLP_ENDPOINT=http://{} your-program", options.otlp_grpc_addr);
+    println!(
+        "  keep all    start a new directory with --keep-all, or `spandrel policy apply FILE`"
+    );
+    println!(
+        "  first span  OTEL_EXPORTER_OTLP_ENDPOINT=http://{} your-program",
+        options.otlp_grpc_addr
+    );
     println!("              or `spandrel demo --spans 1000`; then `spandrel query search`");
 }
 

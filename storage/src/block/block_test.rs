@@ -13,7 +13,7 @@ use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::search::{SpanCondition, TagCondition};
-use spandrel_model::summary::{SpanClass, TraceSummary, SummaryDecision};
+use spandrel_model::summary::{SpanClass, SummaryDecision, TraceSummary};
 
 use super::*;
 use crate::disk::{Disk, RealDisk, SimulatedDisk};

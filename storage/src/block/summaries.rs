@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
-use spandrel_model::summary::{
-    AttributeText, RootSpan, SpanClass, SummaryDecision, TraceSummary,
-};
+use spandrel_model::summary::{AttributeText, RootSpan, SpanClass, SummaryDecision, TraceSummary};
 use spandrel_model::verdict::Trigger;
 use xxhash_rust::xxh3::xxh3_64;
 

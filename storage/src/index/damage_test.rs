@@ -7,7 +7,7 @@ use std::sync::Arc;
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, NamesKind, SearchFilter};
-use spandrel_model::summary::{SpanClass, TraceSummary, SummaryDecision};
+use spandrel_model::summary::{SpanClass, SummaryDecision, TraceSummary};
 
 use super::limits::MAX_SMALL_SEGMENTS;
 use super::*;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, NamesKind, SearchFilter, TagCondition};
-use spandrel_model::summary::{AttributeText, SpanClass, TraceSummary, SummaryDecision};
+use spandrel_model::summary::{AttributeText, SpanClass, SummaryDecision, TraceSummary};
 
 use super::*;
 use crate::disk::RealDisk;
