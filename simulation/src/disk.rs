@@ -117,12 +117,12 @@ impl LifeShared {
         let parts: [&[u8]; 6] = [what.as_bytes(), path_bytes, &first, &second, &third, &outcome];
         self.log.fold(self.clock.elapsed_nanos(), &parts);
         if result.is_err() {
-            self.notice(path);
+            self.notice();
         }
         result
     }
 
-    fn notice(&self, path: &Path) {
+    fn notice(&self) {
         if self.inner.operations() >= self.power_at.load(Ordering::Relaxed) {
             self.power_at.store(u64::MAX, Ordering::Relaxed);
             (self.on_strike)(Struck::Power);
