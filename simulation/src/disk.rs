@@ -90,6 +90,9 @@ impl LifeDisk {
     /// The process ends here: its handles are dead, whatever its destructors try.
     pub(crate) fn kill(&self) {
         self.shared.dead.store(true, Ordering::Relaxed);
+        // Faults that have not struck are not for the next life.
+        self.shared.inner.fail_power_after(u64::MAX);
+        self.shared.inner.fail_sync(u64::MAX);
     }
 }
 

@@ -62,6 +62,16 @@ struct Signals {
     changed: Notify,
 }
 
+impl Signals {
+    fn struck(&self) -> Option<Struck> {
+        self.struck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn has_struck(&self) -> bool {
+        self.struck().is_some()
+    }
+}
+
 /// The directory of the node.
 pub(crate) fn data_dir() -> PathBuf {
     PathBuf::from("/data")
@@ -87,6 +97,8 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
             () = world.stopped.notified() => End::Violated,
             end = ending(world, &signals) => end,
             result = task => match result {
+                // Answers that failed because the disk is failing are no news.
+                _ if signals.has_struck() => ending(world, &signals).await,
                 Ok(Ok(())) => End::Planned,
                 Ok(Err(found)) => { world.violate(found); End::Violated }
                 Err(panic) => { world.violate(violation("answer", format!("the harness panicked: {panic}"))); End::Violated }
@@ -147,26 +159,23 @@ fn life_disk(world: &Arc<World>, signals: &Arc<Signals>) -> LifeDisk {
 
 /// Waits until a fault has ended the life.
 async fn ending(world: &Arc<World>, signals: &Signals) -> End {
-    loop {
-        signals.changed.notified().await;
-        let struck = signals.struck.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match struck {
-            Some(Struck::Power) => return End::PowerLoss,
-            Some(Struck::Sync(path)) => {
-                tokio::time::sleep(Duration::from_millis(HALT_MS)).await;
-                let halted = signals.halted.load(Ordering::Relaxed);
-                return match halts_after_failed_sync(&path, halted) {
-                    Ok(()) => End::FailedSync,
-                    Err(found) => {
-                        world.violate(found);
-                        End::Violated
-                    }
-                };
+    signals.changed.notified().await;
+    match signals.struck() {
+        Some(Struck::Power) => End::PowerLoss,
+        Some(Struck::Sync(path)) => {
+            tokio::time::sleep(Duration::from_millis(HALT_MS)).await;
+            let halted = signals.halted.load(Ordering::Relaxed);
+            match halts_after_failed_sync(&path, halted) {
+                Ok(()) => End::FailedSync,
+                Err(found) => {
+                    world.violate(found);
+                    End::Violated
+                }
             }
-            None => {
-                world.violate(violation("halt", "the node stopped itself though no fault had struck"));
-                return End::Violated;
-            }
+        }
+        None => {
+            world.violate(violation("halt", "the node stopped itself though no fault had struck"));
+            End::Violated
         }
     }
 }
@@ -230,11 +239,7 @@ async fn live(world: Arc<World>, disk: LifeDisk, signals: Arc<Signals>, purpose:
     let node = match Node::start(node_options(&world, purpose), env).await {
         Ok(node) => node,
         Err(error) => {
-            let struck = signals.struck.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-            if struck {
-                world.note(format!("the start fails: {error}"));
-                std::future::pending::<()>().await;
-            }
+            world.note(format!("the start fails: {error}"));
             return Err(violation("start", error.to_string()));
         }
     };
