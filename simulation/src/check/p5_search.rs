@@ -106,12 +106,13 @@ fn compare(
         let problem = format!("search of {service:?} of tenant {tenant}: {problem}");
         Err(violation("P5", problem))
     };
-    let ordered = found.windows(2).all(|pair| match pair {
-        [a, b] => (b.start, a.trace_id) < (a.start, b.trace_id),
-        _ => true,
+    let unordered = found.windows(2).find_map(|pair| match pair {
+        [a, b] if (b.start, a.trace_id) >= (a.start, b.trace_id) => Some((a, b)),
+        _ => None,
     });
-    if !ordered {
-        return wrong("results are out of order or repeated".to_owned());
+    if let Some((a, b)) = unordered {
+        let place = |trace: &FoundTrace| format!("{} at {}", trace.trace_id, trace.start.0);
+        return wrong(format!("results are out of order or repeated: {}, then {}", place(a), place(b)));
     }
     for trace in found {
         let id = trace.trace_id;
