@@ -90,7 +90,6 @@ mod tests {
 
     fn trace(spans: &[(u64, Option<u64>)]) -> TraceRecord {
         let record = |acked: Option<u64>| SpanRecord {
-            service: "cart".to_owned(),
             is_error: false,
             sent: true,
             acked_at: acked.map(|seconds| UnixNanos(seconds * SECOND)),
