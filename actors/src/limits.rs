@@ -23,7 +23,7 @@ pub const PAGE_SPANS: usize = 5_000;
 /// Milliseconds that a kept trace waits for its page to fill (DESIGN.md: 10 minutes).
 pub const PAGE_MAX_AGE_MS: u64 = 600_000;
 /// Share of the credit pool, in 1/256, that one paging job may hold as span bytes.
-pub const PAGING_SHARE_256: u64 = 32;
+pub const PAGING_SHARE_256: u64 = 24;
 /// Summaries that wait in memory before they become a segment of the index: smaller segments cost 2 to 3 times
 /// the CPU per trace (measured).
 pub const INDEX_STEP_SUMMARIES: usize = 10_000;

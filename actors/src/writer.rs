@@ -313,7 +313,9 @@ impl WriterState {
             // The client may have gone: its spans are durable all the same.
             let _ = reply.send(Ok(()));
         }
-        drained.into_iter().for_each(|reply| drop(reply.send(())));
+        for reply in drained {
+            let _ = reply.send(());
+        }
     }
 
     fn fail(&mut self, reason: String) {
