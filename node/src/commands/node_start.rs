@@ -42,6 +42,7 @@ const DEMO_SEED: u64 = 1;
 struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)] // the one clock behind `Env` in production
     fn now(&self) -> UnixNanos {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
@@ -128,6 +129,7 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
     PolicySet::parse(&policy_yaml, 1).context("the policy is not valid")?;
     let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + FIXED_BYTES;
     let credit_bytes = options.memory_bytes.saturating_sub(fixed).max(options.memory_bytes / 2);
+    #[allow(clippy::disallowed_methods)] // identities of a new cluster and directory are drawn once, here
     let mut random = rand::rng();
     Ok(NodeOptions {
         data_dir: options.data_dir.clone(),
