@@ -43,6 +43,7 @@ const DEMO_SEED: u64 = 1;
 struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)] // the one clock behind `Env` in production
     fn now(&self) -> UnixNanos {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -137,6 +138,7 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
         .memory_bytes
         .saturating_sub(fixed)
         .max(options.memory_bytes / 2);
+    #[allow(clippy::disallowed_methods)] // identities of a new cluster and directory are drawn once, here
     let mut random = rand::rng();
     Ok(NodeOptions {
         data_dir: options.data_dir.clone(),
