@@ -1,1 +1,33 @@
-//! Spandrel's node in a deterministic simulation: seeded time, disk and faults.
+//! The whole production composition of a node, deterministic: one seed gives the workload, the faults and every
+//! random number, so that a failure is replayed by its number.
+//!
+//! What is simulated: time, randomness, the disk (`SimulatedDisk`, with power losses, failed syncs and killed
+//! processes). What is not: threads (blocking work runs inline), the network, and more than one node.
+//!
+//! Architecture invariant: nothing here is linked into a production binary, because [`overrides`] replaces two
+//! functions of the C library.
+
+#[cfg(not(tokio_unstable))]
+compile_error!(
+    "the simulation seeds tokio's random numbers: build with --cfg tokio_unstable (.cargo/config.toml sets it; a \
+     RUSTFLAGS variable replaces that)"
+);
+
+pub mod check;
+mod client;
+mod clock;
+mod disk;
+mod events;
+mod life;
+mod limits;
+mod model;
+#[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
+mod overrides;
+mod plan;
+mod random;
+mod run;
+mod workload;
+mod world;
+
+pub use plan::{Canary, Plan};
+pub use run::{Outcome, run_seed};

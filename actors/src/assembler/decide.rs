@@ -171,10 +171,12 @@ impl ShardState {
         true
     }
 
-    /// An entry that stands for all of its trace again needs all of its records until it is in a block.
+    /// An entry that stands for all of its trace again needs all of its records until it is in a block. The facts of
+    /// those that it did not see are not among its own.
     fn adopt_references(&mut self, slot: u32, record: &VerdictRecord) {
         if let Some(entry) = self.slots[slot as usize].as_mut() {
             let before = entry.memory_bytes();
+            entry.partial |= record.references.iter().any(|lsn| !entry.references.contains(lsn));
             record.references.iter().for_each(|&lsn| entry.refer(lsn));
             self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         }
@@ -280,6 +282,8 @@ impl ShardState {
                 Verdict::Keep => {
                     let waits =
                         matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
+                    // On replay the records of a trace that was dropped first lie before the checkpoint.
+                    self.adopt_references(slot, &record);
                     self.set_phase(
                         slot,
                         Phase::Kept(Box::new(Kept {

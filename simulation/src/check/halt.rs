@@ -1,0 +1,18 @@
+//! A failed sync is never retried: the node stops.
+//!
+//! Not verified for the index, which is rebuilt from the blocks and may go on without a file of its own.
+
+use std::path::Path;
+
+use super::{Violation, violation};
+use crate::limits::HALT_MS;
+
+/// `halted`: the node has asked to be stopped by now, [`HALT_MS`] after the sync of `path` failed.
+pub(crate) fn halts_after_failed_sync(path: &Path, halted: bool) -> Result<(), Violation> {
+    let in_index = path.components().any(|part| part.as_os_str() == "index");
+    if halted || in_index {
+        return Ok(());
+    }
+    let problem = format!("a sync of {} failed and the node still runs {HALT_MS} ms later", path.display());
+    Err(violation("halt", problem))
+}

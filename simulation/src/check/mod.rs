@@ -1,0 +1,176 @@
+//! The checkers: one promise a file. They compare what the node answers with what its clients know.
+//!
+//! Not verified here: isolation of tenants beyond ids that two of them share (P3), memory outside the credit pool
+//! (P4), retention (P7), and anything that needs a second node.
+
+mod credit;
+mod halt;
+mod p1_durable;
+mod p2_one_decision;
+mod p5_search;
+mod p6_visible;
+
+use std::fmt;
+use std::sync::Arc;
+
+use spandrel_model::error::PortError;
+use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
+use spandrel_model::ports::{DecisionView, Query, TraceAbsence, TraceLookup};
+use spandrel_model::search::TraceState;
+
+use crate::model::{ReturnedSpan, Seen, returned_spans};
+use crate::world::World;
+
+pub(crate) use credit::credit_within_pool;
+pub(crate) use halt::halts_after_failed_sync;
+pub(crate) use p5_search::search_is_exact;
+pub(crate) use p6_visible::visible_once_acknowledged;
+
+/// A promise that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which one: `P1` and so on, `credit`, `halt`, `start` or `answer`.
+    pub invariant: &'static str,
+    /// What was seen and what was expected.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.invariant, self.detail)
+    }
+}
+
+pub(crate) fn violation(invariant: &'static str, detail: impl Into<String>) -> Violation {
+    Violation {
+        invariant,
+        detail: detail.into(),
+    }
+}
+
+/// How far the run is: what may still change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Spans arrive, traces are open.
+    Running,
+    /// Every trace is decided.
+    Settled,
+}
+
+/// The answer to a fetch by id.
+#[derive(Debug)]
+pub(crate) struct Observation {
+    pub(crate) at: UnixNanos,
+    pub(crate) state: Option<TraceState>,
+    pub(crate) complete: bool,
+    pub(crate) decision: Option<Seen>,
+    /// The span count that the answer states.
+    pub(crate) span_count: u32,
+    pub(crate) spans: Vec<ReturnedSpan>,
+}
+
+/// Fetches a trace by its id.
+pub(crate) async fn observe(
+    world: &World,
+    query: &Arc<dyn Query>,
+    tenant: &TenantId,
+    trace_id: TraceId,
+) -> Result<Observation, PortError> {
+    let at = world.now();
+    let mut observation = Observation {
+        at,
+        state: None,
+        complete: true,
+        decision: None,
+        span_count: 0,
+        spans: Vec::new(),
+    };
+    match query.trace(tenant, trace_id).await? {
+        TraceLookup::Absent(TraceAbsence::Unknown { .. }) => {}
+        TraceLookup::Absent(TraceAbsence::Dropped(decision)) => observation.decision = Some(seen(&decision)),
+        TraceLookup::Found(mut answer) => {
+            let mut bytes = Vec::new();
+            while let Some(piece) = answer.reader.next().await? {
+                bytes.extend_from_slice(&piece);
+            }
+            observation.state = Some(answer.state);
+            observation.complete = answer.complete;
+            observation.decision = answer.decision.as_ref().map(seen);
+            observation.span_count = answer.span_count;
+            let spans = returned_spans(&bytes);
+            observation.spans = spans.map_err(|error| PortError::internal(error.to_string()))?;
+        }
+    }
+    Ok(observation)
+}
+
+fn seen(decision: &DecisionView) -> Seen {
+    Seen {
+        verdict: decision.verdict,
+        decided_at: decision.decided_at,
+        policy: decision.policy.clone(),
+        until: decision.recoverable_until.unwrap_or_default(),
+    }
+}
+
+/// Fetches the trace of this number and checks P1 and P2 on it; remembers its decision.
+pub(crate) async fn check_trace(
+    world: &World,
+    query: &Arc<dyn Query>,
+    number: usize,
+    phase: Phase,
+) -> Result<Observation, Violation> {
+    let Some(before) = world.traces().get(number).cloned() else {
+        return Err(violation("answer", format!("no trace {number}")));
+    };
+    let name = format!("trace {number} ({} of {})", before.trace_id, before.tenant);
+    let observed = observe(world, query, &before.tenant, before.trace_id).await;
+    let observed = observed.map_err(|error| violation("answer", format!("{name}: {error}")))?;
+    let Some(after) = world.traces().get(number).cloned() else {
+        return Err(violation("answer", format!("no trace {number}")));
+    };
+    let window = world.plan.window_seconds * UnixNanos::PER_SECOND;
+    let told = |problem: String| format!("{name} in phase {phase:?}: {problem}; {}", describe(&observed));
+    p1_durable::check(&before, &after, &observed, window).map_err(|problem| violation("P1", told(problem)))?;
+    let decided = p2_one_decision::check(&before, &after, &observed, phase);
+    decided.map_err(|problem| violation("P2", format!("{}; seen before: {:?}", told(problem), before.seen)))?;
+    if let (Some(decision), Some(trace)) = (&observed.decision, world.traces().get_mut(number)) {
+        trace.seen = Some(decision.clone());
+    }
+    Ok(observed)
+}
+
+/// Checks every trace of which something was sent.
+pub(crate) async fn check_all(world: &World, query: &Arc<dyn Query>, phase: Phase) -> Result<(), Violation> {
+    let count = world.traces().len();
+    let mut states = [0usize; 4];
+    for number in 0..count {
+        if !world.traces()[number].spans.values().any(|span| span.sent) {
+            continue;
+        }
+        let observed = check_trace(world, query, number, phase).await?;
+        let place = match observed.state {
+            None => 0,
+            Some(TraceState::Open) => 1,
+            Some(TraceState::Kept) => 2,
+            Some(TraceState::Dropped) => 3,
+        };
+        states[place] += 1;
+    }
+    let [absent, open, kept, dropped] = states;
+    world.note(format!("checked: {kept} kept, {dropped} dropped, {open} open, {absent} absent"));
+    Ok(())
+}
+
+fn describe(observed: &Observation) -> String {
+    let names: Vec<&str> = observed.spans.iter().take(12).map(|span| span.name.as_str()).collect();
+    format!(
+        "answered at {} with state {:?}, complete {}, decision {:?}, {} spans ({})",
+        observed.at.0,
+        observed.state,
+        observed.complete,
+        observed.decision,
+        observed.spans.len(),
+        names.join(", ")
+    )
+}

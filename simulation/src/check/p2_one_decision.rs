@@ -1,0 +1,51 @@
+//! P2: one current decision per trace within the horizon; it changes only from drop to keep; a trace with an
+//! acknowledged error span is kept. A drop may be decided again as a drop: the newer record names the late spans.
+//!
+//! Not verified: that a healthy trace is dropped (a limiter or an early decision may keep it), recomputation of the
+//! verdict from its recorded inputs, and policies other than the ones of the plan.
+
+use spandrel_model::search::TraceState;
+use spandrel_model::verdict::Verdict;
+
+use super::{Observation, Phase};
+use crate::model::{Seen, TraceRecord};
+
+pub(crate) fn check(
+    before: &TraceRecord,
+    after: &TraceRecord,
+    observed: &Observation,
+    phase: Phase,
+) -> Result<(), String> {
+    if let Some(seen) = &before.seen {
+        unchanged(seen, observed)?;
+    }
+    if phase == Phase::Running || !after.is_acked() {
+        return Ok(());
+    }
+    match observed.state {
+        Some(TraceState::Open) => Err("it is still open".to_owned()),
+        Some(TraceState::Kept) => Ok(()),
+        _ if after.has_acked_error() => Err("it has an error span and is not kept".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+fn unchanged(seen: &Seen, observed: &Observation) -> Result<(), String> {
+    let decision = observed.decision.as_ref();
+    let verdict = decision.map(|decision| decision.verdict);
+    match seen.verdict {
+        Verdict::Keep if observed.state != Some(TraceState::Kept) => {
+            Err("it was kept and is not any more".to_owned())
+        }
+        Verdict::Keep if decision.is_some_and(|decision| decision.decided_at != seen.decided_at) => {
+            Err("it was kept and is decided a second time".to_owned())
+        }
+        // What the journal no longer holds may be decided anew.
+        Verdict::Drop if observed.at >= seen.until => Ok(()),
+        Verdict::Drop if verdict.is_none() => Err("it was dropped and has no decision any more".to_owned()),
+        Verdict::Drop if decision.is_some_and(|decision| decision.decided_at < seen.decided_at) => {
+            Err("it was dropped and shows an older decision".to_owned())
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,104 @@
+//! A client: sends its queue in order, tries again what was refused, and knows what was acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::RngExt;
+use spandrel_model::error::ErrorClass;
+use spandrel_model::ports::{Ingest, Query};
+
+use crate::check::{violation, visible_once_acknowledged};
+use crate::limits::MAX_TRIES;
+use crate::workload::Request;
+use crate::world::World;
+
+pub(crate) struct Client {
+    pub(crate) world: Arc<World>,
+    pub(crate) number: usize,
+    pub(crate) ingest: Arc<dyn Ingest>,
+    pub(crate) query: Arc<dyn Query>,
+}
+
+impl Client {
+    /// Sends until the queue is empty.
+    pub(crate) async fn run(self) {
+        let mut tries = 0;
+        loop {
+            let next = self.world.queues().get(self.number).and_then(|queue| queue.front().cloned());
+            let Some(request) = next else { return };
+            let wait_ms = request.at_ms.saturating_sub(self.world.elapsed_ms());
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            match self.send(&request).await {
+                Ok(()) => {
+                    self.done();
+                    tries = 0;
+                    if let Err(found) = visible_once_acknowledged(&self.world, &self.query, &request).await {
+                        self.world.violate(found);
+                    }
+                }
+                Err(after_ms) => {
+                    tries += 1;
+                    let gives_up = tries >= MAX_TRIES || self.world.client_random().random_bool(0.02);
+                    if gives_up {
+                        self.world.note(format!("client {} gives up a request", self.number));
+                        self.done();
+                        tries = 0;
+                    }
+                    tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                }
+            }
+        }
+    }
+
+    fn done(&self) {
+        if let Some(queue) = self.world.queues().get_mut(self.number) {
+            queue.pop_front();
+        }
+    }
+
+    /// Milliseconds after which to try again, when it was refused.
+    async fn send(&self, request: &Request) -> Result<(), u64> {
+        let world = &self.world;
+        {
+            let mut traces = world.traces();
+            for (trace, fingerprint) in &request.spans {
+                if let Some(span) = traces[*trace].spans.get_mut(fingerprint) {
+                    span.sent = true;
+                }
+            }
+        }
+        let result = match self.ingest.admit(&request.tenant, request.bytes.len() as u64) {
+            Ok(credit) => self.ingest.export(&request.tenant, request.bytes.clone(), credit).await,
+            Err(refused) => Err(refused),
+        };
+        let (client, spans) = (self.number, request.spans.len());
+        match result {
+            Ok(outcome) => {
+                world.note(format!("client {client}: {} of {spans} spans acknowledged", outcome.accepted));
+                if outcome.accepted != spans as u64 {
+                    let problem = format!("{} of {spans} good spans accepted: {}", outcome.accepted, outcome.message);
+                    world.violate(violation("answer", problem));
+                }
+                let now = world.now();
+                let mut traces = world.traces();
+                for (trace, fingerprint) in &request.spans {
+                    if let Some(span) = traces[*trace].spans.get_mut(fingerprint) {
+                        span.acked_at.get_or_insert(now);
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                world.note(format!("client {client}: {spans} spans refused: {error}"));
+                let may_retry = matches!(error.class, ErrorClass::Unavailable | ErrorClass::OverLimit);
+                match error.retry_after_ms {
+                    Some(after_ms) if may_retry => Err(after_ms),
+                    _ => {
+                        world.violate(violation("answer", format!("{:?} for good spans: {error}", error.class)));
+                        Err(1_000)
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Virtual time: tokio's paused clock within a life of the node, going on where the last life ended.
+
+use std::sync::{Mutex, PoisonError};
+
+use spandrel_actors::Clock;
+use spandrel_model::ids::UnixNanos;
+use tokio::time::Instant;
+
+use crate::limits::EPOCH_SECONDS;
+use crate::overrides::set_elapsed_nanos;
+
+pub(crate) struct SimulatedClock {
+    life: Mutex<Life>,
+}
+
+struct Life {
+    /// Nanoseconds of all earlier lives and of the pauses between them.
+    before_nanos: u64,
+    /// tokio's instant at which this life began; `None` between two lives.
+    began: Option<Instant>,
+}
+
+impl SimulatedClock {
+    pub(crate) fn new() -> Self {
+        let life = Life {
+            before_nanos: 0,
+            began: None,
+        };
+        Self {
+            life: Mutex::new(life),
+        }
+    }
+
+    /// Nanoseconds since the simulation's beginning.
+    pub(crate) fn elapsed_nanos(&self) -> u64 {
+        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = life.began.map_or(0, |began| Instant::now().duration_since(began).as_nanos());
+        life.before_nanos + u64::try_from(within).unwrap_or(u64::MAX)
+    }
+
+    /// A life begins; call within its runtime.
+    pub(crate) fn begin_life(&self) {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner).began = Some(Instant::now());
+    }
+
+    /// A life has ended at `elapsed_nanos`; the next one begins `pause_nanos` later.
+    pub(crate) fn end_life(&self, elapsed_nanos: u64, pause_nanos: u64) {
+        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        life.before_nanos = elapsed_nanos + pause_nanos;
+        life.began = None;
+        set_elapsed_nanos(life.before_nanos);
+    }
+
+    /// Lets the C library's clock follow. Called before each task is polled.
+    pub(crate) fn publish(&self) {
+        set_elapsed_nanos(self.elapsed_nanos());
+    }
+}
+
+impl Clock for SimulatedClock {
+    fn now(&self) -> UnixNanos {
+        UnixNanos(EPOCH_SECONDS * UnixNanos::PER_SECOND).plus(self.elapsed_nanos())
+    }
+}

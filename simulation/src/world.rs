@@ -1,0 +1,91 @@
+//! What outlives the lives of the node: the disk, the clock, the clients' queues and the truth.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rand_chacha::ChaCha8Rng;
+use spandrel_actors::Clock;
+use spandrel_model::ids::{TenantId, UnixNanos};
+use spandrel_storage::disk::SimulatedDisk;
+use tokio::sync::Notify;
+
+use crate::check::Violation;
+use crate::clock::SimulatedClock;
+use crate::events::{EventLog, Printing};
+use crate::model::TraceRecord;
+use crate::plan::Plan;
+use crate::random::{Stream, stream};
+use crate::workload::{Request, Workload};
+
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) clock: Arc<SimulatedClock>,
+    pub(crate) log: Arc<EventLog>,
+    pub(crate) disk: SimulatedDisk,
+    pub(crate) tenants: Vec<TenantId>,
+    traces: Mutex<Vec<TraceRecord>>,
+    queues: Mutex<Vec<VecDeque<Request>>>,
+    clients: Mutex<ChaCha8Rng>,
+    violation: Mutex<Option<Violation>>,
+    /// Told when a violation was found.
+    pub(crate) stopped: Notify,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan, printing: Printing) -> Arc<Self> {
+        use rand::Rng;
+        let workload = Workload::of(&plan);
+        let disk_seed = stream(plan.seed, Stream::Disk).next_u64();
+        Arc::new(Self {
+            clock: Arc::new(SimulatedClock::new()),
+            log: Arc::new(EventLog::new(printing)),
+            disk: SimulatedDisk::new(disk_seed),
+            tenants: workload.tenants,
+            traces: Mutex::new(workload.traces),
+            queues: Mutex::new(workload.queues),
+            clients: Mutex::new(stream(plan.seed, Stream::Clients)),
+            violation: Mutex::new(None),
+            stopped: Notify::new(),
+            plan,
+        })
+    }
+
+    pub(crate) fn now(&self) -> UnixNanos {
+        self.clock.now()
+    }
+
+    pub(crate) fn elapsed_ms(&self) -> u64 {
+        self.clock.elapsed_nanos() / UnixNanos::PER_MILLI
+    }
+
+    pub(crate) fn note(&self, event: impl Into<String>) {
+        self.log.note(self.clock.elapsed_nanos(), event.into());
+    }
+
+    pub(crate) fn traces(&self) -> MutexGuard<'_, Vec<TraceRecord>> {
+        lock(&self.traces)
+    }
+
+    pub(crate) fn queues(&self) -> MutexGuard<'_, Vec<VecDeque<Request>>> {
+        lock(&self.queues)
+    }
+
+    pub(crate) fn client_random(&self) -> MutexGuard<'_, ChaCha8Rng> {
+        lock(&self.clients)
+    }
+
+    /// Records the first violation and ends the run.
+    pub(crate) fn violate(&self, violation: Violation) {
+        self.note(format!("VIOLATION {violation}"));
+        lock(&self.violation).get_or_insert(violation);
+        self.stopped.notify_one();
+    }
+
+    pub(crate) fn violation(&self) -> Option<Violation> {
+        lock(&self.violation).clone()
+    }
+}
