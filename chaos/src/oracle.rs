@@ -197,10 +197,14 @@ pub fn judge_traces(
     history.traces().flat_map(judge).collect()
 }
 
-/// Judges a search that every kept trace matches, paged to its end: it finds exactly those. `found` has the ids in
-/// the order in which they came. Call it when everything is decided, with answers for every trace that was sent.
+/// Judges searches of which every kept trace matches at least one, each paged to its end: together they find exactly
+/// those. Each of `searches` has the ids in the order in which they came. Call it when everything is decided, with
+/// answers for every trace that was sent.
 #[must_use]
-pub fn judge_search(answers: &BTreeMap<TraceId, Fetched>, found: &[TraceId]) -> Vec<Violation> {
+pub fn judge_searches(
+    answers: &BTreeMap<TraceId, Fetched>,
+    searches: &[Vec<TraceId>],
+) -> Vec<Violation> {
     let is_kept = |fetched: &Fetched| {
         let state = TraceState::Kept;
         matches!(fetched, Fetched::Found { state: at, .. } if *at == state)
@@ -210,16 +214,20 @@ pub fn judge_search(answers: &BTreeMap<TraceId, Fetched>, found: &[TraceId]) -> 
         .filter(|(_, fetched)| is_kept(fetched))
         .map(|(id, _)| *id)
         .collect();
-    let mut seen = BTreeSet::new();
+    let mut found = BTreeSet::new();
     let mut violations = Vec::new();
-    for &trace in found {
-        if !seen.insert(trace) {
-            violations.push(Violation::FoundTwice { trace });
-        } else if !kept.contains(&trace) {
-            violations.push(Violation::FoundWrongly { trace });
+    for search in searches {
+        let mut seen = BTreeSet::new();
+        for &trace in search {
+            if !seen.insert(trace) {
+                violations.push(Violation::FoundTwice { trace });
+            } else if !kept.contains(&trace) {
+                violations.push(Violation::FoundWrongly { trace });
+            }
         }
+        found.extend(seen);
     }
-    let missing = kept.difference(&seen);
+    let missing = kept.difference(&found);
     violations.extend(missing.map(|&trace| Violation::NotSearchable { trace }));
     violations
 }
@@ -320,9 +328,9 @@ mod tests {
             (id(2), found(TraceState::Kept, &[1])),
             (id(3), found(TraceState::Dropped, &[1])),
         ]);
-        assert!(judge_search(&answers, &[id(2), id(1)]).is_empty());
+        assert!(judge_searches(&answers, &[vec![id(2)], vec![id(2), id(1)]]).is_empty());
         assert_eq!(
-            judge_search(&answers, &[id(1), id(1), id(3), id(4)]),
+            judge_searches(&answers, &[vec![id(1), id(1), id(3), id(4)]]),
             [
                 Violation::FoundTwice { trace: id(1) },
                 Violation::FoundWrongly { trace: id(3) },

@@ -13,10 +13,9 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use spandrel_model::ids::{SpanId, TraceId, UnixNanos};
 
-/// The service of every root span: a search for it finds every trace whose root arrived.
-pub const ROOT_SERVICE: &str = "chaos-front";
-/// Services of the other spans.
-const OTHER_SERVICES: [&str; 3] = ["chaos-cart", "chaos-stock", "chaos-mail"];
+/// All services: the first one has the roots. Every span belongs to one, so that searches for all of them find every
+/// trace.
+pub const SERVICES: [&str; 4] = ["chaos-front", "chaos-cart", "chaos-stock", "chaos-mail"];
 /// Requests after which a span that was held back is sent, at most.
 const LATE_REQUESTS: u64 = 12;
 
@@ -182,13 +181,8 @@ impl Workload {
         (start, duration): (UnixNanos, u64),
         failed: bool,
     ) -> Placed {
-        let service = match at {
-            0 => ROOT_SERVICE,
-            _ => OTHER_SERVICES
-                .get(at % OTHER_SERVICES.len())
-                .copied()
-                .unwrap_or(ROOT_SERVICE),
-        };
+        // A remainder by the length is an index.
+        let service = SERVICES[at % SERVICES.len()];
         // The root lasts the whole time, its children lie inside of it.
         let begin = start.plus(at as u64 * 1_000);
         let end = if at == 0 {
