@@ -19,6 +19,22 @@ pub const SERVICES: [&str; 4] = ["chaos-front", "chaos-cart", "chaos-stock", "ch
 /// Requests after which a span that was held back is sent, at most.
 const LATE_REQUESTS: u64 = 12;
 
+/// Text in attributes that makes a span larger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// None.
+    None,
+    /// One attribute of so many bytes that hardly compress.
+    Random(usize),
+    /// Attributes of the same text everywhere: cheap to make, and to compress.
+    Repeated {
+        /// How many.
+        attributes: usize,
+        /// Bytes of each.
+        bytes: usize,
+    },
+}
+
 /// What the requests are made of. Shares are from 0 to 1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkloadOptions {
@@ -36,8 +52,8 @@ pub struct WorkloadOptions {
     pub late: f64,
     /// Share of the requests that are sent again as they were.
     pub duplicates: f64,
-    /// Bytes of text that does not compress in an attribute of every span; 0 for none.
-    pub padding_bytes: usize,
+    /// What makes every span larger.
+    pub padding: Padding,
     /// Start of the first trace; each further one starts a millisecond later.
     pub start: UnixNanos,
 }
@@ -54,7 +70,7 @@ impl WorkloadOptions {
             slow: 0.1,
             late: 0.2,
             duplicates: 0.1,
-            padding_bytes: 0,
+            padding: Padding::None,
             start,
         }
     }
@@ -191,8 +207,13 @@ impl Workload {
             begin.plus(duration / 4)
         };
         let mut attributes = vec![text("http.route", format!("/chaos/{at}"))];
-        if self.options.padding_bytes > 0 {
-            attributes.push(text("chaos.padding", self.padding()));
+        match self.options.padding {
+            Padding::None => {}
+            Padding::Random(bytes) => attributes.push(text("chaos.padding", self.random_text(bytes))),
+            Padding::Repeated { attributes: count, bytes } => {
+                let padding = |number| text(&format!("chaos.padding.{number}"), "x".repeat(bytes));
+                attributes.extend((0..count).map(padding));
+            }
         }
         Placed {
             service,
@@ -221,10 +242,10 @@ impl Workload {
     }
 
     /// Letters and digits: six bits a byte, which no compression makes much smaller.
-    fn padding(&mut self) -> String {
+    fn random_text(&mut self, length: usize) -> String {
         const LETTERS: &[u8; 64] =
             b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-        let mut bytes = vec![0; self.options.padding_bytes];
+        let mut bytes = vec![0; length];
         self.random.fill_bytes(&mut bytes);
         let letter = |byte: u8| char::from(LETTERS[usize::from(byte & 63)]);
         bytes.into_iter().map(letter).collect()
