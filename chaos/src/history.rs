@@ -77,7 +77,10 @@ impl History {
         for SentSpan { trace, .. } in &export.spans {
             let trace = self.traces.get(trace);
             let holds = trace.is_some_and(|trace| trace.acknowledged.is_subset(&trace.sent));
-            debug_assert!(holds, "a span was acknowledged that was never noted as sent");
+            debug_assert!(
+                holds,
+                "a span was acknowledged that was never noted as sent"
+            );
         }
     }
 }

@@ -205,7 +205,9 @@ impl NodeProcess {
     pub fn anonymous_bytes(&self) -> anyhow::Result<u64> {
         let id = self.child.as_ref().context("the node does not run")?.id();
         let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let kib = line.context("no RssAnon")?.trim().trim_end_matches(" kB");
         Ok(kib.parse::<u64>()? * 1024)
     }

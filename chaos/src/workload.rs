@@ -209,8 +209,13 @@ impl Workload {
         let mut attributes = vec![text("http.route", format!("/chaos/{at}"))];
         match self.options.padding {
             Padding::None => {}
-            Padding::Random(bytes) => attributes.push(text("chaos.padding", self.random_text(bytes))),
-            Padding::Repeated { attributes: count, bytes } => {
+            Padding::Random(bytes) => {
+                attributes.push(text("chaos.padding", self.random_text(bytes)))
+            }
+            Padding::Repeated {
+                attributes: count,
+                bytes,
+            } => {
                 let padding = |number| text(&format!("chaos.padding.{number}"), "x".repeat(bytes));
                 attributes.extend((0..count).map(padding));
             }

@@ -23,11 +23,11 @@ const SEED: u64 = 0x5eed_0001;
 const LIVES: u32 = 5;
 const CONNECTIONS: u64 = 4;
 /// Requests that are acknowledged in a short life before the kill, by all connections together.
-const REQUESTS_OF_A_LIFE: std::ops::Range<usize> = 5..150;
+const REQUESTS_OF_A_LIFE: std::ops::Range<usize> = 5..120;
 /// Traces that are decided in a long life before the kill: it dies among verdicts, late spans and pages.
 const DECIDED_IN_A_LIFE: std::ops::Range<u32> = 1..400;
 /// Pause of a connection between two requests: the traces of a long life stay few enough to fetch each of them.
-const PAUSE: Duration = Duration::from_millis(25);
+const PAUSE: Duration = Duration::from_millis(40);
 /// Decisions fall into the test; healthy traces are dropped or kept by their id, so that both kinds exist.
 const POLICY: &str = "
 decision: {idle: 1s, max_age: 5s}
@@ -101,7 +101,11 @@ fn now() -> UnixNanos {
 }
 
 fn assert_none(what: &str, violations: &[Violation]) {
-    let shown: Vec<String> = violations.iter().take(20).map(ToString::to_string).collect();
+    let shown: Vec<String> = violations
+        .iter()
+        .take(20)
+        .map(ToString::to_string)
+        .collect();
     assert!(
         violations.is_empty(),
         "{what}: {} violations, seed {}:\n{}",
@@ -134,7 +138,8 @@ impl Moment {
             Self::Acknowledged(enough) => acknowledged.load(Ordering::Relaxed) >= *enough,
             Self::Decided(enough) => {
                 let metrics = Metrics::read(node.ports().http).await.unwrap();
-                metrics.sum("spandrel_traces_decided_total", "trigger=\"idle\"") >= f64::from(*enough)
+                metrics.sum("spandrel_traces_decided_total", "trigger=\"idle\"")
+                    >= f64::from(*enough)
             }
         }
     }
@@ -181,7 +186,9 @@ async fn check_search(client: &Client, history: &History, start: UnixNanos) {
 async fn acknowledged_spans_survive_kill_minus_nine() {
     // given: a node, and four clients that outlive it
     let start = now();
-    let mut node = NodeProcess::start(&["--memory=256MiB"], Some(POLICY)).await.unwrap();
+    let mut node = NodeProcess::start(&["--memory=256MiB"], Some(POLICY))
+        .await
+        .unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(seed());
     let mut connections: Vec<Connection> = (0..CONNECTIONS)
         .map(|number| Connection::new(number, start))

@@ -30,7 +30,9 @@ fn span_ids(parts: &[ResourceSpans]) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn tempo_paths_answer_with_the_trace() {
     // given: a request whose traces are all in it
-    let node = NodeProcess::start(&["--memory=256MiB"], None).await.unwrap();
+    let node = NodeProcess::start(&["--memory=256MiB"], None)
+        .await
+        .unwrap();
     let mut options = WorkloadOptions::mixed(UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND));
     options.late = 0.0;
     let export = Workload::new(1, options).next_export();
@@ -52,9 +54,15 @@ async fn tempo_paths_answer_with_the_trace() {
 
     // when, then: version 2 as protobuf, with the parameters that Grafana adds
     let path = format!("/api/v2/traces/{trace}?start=1&end=2");
-    let answer = http::get(addr, &path, "application/protobuf").await.unwrap();
+    let answer = http::get(addr, &path, "application/protobuf")
+        .await
+        .unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(answer.headers.contains("content-type: application/protobuf"));
+    assert!(
+        answer
+            .headers
+            .contains("content-type: application/protobuf")
+    );
     let decoded = TraceByIdResponse::decode(answer.body.as_slice()).unwrap();
     assert_eq!(decoded.status, 0);
     assert_eq!(span_ids(&decoded.trace.unwrap().resource_spans), expected);
@@ -70,5 +78,8 @@ async fn tempo_paths_answer_with_the_trace() {
     // when, then: a trace that nobody sent
     let path = "/api/traces/0123456789abcdef0123456789abcdef";
     let answer = http::get(addr, path, "application/json").await.unwrap();
-    assert_eq!((answer.status, answer.text().as_str()), (404, "trace not found"));
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (404, "trace not found")
+    );
 }

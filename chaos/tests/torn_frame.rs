@@ -28,7 +28,13 @@ fn newest_slice(data_dir: &Path) -> PathBuf {
     let mut slices: Vec<PathBuf> = fs::read_dir(data_dir.join("journal"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("slice-"))
+        .filter(|path| {
+            path.file_name()
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("slice-")
+        })
         .filter(|path| path.metadata().unwrap().len() > 1 << 20)
         .collect();
     slices.sort();
@@ -39,7 +45,11 @@ fn newest_slice(data_dir: &Path) -> PathBuf {
 fn flip_a_byte(path: &Path) -> usize {
     let mut bytes = fs::read(path).unwrap();
     let (from, to) = (bytes.len() / 3, bytes.len() / 3 * 2);
-    let dense = |window: &&[u8]| !window.windows(16).any(|run| run.iter().all(|byte| *byte == 0));
+    let dense = |window: &&[u8]| {
+        !window
+            .windows(16)
+            .any(|run| run.iter().all(|byte| *byte == 0))
+    };
     let at = (from..to)
         .step_by(4096)
         .find(|&at| bytes.get(at..at + 4096).as_ref().is_some_and(dense))
@@ -53,7 +63,9 @@ fn flip_a_byte(path: &Path) -> usize {
 #[tokio::test]
 async fn a_flipped_byte_costs_one_frame_and_is_reported() {
     // given: a journal full of open traces, closed in order
-    let mut node = NodeProcess::start(&["--memory=256MiB"], Some(POLICY)).await.unwrap();
+    let mut node = NodeProcess::start(&["--memory=256MiB"], Some(POLICY))
+        .await
+        .unwrap();
     let mut options = WorkloadOptions::mixed(UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND));
     options.errors = 0.0;
     options.padding = Padding::Random(PADDING_BYTES);
@@ -94,6 +106,12 @@ async fn a_flipped_byte_costs_one_frame_and_is_reported() {
         })
         .sum();
     eprintln!("{lost} of {} spans lost", history.acknowledged_spans());
-    assert!(lost > 0, "the byte was none of a frame: the test proves nothing");
-    assert!(lost * PADDING_BYTES <= MAX_LOST_BYTES, "{lost} spans are lost");
+    assert!(
+        lost > 0,
+        "the byte was none of a frame: the test proves nothing"
+    );
+    assert!(
+        lost * PADDING_BYTES <= MAX_LOST_BYTES,
+        "{lost} spans are lost"
+    );
 }
