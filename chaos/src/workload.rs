@@ -351,8 +351,8 @@ mod tests {
         let late = requests.iter().any(|export| {
             let traces: BTreeSet<_> = export.spans.iter().map(|span| span.trace).collect();
             let spans: BTreeSet<_> = export.spans.iter().map(|span| span.span).collect();
-            let again = traces.iter().any(|trace| seen.contains(&trace.0.to_vec()));
-            let new = !spans.iter().any(|span| seen.contains(&span.0.to_vec()));
+            let again = traces.iter().any(|trace| seen.contains(trace.0.as_slice()));
+            let new = !spans.iter().any(|span| seen.contains(span.0.as_slice()));
             seen.extend(traces.iter().map(|trace| trace.0.to_vec()));
             seen.extend(spans.iter().map(|span| span.0.to_vec()));
             again && new

@@ -2,6 +2,9 @@
 //! acknowledged is there afterwards, errors are kept, nothing appears that was not sent, and a search finds what is
 //! kept, also after the index was deleted.
 
+// Helpers of a test are tests too; clippy.toml's exception covers only the functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,8 @@
 //! What Grafana's Tempo data source asks, from the real process.
 
+// Helpers of a test are tests too; clippy.toml's exception covers only the functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, TracesData};
 use prost::Message;
 use spandrel_chaos::http;

@@ -1,5 +1,8 @@
 //! A byte of the journal turns while the node is down: the node starts, says so, and serves everything else.
 
+// Helpers of a test are tests too; clippy.toml's exception covers only the functions marked as such.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
