@@ -24,7 +24,11 @@ impl Client {
     pub(crate) async fn run(self) {
         let mut tries = 0;
         loop {
-            let next = self.world.queues().get(self.number).and_then(|queue| queue.front().cloned());
+            let next = self
+                .world
+                .queues()
+                .get(self.number)
+                .and_then(|queue| queue.front().cloned());
             let Some(request) = next else { return };
             let wait_ms = request.at_ms.saturating_sub(self.world.elapsed_ms());
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
@@ -32,15 +36,19 @@ impl Client {
                 Ok(()) => {
                     self.done();
                     tries = 0;
-                    if let Err(found) = visible_once_acknowledged(&self.world, &self.query, &request).await {
+                    if let Err(found) =
+                        visible_once_acknowledged(&self.world, &self.query, &request).await
+                    {
                         self.world.violate(found);
                     }
                 }
                 Err(after_ms) => {
                     tries += 1;
-                    let gives_up = tries >= MAX_TRIES || self.world.client_random().random_bool(0.02);
+                    let gives_up =
+                        tries >= MAX_TRIES || self.world.client_random().random_bool(0.02);
                     if gives_up {
-                        self.world.note(format!("client {} gives up a request", self.number));
+                        self.world
+                            .note(format!("client {} gives up a request", self.number));
                         self.done();
                         tries = 0;
                     }
@@ -67,16 +75,29 @@ impl Client {
                 }
             }
         }
-        let result = match self.ingest.admit(&request.tenant, request.bytes.len() as u64) {
-            Ok(credit) => self.ingest.export(&request.tenant, request.bytes.clone(), credit).await,
+        let result = match self
+            .ingest
+            .admit(&request.tenant, request.bytes.len() as u64)
+        {
+            Ok(credit) => {
+                self.ingest
+                    .export(&request.tenant, request.bytes.clone(), credit)
+                    .await
+            }
             Err(refused) => Err(refused),
         };
         let (client, spans) = (self.number, request.spans.len());
         match result {
             Ok(outcome) => {
-                world.note(format!("client {client}: {} of {spans} spans acknowledged", outcome.accepted));
+                world.note(format!(
+                    "client {client}: {} of {spans} spans acknowledged",
+                    outcome.accepted
+                ));
                 if outcome.accepted != spans as u64 {
-                    let problem = format!("{} of {spans} good spans accepted: {}", outcome.accepted, outcome.message);
+                    let problem = format!(
+                        "{} of {spans} good spans accepted: {}",
+                        outcome.accepted, outcome.message
+                    );
                     world.violate(violation("answer", problem));
                 }
                 let now = world.now();
@@ -90,11 +111,15 @@ impl Client {
             }
             Err(error) => {
                 world.note(format!("client {client}: {spans} spans refused: {error}"));
-                let may_retry = matches!(error.class, ErrorClass::Unavailable | ErrorClass::OverLimit);
+                let may_retry =
+                    matches!(error.class, ErrorClass::Unavailable | ErrorClass::OverLimit);
                 match error.retry_after_ms {
                     Some(after_ms) if may_retry => Err(after_ms),
                     _ => {
-                        world.violate(violation("answer", format!("{:?} for good spans: {error}", error.class)));
+                        world.violate(violation(
+                            "answer",
+                            format!("{:?} for good spans: {error}", error.class),
+                        ));
                         Err(1_000)
                     }
                 }

@@ -34,13 +34,18 @@ impl SimulatedClock {
     /// Nanoseconds since the simulation's beginning.
     pub(crate) fn elapsed_nanos(&self) -> u64 {
         let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = life.began.map_or(0, |began| Instant::now().duration_since(began).as_nanos());
+        let within = life
+            .began
+            .map_or(0, |began| Instant::now().duration_since(began).as_nanos());
         life.before_nanos + u64::try_from(within).unwrap_or(u64::MAX)
     }
 
     /// A life begins; call within its runtime.
     pub(crate) fn begin_life(&self) {
-        self.life.lock().unwrap_or_else(PoisonError::into_inner).began = Some(Instant::now());
+        self.life
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .began = Some(Instant::now());
     }
 
     /// A life has ended at `elapsed_nanos`; the next one begins `pause_nanos` later.

@@ -44,7 +44,9 @@ struct LifeShared {
 
 impl std::fmt::Debug for LifeShared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LifeShared").field("dead", &self.dead).finish_non_exhaustive()
+        f.debug_struct("LifeShared")
+            .field("dead", &self.dead)
+            .finish_non_exhaustive()
     }
 }
 
@@ -117,7 +119,14 @@ impl LifeShared {
         let [first, second, third] = detail.map(u64::to_le_bytes);
         let outcome = [u8::from(result.is_ok())];
         let path_bytes = path.as_os_str().as_encoded_bytes();
-        let parts: [&[u8]; 6] = [what.as_bytes(), path_bytes, &first, &second, &third, &outcome];
+        let parts: [&[u8]; 6] = [
+            what.as_bytes(),
+            path_bytes,
+            &first,
+            &second,
+            &third,
+            &outcome,
+        ];
         self.log.fold(self.clock.elapsed_nanos(), &parts);
         if result.is_err() {
             self.notice();
@@ -147,7 +156,11 @@ impl LifeShared {
         self.canary == Some(Canary::JournalSyncsLie) && in_journal
     }
 
-    fn handle(self: &Arc<Self>, path: &Path, file: Box<dyn StorageBackend>) -> Box<dyn StorageBackend> {
+    fn handle(
+        self: &Arc<Self>,
+        path: &Path,
+        file: Box<dyn StorageBackend>,
+    ) -> Box<dyn StorageBackend> {
         Box::new(Handle {
             shared: Arc::clone(self),
             path: path.to_owned(),
@@ -180,12 +193,15 @@ impl StorageBackend for Handle {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.shared.change("length", &self.path, [len, 0, 0], || self.file.set_len(len))
+        self.shared
+            .change("length", &self.path, [len, 0, 0], || self.file.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
         self.shared.alive()?;
-        if self.shared.lies(&self.path) && self.honest_syncs.fetch_add(1, Ordering::Relaxed) >= CREATION_SYNCS {
+        if self.shared.lies(&self.path)
+            && self.honest_syncs.fetch_add(1, Ordering::Relaxed) >= CREATION_SYNCS
+        {
             return Ok(());
         }
         self.shared.sync(&self.path, || self.file.sync_data())
@@ -193,7 +209,9 @@ impl StorageBackend for Handle {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let detail = [offset, data.len() as u64, xxh3_64(data)];
-        self.shared.change("write", &self.path, detail, || self.file.write(offset, data))
+        self.shared.change("write", &self.path, detail, || {
+            self.file.write(offset, data)
+        })
     }
 }
 
@@ -219,7 +237,9 @@ impl Disk for LifeDisk {
         let shared = &self.shared;
         let detail = [bytes.len() as u64, xxh3_64(bytes), 0];
         shared.sync(path, || {
-            shared.change("replace", path, detail, || shared.inner.write_atomically(path, bytes))
+            shared.change("replace", path, detail, || {
+                shared.inner.write_atomically(path, bytes)
+            })
         })
     }
 
@@ -240,12 +260,16 @@ impl Disk for LifeDisk {
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         let shared = &self.shared;
-        shared.change("remove all", path, [0; 3], || shared.inner.remove_dir_all(path))
+        shared.change("remove all", path, [0; 3], || {
+            shared.inner.remove_dir_all(path)
+        })
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
         let shared = &self.shared;
-        shared.change("directory", path, [0; 3], || shared.inner.create_dir_all(path))
+        shared.change("directory", path, [0; 3], || {
+            shared.inner.create_dir_all(path)
+        })
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {

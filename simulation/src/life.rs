@@ -16,7 +16,8 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::sync::Notify;
 
 use crate::check::{
-    Phase, Violation, check_all, check_trace, credit_within_pool, halts_after_failed_sync, search_is_exact, violation,
+    Phase, Violation, check_all, check_trace, credit_within_pool, halts_after_failed_sync,
+    search_is_exact, violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
@@ -64,7 +65,10 @@ struct Signals {
 
 impl Signals {
     fn struck(&self) -> Option<Struck> {
-        self.struck.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.struck
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn has_struck(&self) -> bool {
@@ -117,7 +121,13 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
     let loses_power = match (ending, purpose) {
         (End::PowerLoss, _) => true,
         (End::FailedSync, Purpose::Faulty(plan)) => {
-            matches!(plan.fault, Fault::FailedSync { then_power: true, .. })
+            matches!(
+                plan.fault,
+                Fault::FailedSync {
+                    then_power: true,
+                    ..
+                }
+            )
         }
         (End::Planned, Purpose::Settling) => true,
         _ => false,
@@ -125,8 +135,12 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
     if loses_power {
         world.disk.power_loss();
     }
-    world.clock.end_life(ended_at, pause_ms * UnixNanos::PER_MILLI);
-    world.note(format!("life {number} ended: {ending:?}, power lost: {loses_power}"));
+    world
+        .clock
+        .end_life(ended_at, pause_ms * UnixNanos::PER_MILLI);
+    world.note(format!(
+        "life {number} ended: {ending:?}, power lost: {loses_power}"
+    ));
     ending
 }
 
@@ -174,7 +188,10 @@ async fn ending(world: &Arc<World>, signals: &Signals) -> End {
             }
         }
         None => {
-            world.violate(violation("halt", "the node stopped itself though no fault had struck"));
+            world.violate(violation(
+                "halt",
+                "the node stopped itself though no fault had struck",
+            ));
             End::Violated
         }
     }
@@ -200,12 +217,16 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
     let searches = !matches!(purpose, Purpose::Faulty(_));
     NodeOptions {
         data_dir: data_dir(),
-        credit_bytes: if searches { SEARCHING_CREDIT_BYTES } else { plan.credit_bytes },
+        credit_bytes: if searches {
+            SEARCHING_CREDIT_BYTES
+        } else {
+            plan.credit_bytes
+        },
         frame_cache_bytes: 1 << 20,
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: plan.window_seconds,
         journal_max_bytes: 1 << 40,
-        disk_reserve_bytes: 1 << 20,
+        disk_reserve_bytes: Some(1 << 20),
         bucket_nanos: plan.bucket_seconds * UnixNanos::PER_SECOND,
         require_tenant: false,
         seed: ClusterSeed {
@@ -227,7 +248,12 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
 }
 
 /// The node and its clients, until the life ends by plan.
-async fn live(world: Arc<World>, disk: LifeDisk, signals: Arc<Signals>, purpose: Purpose) -> Result<(), Violation> {
+async fn live(
+    world: Arc<World>,
+    disk: LifeDisk,
+    signals: Arc<Signals>,
+    purpose: Purpose,
+) -> Result<(), Violation> {
     let fault = match purpose {
         Purpose::Faulty(plan) => Some(plan.fault),
         Purpose::Settling | Purpose::Checking => None,
@@ -244,13 +270,28 @@ async fn live(world: Arc<World>, disk: LifeDisk, signals: Arc<Signals>, purpose:
         }
     };
     let recovery = node.recovery;
-    world.note(format!("started: {} frames, {} spans replayed", recovery.frames, recovery.spans));
+    world.note(format!(
+        "started: {} frames, {} spans replayed",
+        recovery.frames, recovery.spans
+    ));
     if recovery.corrupt_frames > 0 {
-        return Err(violation("P1", format!("{} frames are corrupt", recovery.corrupt_frames)));
+        return Err(violation(
+            "P1",
+            format!("{} frames are corrupt", recovery.corrupt_frames),
+        ));
     }
     create_tenants(&world, &node).await?;
     let query = node.query();
-    check_all(&world, &query, if purpose == Purpose::Checking { Phase::Settled } else { Phase::Running }).await?;
+    check_all(
+        &world,
+        &query,
+        if purpose == Purpose::Checking {
+            Phase::Settled
+        } else {
+            Phase::Running
+        },
+    )
+    .await?;
     match fault {
         Some(Fault::PowerAfter(operations)) => disk.fail_power_after(operations),
         Some(Fault::FailedSync { syncs, .. }) => disk.fail_sync(syncs),
@@ -281,7 +322,11 @@ async fn live(world: Arc<World>, disk: LifeDisk, signals: Arc<Signals>, purpose:
 async fn create_tenants(world: &World, node: &Node) -> Result<(), Violation> {
     let admin = node.admin();
     let known = admin.tenants().await;
-    for tenant in world.tenants.iter().filter(|tenant| !known.contains(tenant)) {
+    for tenant in world
+        .tenants
+        .iter()
+        .filter(|tenant| !known.contains(tenant))
+    {
         let created = admin.create_tenant(tenant.clone()).await;
         created.map_err(|error| violation("answer", format!("tenant {tenant}: {error}")))?;
     }

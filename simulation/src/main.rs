@@ -38,7 +38,11 @@ enum Action {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Action::Replay { seed, events, canary } => Ok(replay(seed, events, canary)),
+        Action::Replay {
+            seed,
+            events,
+            canary,
+        } => Ok(replay(seed, events, canary)),
         Action::Soak { seeds, from } => soak(from, seeds),
     }
 }
@@ -50,7 +54,11 @@ fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
         .with_writer(std::io::stderr)
         .init();
     let plan = Plan::of(seed);
-    let plan = if canary { plan.with_canary(Canary::JournalSyncsLie) } else { plan };
+    let plan = if canary {
+        plan.with_canary(Canary::JournalSyncsLie)
+    } else {
+        plan
+    };
     println!("{plan:?}");
     let outcome = run_seed(plan, events);
     println!(
@@ -63,7 +71,10 @@ fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
         None => "ok",
         Some(violation) => {
             if !events {
-                outcome.last_events.iter().for_each(|event| println!("{event}"));
+                outcome
+                    .last_events
+                    .iter()
+                    .for_each(|event| println!("{event}"));
             }
             println!("broken: {violation}");
             let canary = if canary { " --canary" } else { "" };
@@ -72,16 +83,25 @@ fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
         }
     };
     println!("seed {seed}: {word}, hash {:016x}", outcome.hash);
-    if outcome.violation.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if outcome.violation.is_some() {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn soak(from: u64, seeds: u64) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?;
     let mut failed = Vec::new();
     for seed in from..from.saturating_add(seeds) {
-        let output = Command::new(&program).args(["replay", &seed.to_string()]).output()?;
+        let output = Command::new(&program)
+            .args(["replay", &seed.to_string()])
+            .output()?;
         let text = String::from_utf8_lossy(&output.stdout);
-        for line in text.lines().filter(|line| line.starts_with("broken:") || line.starts_with("seed ")) {
+        for line in text
+            .lines()
+            .filter(|line| line.starts_with("broken:") || line.starts_with("seed "))
+        {
             println!("{line}");
         }
         if !output.status.success() {
@@ -89,5 +109,9 @@ fn soak(from: u64, seeds: u64) -> anyhow::Result<ExitCode> {
         }
     }
     println!("{seeds} seeds, {} failed: {failed:?}", failed.len());
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

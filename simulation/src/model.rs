@@ -47,7 +47,10 @@ pub(crate) struct TraceRecord {
 impl TraceRecord {
     /// Acknowledged spans that were acknowledged after `since`.
     pub(crate) fn acked_after(&self, since: UnixNanos) -> impl Iterator<Item = Fingerprint> + '_ {
-        let acked = self.spans.iter().filter(move |(_, span)| span.acked_at.is_some_and(|at| at > since));
+        let acked = self
+            .spans
+            .iter()
+            .filter(move |(_, span)| span.acked_at.is_some_and(|at| at > since));
         acked.map(|(fingerprint, _)| *fingerprint)
     }
 
@@ -56,7 +59,9 @@ impl TraceRecord {
     }
 
     pub(crate) fn has_acked_error(&self) -> bool {
-        self.spans.values().any(|span| span.is_error && span.acked_at.is_some())
+        self.spans
+            .values()
+            .any(|span| span.is_error && span.acked_at.is_some())
     }
 }
 
@@ -73,7 +78,12 @@ pub(crate) struct ReturnedSpan {
 pub(crate) fn returned_spans(bytes: &[u8]) -> Result<Vec<ReturnedSpan>, prost::DecodeError> {
     let data = TracesData::decode(bytes)?;
     let mut returned = Vec::new();
-    for ResourceSpans { resource, scope_spans, .. } in data.resource_spans {
+    for ResourceSpans {
+        resource,
+        scope_spans,
+        ..
+    } in data.resource_spans
+    {
         let resource = resource.unwrap_or_default();
         for ScopeSpans { scope, spans, .. } in scope_spans {
             let scope = scope.unwrap_or_default();
@@ -89,7 +99,11 @@ pub(crate) fn returned_spans(bytes: &[u8]) -> Result<Vec<ReturnedSpan>, prost::D
 }
 
 /// Everything of a span but the order of its attributes and its trace state, which a sampler completes.
-pub(crate) fn fingerprint(resource: &Resource, scope: &InstrumentationScope, mut span: Span) -> Fingerprint {
+pub(crate) fn fingerprint(
+    resource: &Resource,
+    scope: &InstrumentationScope,
+    mut span: Span,
+) -> Fingerprint {
     span.trace_state.clear();
     sort(&mut span.attributes);
     for event in &mut span.events {
@@ -109,8 +123,14 @@ fn sort(attributes: &mut [KeyValue]) {
 
 fn service_of(resource: &Resource) -> String {
     use opentelemetry_proto::tonic::common::v1::any_value::Value;
-    let found = resource.attributes.iter().find(|attribute| attribute.key == "service.name");
-    match found.and_then(|attribute| attribute.value.as_ref()).and_then(|value| value.value.as_ref()) {
+    let found = resource
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key == "service.name");
+    match found
+        .and_then(|attribute| attribute.value.as_ref())
+        .and_then(|value| value.value.as_ref())
+    {
         Some(Value::StringValue(name)) => name.clone(),
         _ => String::new(),
     }

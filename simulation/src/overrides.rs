@@ -38,7 +38,11 @@ pub(crate) fn install(seed: u64) {
     // On a fresh thread the first hasher draws its keys.
     drop(std::hash::RandomState::new());
     let drawn = RANDOM.with(|random| random.borrow().as_ref().map(ChaCha8Rng::get_word_pos));
-    assert_ne!(drawn, Some(0), "getrandom is not replaced, or the thread is not fresh");
+    assert_ne!(
+        drawn,
+        Some(0),
+        "getrandom is not replaced, or the thread is not fresh"
+    );
 }
 
 /// Sets the virtual clock of this thread: nanoseconds since the epoch of the simulation.
@@ -97,7 +101,11 @@ unsafe extern "C" fn getentropy(buffer: *mut c_void, len: usize) -> c_int {
     }
     // SAFETY: the caller's promise is the one that `getrandom` asks for. Up to 256 bytes come whole.
     let filled = unsafe { getrandom(buffer, len, 0) };
-    if usize::try_from(filled) == Ok(len) { 0 } else { -1 }
+    if usize::try_from(filled) == Ok(len) {
+        0
+    } else {
+        -1
+    }
 }
 
 /// The C library's `clock_gettime`.

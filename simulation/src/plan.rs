@@ -82,18 +82,32 @@ impl Plan {
         Self {
             seed,
             shards: 16,
-            policy: if random.random_bool(0.7) { PolicyChoice::ErrorsAndSlow } else { PolicyChoice::Default },
+            policy: if random.random_bool(0.7) {
+                PolicyChoice::ErrorsAndSlow
+            } else {
+                PolicyChoice::Default
+            },
             idle_ms: random.random_range(1_000..4_000),
             max_age_ms: random.random_range(8_000..20_000),
-            credit_bytes: if small_pool { random.random_range(80_000..400_000) } else { 32 << 20 },
+            credit_bytes: if small_pool {
+                random.random_range(80_000..400_000)
+            } else {
+                32 << 20
+            },
             bucket_seconds: random.random_range(20..120),
             window_seconds,
             tenants: random.random_range(1..3),
             traces: random.random_range(60..160),
             span_ms: random.random_range(20_000..60_000),
             clients: random.random_range(2..6),
-            lives: (0..random.random_range(1..5)).map(|_| life(&mut random)).collect(),
-            idle_seconds: if random.random_bool(0.4) { window_seconds + 400 } else { 5 },
+            lives: (0..random.random_range(1..5))
+                .map(|_| life(&mut random))
+                .collect(),
+            idle_seconds: if random.random_bool(0.4) {
+                window_seconds + 400
+            } else {
+                5
+            },
             loses_index: random.random_bool(0.5),
             canary: None,
         }
@@ -111,13 +125,18 @@ impl Plan {
 
     /// The policy file.
     pub(crate) fn policy_yaml(&self) -> String {
-        let times = format!("decision: {{idle: {}ms, max_age: {}ms}}\n", self.idle_ms, self.max_age_ms);
+        let times = format!(
+            "decision: {{idle: {}ms, max_age: {}ms}}\n",
+            self.idle_ms, self.max_age_ms
+        );
         match self.policy {
             PolicyChoice::Default => DEFAULT_POLICY.to_owned(),
-            PolicyChoice::ErrorsAndSlow => times
-                + "policies:\n\
+            PolicyChoice::ErrorsAndSlow => {
+                times
+                    + "policies:\n\
                    \x20 - {name: errors, type: status_code, status_codes: [ERROR]}\n\
-                   \x20 - {name: slow, type: latency, threshold_ms: 1000}\n",
+                   \x20 - {name: slow, type: latency, threshold_ms: 1000}\n"
+            }
         }
     }
 
@@ -159,7 +178,10 @@ mod tests {
         for seed in 0..50 {
             let plan = Plan::of(seed);
             PolicySet::parse(&plan.policy_yaml(), 1).unwrap();
-            assert!(plan.window_seconds * 1_000 > plan.quiet_ms() + 20_000, "seed {seed}");
+            assert!(
+                plan.window_seconds * 1_000 > plan.quiet_ms() + 20_000,
+                "seed {seed}"
+            );
         }
     }
 }

@@ -33,9 +33,15 @@ pub struct Outcome {
 /// Runs a plan. Do so once per process: some ids of dependencies are counted per process.
 #[must_use]
 pub fn run_seed(plan: Plan, print_events: bool) -> Outcome {
-    let printing = if print_events { Printing::All } else { Printing::Last };
+    let printing = if print_events {
+        Printing::All
+    } else {
+        Printing::Last
+    };
     let body = move || run(plan, printing);
-    let thread = std::thread::Builder::new().name("simulation".to_owned()).stack_size(STACK_BYTES);
+    let thread = std::thread::Builder::new()
+        .name("simulation".to_owned())
+        .stack_size(STACK_BYTES);
     let joined = thread.spawn(body).map(std::thread::JoinHandle::join);
     match joined {
         Ok(Ok(outcome)) => outcome,
@@ -96,9 +102,15 @@ fn lives(world: &Arc<World>) {
     if world.plan.loses_index {
         let index = data_dir().join("index");
         world.note("the index is deleted");
-        let removed = world.disk.remove_dir_all(&index).and_then(|()| world.disk.sync_dir(&index));
+        let removed = world
+            .disk
+            .remove_dir_all(&index)
+            .and_then(|()| world.disk.sync_dir(&index));
         if let Err(error) = removed {
-            world.violate(violation("start", format!("the index cannot be deleted: {error}")));
+            world.violate(violation(
+                "start",
+                format!("the index cannot be deleted: {error}"),
+            ));
             return;
         }
     }

@@ -72,7 +72,10 @@ struct Generator<'a> {
 impl Workload {
     pub(crate) fn of(plan: &Plan) -> Self {
         let names = ["default", "shop"];
-        let tenants = names.iter().take(plan.tenants).filter_map(|name| name.parse().ok());
+        let tenants = names
+            .iter()
+            .take(plan.tenants)
+            .filter_map(|name| name.parse().ok());
         let mut generator = Generator {
             random: stream(plan.seed, Stream::Workload),
             plan,
@@ -81,7 +84,11 @@ impl Workload {
             sent: (0..plan.clients).map(|_| Vec::new()).collect(),
         };
         for number in 0..plan.traces {
-            let kind = if number == 3 { Kind::Large } else { generator.kind() };
+            let kind = if number == 3 {
+                Kind::Large
+            } else {
+                generator.kind()
+            };
             generator.trace(kind);
         }
         generator.batches()
@@ -102,11 +109,18 @@ impl Generator<'_> {
 
     fn trace_id(&mut self, tenant: &TenantId) -> TraceId {
         let shared = self.random.random_bool(0.05);
-        let other = self.traces.iter().rev().find(|trace| trace.tenant != *tenant);
+        let other = self
+            .traces
+            .iter()
+            .rev()
+            .find(|trace| trace.tenant != *tenant);
         match other {
             Some(other)
                 if shared
-                    && !self.traces.iter().any(|t| t.tenant == *tenant && t.trace_id == other.trace_id) =>
+                    && !self
+                        .traces
+                        .iter()
+                        .any(|t| t.tenant == *tenant && t.trace_id == other.trace_id) =>
             {
                 other.trace_id
             }
@@ -141,12 +155,25 @@ impl Generator<'_> {
             let is_root = at == 0;
             let late = at + 1 == spans && matches!(kind, Kind::FailedLate | Kind::HealthyLate);
             let after_ms = self.random.random_range(0..200);
-            let length_ms = if is_root { slowest_ms } else { self.random.random_range(1..slowest_ms / 2) };
-            let fails = (kind == Kind::Failed && at == failed) || (kind == Kind::FailedLate && late);
+            let length_ms = if is_root {
+                slowest_ms
+            } else {
+                self.random.random_range(1..slowest_ms / 2)
+            };
+            let fails =
+                (kind == Kind::Failed && at == failed) || (kind == Kind::FailedLate && late);
             let span = Span {
                 trace_id: trace_id.0.to_vec(),
-                span_id: if is_root { root_id.clone() } else { self.span_id() },
-                parent_span_id: if is_root && kind != Kind::NoRoot { Vec::new() } else { root_id.clone() },
+                span_id: if is_root {
+                    root_id.clone()
+                } else {
+                    self.span_id()
+                },
+                parent_span_id: if is_root && kind != Kind::NoRoot {
+                    Vec::new()
+                } else {
+                    root_id.clone()
+                },
                 ..self.span(began_ms + after_ms, length_ms, fails)
             };
             let lateness_ms = match () {
@@ -163,8 +190,9 @@ impl Generator<'_> {
 
     /// Spans that are sent twice, and other spans of the same id.
     fn variations(&mut self, client: usize, trace: usize, at_ms: u64, mut span: Span) {
-        let peers: Vec<usize> =
-            (0..self.plan.clients).filter(|other| other % self.tenants.len() == client % self.tenants.len()).collect();
+        let peers: Vec<usize> = (0..self.plan.clients)
+            .filter(|other| other % self.tenants.len() == client % self.tenants.len())
+            .collect();
         let peer = peers[self.random.random_range(0..peers.len())];
         if self.random.random_bool(0.05) {
             let at_ms = at_ms + self.random.random_range(0..20_000);
@@ -208,7 +236,10 @@ impl Generator<'_> {
         let text = |value: String| Value::StringValue(value);
         let mut attributes = vec![
             attribute("http.route", text(format!("/api/v1/things/{number}"))),
-            attribute("http.response.status_code", Value::IntValue(if fails { 500 } else { 200 })),
+            attribute(
+                "http.response.status_code",
+                Value::IntValue(if fails { 500 } else { 200 }),
+            ),
         ];
         if self.random.random_bool(0.3) {
             let padding = self.random.random_range(1..1_500);
@@ -271,23 +302,35 @@ fn request(tenant: &TenantId, batch: &[Sent]) -> Request {
     let mut by_service: BTreeMap<&'static str, Vec<Span>> = BTreeMap::new();
     let mut spans = Vec::new();
     for sent in batch {
-        spans.push((sent.trace, fingerprint(&resource(sent.service), &scope(), sent.span.clone())));
-        by_service.entry(sent.service).or_default().push(sent.span.clone());
+        spans.push((
+            sent.trace,
+            fingerprint(&resource(sent.service), &scope(), sent.span.clone()),
+        ));
+        by_service
+            .entry(sent.service)
+            .or_default()
+            .push(sent.span.clone());
     }
-    let resource_spans = by_service.into_iter().map(|(service, spans)| ResourceSpans {
-        resource: Some(resource(service)),
-        scope_spans: vec![ScopeSpans {
-            scope: Some(scope()),
-            spans,
-            ..ScopeSpans::default()
-        }],
-        ..ResourceSpans::default()
-    });
+    let resource_spans = by_service
+        .into_iter()
+        .map(|(service, spans)| ResourceSpans {
+            resource: Some(resource(service)),
+            scope_spans: vec![ScopeSpans {
+                scope: Some(scope()),
+                spans,
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        });
     let message = ExportTraceServiceRequest {
         resource_spans: resource_spans.collect(),
     };
     Request {
-        at_ms: batch.iter().map(|sent| sent.at_ms).max().unwrap_or_default(),
+        at_ms: batch
+            .iter()
+            .map(|sent| sent.at_ms)
+            .max()
+            .unwrap_or_default(),
         tenant: tenant.clone(),
         bytes: message.encode_to_vec().into(),
         spans,

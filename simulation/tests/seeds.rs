@@ -27,7 +27,11 @@ impl Run {
 fn replay(seed: u64, arguments: &[&str]) -> Run {
     let seed_text = seed.to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_spandrel-simulation"));
-    let output = command.args(["replay", &seed_text]).args(arguments).output().unwrap();
+    let output = command
+        .args(["replay", &seed_text])
+        .args(arguments)
+        .output()
+        .unwrap();
     Run {
         seed,
         passed: output.status.success(),
@@ -42,7 +46,9 @@ fn replay_all(seeds: impl IntoIterator<Item = u64>) -> Vec<Run> {
         for _ in 0..JOBS {
             scope.spawn(|| {
                 loop {
-                    let Some(seed) = waiting.lock().unwrap().pop_front() else { return };
+                    let Some(seed) = waiting.lock().unwrap().pop_front() else {
+                        return;
+                    };
                     let run = replay(seed, &[]);
                     runs.lock().unwrap().push(run);
                 }
@@ -57,14 +63,29 @@ fn every_seed_keeps_the_promises_and_has_one_history() {
     let runs = replay_all(SEEDS.into_iter().chain(REPEATED));
 
     for run in &runs {
-        assert!(run.passed, "seed {} breaks a promise:\n{}", run.seed, run.report);
+        assert!(
+            run.passed,
+            "seed {} breaks a promise:\n{}",
+            run.seed, run.report
+        );
     }
     for seed in REPEATED {
-        let ends: Vec<&str> = runs.iter().filter(|run| run.seed == seed).map(Run::last_line).collect();
+        let ends: Vec<&str> = runs
+            .iter()
+            .filter(|run| run.seed == seed)
+            .map(Run::last_line)
+            .collect();
         assert_eq!(ends.len(), 2);
-        assert_eq!(ends.first(), ends.last(), "two runs of seed {seed} differ: something is not seeded");
+        assert_eq!(
+            ends.first(),
+            ends.last(),
+            "two runs of seed {seed} differ: something is not seeded"
+        );
     }
-    assert_ne!(runs.first().map(Run::last_line), runs.last().map(Run::last_line));
+    assert_ne!(
+        runs.first().map(Run::last_line),
+        runs.last().map(Run::last_line)
+    );
 }
 
 #[test]
@@ -72,7 +93,10 @@ fn the_last_line_is_for_programs() {
     let run = replay(SEEDS[0], &[]);
 
     let prefix = format!("seed {}: ok, hash ", SEEDS[0]);
-    let hash = run.last_line().strip_prefix(&prefix).unwrap_or_else(|| panic!("{}", run.report));
+    let hash = run
+        .last_line()
+        .strip_prefix(&prefix)
+        .unwrap_or_else(|| panic!("{}", run.report));
     let is_digit = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
     assert!(hash.len() == 16 && hash.chars().all(is_digit), "{hash}");
 }
@@ -84,9 +108,25 @@ fn a_journal_that_does_not_sync_is_found() {
     let run = replay(101, &["--canary"]);
 
     assert!(!run.passed, "the canary was not noticed:\n{}", run.report);
-    let broken = run.report.lines().find(|line| line.starts_with("broken: ")).unwrap_or_default();
+    let broken = run
+        .report
+        .lines()
+        .find(|line| line.starts_with("broken: "))
+        .unwrap_or_default();
     assert!(broken.starts_with("broken: P1: "), "{}", run.report);
-    assert!(broken.contains("acknowledged spans are not returned"), "{broken}");
-    assert!(run.report.contains("replay: cargo run -p spandrel-simulation -- replay 101"), "{}", run.report);
-    assert!(run.last_line().starts_with("seed 101: FAILED, hash "), "{}", run.report);
+    assert!(
+        broken.contains("acknowledged spans are not returned"),
+        "{broken}"
+    );
+    assert!(
+        run.report
+            .contains("replay: cargo run -p spandrel-simulation -- replay 101"),
+        "{}",
+        run.report
+    );
+    assert!(
+        run.last_line().starts_with("seed 101: FAILED, hash "),
+        "{}",
+        run.report
+    );
 }

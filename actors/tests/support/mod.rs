@@ -65,7 +65,7 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: 3_600,
         journal_max_bytes: 1 << 30,
-        disk_reserve_bytes: 0,
+        disk_reserve_bytes: Some(0),
         bucket_nanos: HOUR,
         require_tenant: false,
         seed: ClusterSeed {

@@ -11,5 +11,8 @@ pub(crate) fn credit_within_pool(node: &Node) -> Result<(), Violation> {
     if peak <= capacity {
         return Ok(());
     }
-    Err(violation("credit", format!("{peak} bytes were taken of a pool of {capacity}")))
+    Err(violation(
+        "credit",
+        format!("{peak} bytes were taken of a pool of {capacity}"),
+    ))
 }

@@ -13,6 +13,9 @@ pub(crate) fn halts_after_failed_sync(path: &Path, halted: bool) -> Result<(), V
     if halted || in_index {
         return Ok(());
     }
-    let problem = format!("a sync of {} failed and the node still runs {HALT_MS} ms later", path.display());
+    let problem = format!(
+        "a sync of {} failed and the node still runs {HALT_MS} ms later",
+        path.display()
+    );
     Err(violation("halt", problem))
 }

@@ -87,7 +87,9 @@ pub(crate) async fn observe(
     };
     match query.trace(tenant, trace_id).await? {
         TraceLookup::Absent(TraceAbsence::Unknown { .. }) => {}
-        TraceLookup::Absent(TraceAbsence::Dropped(decision)) => observation.decision = Some(seen(&decision)),
+        TraceLookup::Absent(TraceAbsence::Dropped(decision)) => {
+            observation.decision = Some(seen(&decision))
+        }
         TraceLookup::Found(mut answer) => {
             let mut bytes = Vec::new();
             while let Some(piece) = answer.reader.next().await? {
@@ -130,10 +132,21 @@ pub(crate) async fn check_trace(
         return Err(violation("answer", format!("no trace {number}")));
     };
     let window = world.plan.window_seconds * UnixNanos::PER_SECOND;
-    let told = |problem: String| format!("{name} in phase {phase:?}: {problem}; {}", describe(&observed));
-    p1_durable::check(&before, &after, &observed, window).map_err(|problem| violation("P1", told(problem)))?;
+    let told = |problem: String| {
+        format!(
+            "{name} in phase {phase:?}: {problem}; {}",
+            describe(&observed)
+        )
+    };
+    p1_durable::check(&before, &after, &observed, window)
+        .map_err(|problem| violation("P1", told(problem)))?;
     let decided = p2_one_decision::check(&before, &after, &observed, phase);
-    decided.map_err(|problem| violation("P2", format!("{}; seen before: {:?}", told(problem), before.seen)))?;
+    decided.map_err(|problem| {
+        violation(
+            "P2",
+            format!("{}; seen before: {:?}", told(problem), before.seen),
+        )
+    })?;
     if let (Some(decision), Some(trace)) = (&observed.decision, world.traces().get_mut(number)) {
         trace.seen = Some(decision.clone());
     }
@@ -141,7 +154,11 @@ pub(crate) async fn check_trace(
 }
 
 /// Checks every trace of which something was sent.
-pub(crate) async fn check_all(world: &World, query: &Arc<dyn Query>, phase: Phase) -> Result<(), Violation> {
+pub(crate) async fn check_all(
+    world: &World,
+    query: &Arc<dyn Query>,
+    phase: Phase,
+) -> Result<(), Violation> {
     let count = world.traces().len();
     let mut states = [0usize; 4];
     for number in 0..count {
@@ -158,12 +175,19 @@ pub(crate) async fn check_all(world: &World, query: &Arc<dyn Query>, phase: Phas
         states[place] += 1;
     }
     let [absent, open, kept, dropped] = states;
-    world.note(format!("checked: {kept} kept, {dropped} dropped, {open} open, {absent} absent"));
+    world.note(format!(
+        "checked: {kept} kept, {dropped} dropped, {open} open, {absent} absent"
+    ));
     Ok(())
 }
 
 fn describe(observed: &Observation) -> String {
-    let names: Vec<&str> = observed.spans.iter().take(12).map(|span| span.name.as_str()).collect();
+    let names: Vec<&str> = observed
+        .spans
+        .iter()
+        .take(12)
+        .map(|span| span.name.as_str())
+        .collect();
     format!(
         "answered at {} with state {:?}, complete {}, decision {:?}, {} spans ({})",
         observed.at.0,

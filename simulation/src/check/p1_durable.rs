@@ -24,8 +24,15 @@ pub(crate) fn check(
         if span.trace_id != before.trace_id.0 {
             return Err(format!("span `{}` of another trace is returned", span.name));
         }
-        if !after.spans.get(&span.fingerprint).is_some_and(|known| known.sent) {
-            return Err(format!("span `{}` is returned though it was never sent so", span.name));
+        if !after
+            .spans
+            .get(&span.fingerprint)
+            .is_some_and(|known| known.sent)
+        {
+            return Err(format!(
+                "span `{}` is returned though it was never sent so",
+                span.name
+            ));
         }
         if !returned.insert(span.fingerprint) {
             return Err(format!("span `{}` is returned twice", span.name));
@@ -35,23 +42,41 @@ pub(crate) fn check(
         return Ok(());
     };
     let required: Vec<_> = before.acked_after(since).collect();
-    let lost = required.iter().filter(|fingerprint| !returned.contains(fingerprint)).count();
+    let lost = required
+        .iter()
+        .filter(|fingerprint| !returned.contains(fingerprint))
+        .count();
     match lost {
         0 if !observed.complete => Err("the answer says that it is not complete".to_owned()),
         0 => Ok(()),
-        _ => Err(format!("{lost} of {} acknowledged spans are not returned", required.len())),
+        _ => Err(format!(
+            "{lost} of {} acknowledged spans are not returned",
+            required.len()
+        )),
     }
 }
 
 /// Spans that were acknowledged after this instant must be there; `None`: none.
-fn required_since(before: &TraceRecord, observed: &Observation, window_nanos: u64) -> Option<UnixNanos> {
+fn required_since(
+    before: &TraceRecord,
+    observed: &Observation,
+    window_nanos: u64,
+) -> Option<UnixNanos> {
     let kept_at = |at: UnixNanos| Some(at.minus(window_nanos));
-    if let Some(seen) = before.seen.as_ref().filter(|seen| seen.verdict == Verdict::Keep) {
+    if let Some(seen) = before
+        .seen
+        .as_ref()
+        .filter(|seen| seen.verdict == Verdict::Keep)
+    {
         return kept_at(seen.decided_at);
     }
     match (observed.state, &observed.decision) {
         (Some(TraceState::Kept), Some(decision)) => kept_at(decision.decided_at),
-        (_, Some(decision)) if decision.verdict == Verdict::Drop && observed.at >= decision.until => None,
+        (_, Some(decision))
+            if decision.verdict == Verdict::Drop && observed.at >= decision.until =>
+        {
+            None
+        }
         _ => kept_at(observed.at),
     }
 }
@@ -73,7 +98,10 @@ mod tests {
         TraceRecord {
             tenant: "default".parse().unwrap(),
             trace_id: spandrel_model::ids::TraceId([1; 16]),
-            spans: spans.iter().map(|(number, acked)| (*number, record(*acked))).collect(),
+            spans: spans
+                .iter()
+                .map(|(number, acked)| (*number, record(*acked)))
+                .collect(),
             seen: None,
         }
     }

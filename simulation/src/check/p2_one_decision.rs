@@ -37,12 +37,16 @@ fn unchanged(seen: &Seen, observed: &Observation) -> Result<(), String> {
         Verdict::Keep if observed.state != Some(TraceState::Kept) => {
             Err("it was kept and is not any more".to_owned())
         }
-        Verdict::Keep if decision.is_some_and(|decision| decision.decided_at != seen.decided_at) => {
+        Verdict::Keep
+            if decision.is_some_and(|decision| decision.decided_at != seen.decided_at) =>
+        {
             Err("it was kept and is decided a second time".to_owned())
         }
         // What the journal no longer holds may be decided anew.
         Verdict::Drop if observed.at >= seen.until => Ok(()),
-        Verdict::Drop if verdict.is_none() => Err("it was dropped and has no decision any more".to_owned()),
+        Verdict::Drop if verdict.is_none() => {
+            Err("it was dropped and has no decision any more".to_owned())
+        }
         Verdict::Drop if decision.is_some_and(|decision| decision.decided_at < seen.decided_at) => {
             Err("it was dropped and shows an older decision".to_owned())
         }

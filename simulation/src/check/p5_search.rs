@@ -20,7 +20,10 @@ use crate::world::World;
 const AHEAD_SECONDS: u64 = 86_400;
 
 /// Searches each service of each tenant, and everything.
-pub(crate) async fn search_is_exact(world: &World, query: &Arc<dyn Query>) -> Result<(), Violation> {
+pub(crate) async fn search_is_exact(
+    world: &World,
+    query: &Arc<dyn Query>,
+) -> Result<(), Violation> {
     for tenant in &world.tenants {
         let kept = kept_traces(world, query, tenant).await?;
         for service in SERVICES.iter().map(|service| Some(*service)).chain([None]) {
@@ -43,18 +46,33 @@ async fn kept_traces(
     query: &Arc<dyn Query>,
     tenant: &TenantId,
 ) -> Result<BTreeMap<TraceId, Kept>, Violation> {
-    let ids: Vec<TraceId> =
-        world.traces().iter().filter(|trace| trace.tenant == *tenant).map(|trace| trace.trace_id).collect();
+    let ids: Vec<TraceId> = world
+        .traces()
+        .iter()
+        .filter(|trace| trace.tenant == *tenant)
+        .map(|trace| trace.trace_id)
+        .collect();
     let mut kept = BTreeMap::new();
     for id in ids {
         let observed = observe(world, query, tenant, id).await;
-        let observed = observed.map_err(|error| violation("answer", format!("trace {id}: {error}")))?;
+        let observed =
+            observed.map_err(|error| violation("answer", format!("trace {id}: {error}")))?;
         if observed.state == Some(TraceState::Kept) {
-            let mut services: Vec<String> = observed.spans.iter().map(|span| span.service.clone()).collect();
+            let mut services: Vec<String> = observed
+                .spans
+                .iter()
+                .map(|span| span.service.clone())
+                .collect();
             services.sort();
             services.dedup();
             let span_count = observed.spans.len();
-            kept.insert(id, Kept { services, span_count });
+            kept.insert(
+                id,
+                Kept {
+                    services,
+                    span_count,
+                },
+            );
         }
     }
     Ok(kept)
@@ -85,7 +103,10 @@ async fn search(
         let answer = query.search(request.clone()).await;
         let answer = answer.map_err(|error| violation("answer", format!("{what}: {error}")))?;
         if !answer.receipt.complete {
-            return Err(violation("P5", format!("{what} is not complete: {:?}", answer.receipt.missing)));
+            return Err(violation(
+                "P5",
+                format!("{what} is not complete: {:?}", answer.receipt.missing),
+            ));
         }
         found.extend(answer.traces);
         match answer.next {
@@ -112,21 +133,34 @@ fn compare(
     });
     if let Some((a, b)) = unordered {
         let place = |trace: &FoundTrace| format!("{} at {}", trace.trace_id, trace.start.0);
-        return wrong(format!("results are out of order or repeated: {}, then {}", place(a), place(b)));
+        return wrong(format!(
+            "results are out of order or repeated: {}, then {}",
+            place(a),
+            place(b)
+        ));
     }
     for trace in found {
         let id = trace.trace_id;
         let Some(known) = kept.get(&id) else {
-            return wrong(format!("{id} is found as {:?} and is not kept", trace.state));
+            return wrong(format!(
+                "{id} is found as {:?} and is not kept",
+                trace.state
+            ));
         };
         if trace.state != TraceState::Kept {
             return wrong(format!("{id} is found as {:?} and is kept", trace.state));
         }
         if trace.services != known.services {
-            return wrong(format!("{id} has services {:?}, not {:?}", known.services, trace.services));
+            return wrong(format!(
+                "{id} has services {:?}, not {:?}",
+                known.services, trace.services
+            ));
         }
         if usize::try_from(trace.span_count) != Ok(known.span_count) {
-            return wrong(format!("{id} has {} spans, not {}", known.span_count, trace.span_count));
+            return wrong(format!(
+                "{id} has {} spans, not {}",
+                known.span_count, trace.span_count
+            ));
         }
     }
     let expected = kept.iter().filter(|(_, trace)| {

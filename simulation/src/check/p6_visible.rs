@@ -24,8 +24,10 @@ pub(crate) async fn visible_once_acknowledged(
     for (number, expected) in by_trace {
         let id = world.traces()[number].trace_id;
         let observed = observe(world, query, &request.tenant, id).await;
-        let observed = observed.map_err(|error| violation("answer", format!("trace {number} ({id}): {error}")))?;
-        let visible = |one: &&Fingerprint| observed.spans.iter().any(|span| span.fingerprint == **one);
+        let observed = observed
+            .map_err(|error| violation("answer", format!("trace {number} ({id}): {error}")))?;
+        let visible =
+            |one: &&Fingerprint| observed.spans.iter().any(|span| span.fingerprint == **one);
         let missing = expected.iter().filter(|one| !visible(one)).count();
         if missing > 0 {
             let problem = format!(
