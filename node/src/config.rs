@@ -55,10 +55,10 @@ pub struct NodeSettings {
     /// Send the traffic of a made-up shop to this node
     #[arg(long, env = "SPANDREL_DEMO", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub demo: Option<bool>,
-    /// How long dropped traces can be recovered; seeds a new cluster only [default: 1h]
+    /// How long dropped traces can be recovered [default: 1h]
     #[arg(long, env = "SPANDREL_JOURNAL_RECOVERY_WINDOW", value_name = "PERIOD")]
     pub journal_recovery_window: Option<String>,
-    /// Most bytes of the journal, before which the window shrinks; seeds a new cluster only [default: 10GiB]
+    /// Most bytes of the journal; its recovery window shrinks before that [default: 10GiB]
     #[arg(long, env = "SPANDREL_JOURNAL_MAX_BYTES", value_name = "SIZE")]
     pub journal_max_bytes: Option<String>,
 }
