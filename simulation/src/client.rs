@@ -1,6 +1,7 @@
 //! A client: sends its queue in order, tries again what was refused, and knows what was acknowledged.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use rand::RngExt;
@@ -36,9 +37,10 @@ impl Client {
                 Ok(()) => {
                     self.done();
                     tries = 0;
-                    if let Err(found) =
-                        visible_once_acknowledged(&self.world, &self.query, &request).await
-                    {
+                    let visible =
+                        visible_once_acknowledged(&self.world, &self.query, &request).await;
+                    let faulted = self.world.faulted.load(Ordering::Relaxed);
+                    if let (Err(found), false) = (visible, faulted) {
                         self.world.violate(found);
                     }
                 }

@@ -9,7 +9,7 @@ use crate::limits::REPORTED_EVENTS;
 
 /// Whether events are printed while they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Printing {
+pub(crate) enum Printing {
     /// Only the last ones, after a failure.
     Last,
     /// Each one.

@@ -7,7 +7,7 @@
 //! Architecture invariant: nothing here is linked into a production binary, because [`overrides`] replaces two
 //! functions of the C library.
 
-#[cfg(not(tokio_unstable))]
+#[cfg(not(any(tokio_unstable, doc)))]
 compile_error!(
     "the simulation seeds tokio's random numbers: build with --cfg tokio_unstable (.cargo/config.toml sets it; a \
      RUSTFLAGS variable replaces that)"

@@ -92,6 +92,7 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
         }
     };
     let signals = Arc::new(Signals::default());
+    world.faulted.store(false, Ordering::Relaxed);
     let disk = life_disk(world, &signals);
     let (ending, ended_at) = runtime.block_on(async {
         world.clock.begin_life();
@@ -165,6 +166,7 @@ fn life_disk(world: &Arc<World>, signals: &Arc<Signals>) -> LifeDisk {
         canary: world.plan.canary,
         on_strike: Box::new(move |struck| {
             noting.note(format!("fault: {struck:?}"));
+            noting.faulted.store(true, Ordering::Relaxed);
             *told.struck.lock().unwrap_or_else(PoisonError::into_inner) = Some(struck);
             told.changed.notify_one();
         }),

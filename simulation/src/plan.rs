@@ -77,7 +77,7 @@ impl Plan {
     #[must_use]
     pub fn of(seed: u64) -> Self {
         let mut random = stream(seed, Stream::Plan);
-        let window_seconds = random.random_range(120..400);
+        let window_seconds = random.random_range(120..200);
         let small_pool = random.random_bool(0.4);
         Self {
             seed,
@@ -97,13 +97,13 @@ impl Plan {
             bucket_seconds: random.random_range(20..120),
             window_seconds,
             tenants: random.random_range(1..3),
-            traces: random.random_range(60..160),
+            traces: random.random_range(40..90),
             span_ms: random.random_range(20_000..60_000),
             clients: random.random_range(2..6),
             lives: (0..random.random_range(1..5))
                 .map(|_| life(&mut random))
                 .collect(),
-            idle_seconds: if random.random_bool(0.4) {
+            idle_seconds: if random.random_bool(0.2) {
                 window_seconds + 400
             } else {
                 5

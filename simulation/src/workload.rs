@@ -145,7 +145,7 @@ impl Generator<'_> {
         });
         let began_ms = self.random.random_range(0..self.plan.span_ms);
         let spans = match kind {
-            Kind::Large => 900,
+            Kind::Large => 500,
             _ => self.random.random_range(1..9),
         };
         let slowest_ms = if kind == Kind::Slow { 3_000 } else { 300 };

@@ -1,6 +1,7 @@
 //! What outlives the lives of the node: the disk, the clock, the clients' queues and the truth.
 
 use std::collections::VecDeque;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand_chacha::ChaCha8Rng;
@@ -27,6 +28,8 @@ pub(crate) struct World {
     queues: Mutex<Vec<VecDeque<Request>>>,
     clients: Mutex<ChaCha8Rng>,
     violation: Mutex<Option<Violation>>,
+    /// A fault has struck in this life: what the disk no longer gives is no violation.
+    pub(crate) faulted: AtomicBool,
     /// Told when a violation was found.
     pub(crate) stopped: Notify,
 }
@@ -49,6 +52,7 @@ impl World {
             queues: Mutex::new(workload.queues),
             clients: Mutex::new(stream(plan.seed, Stream::Clients)),
             violation: Mutex::new(None),
+            faulted: AtomicBool::new(false),
             stopped: Notify::new(),
             plan,
         })

@@ -265,7 +265,7 @@ impl ShardState {
             if matches!(entry.phase, Phase::LateDropped(_)) && !include_dropped {
                 continue;
             }
-            let start = entry.start.min(entry.end);
+            let start = known_start(entry);
             let after = cursor.is_none_or(|cursor| {
                 (Reverse(start), entry.trace_id) > (Reverse(cursor.start), cursor.trace_id)
             });
@@ -311,7 +311,7 @@ impl ShardState {
             .and_then(|class| entry.classes.get(usize::from(class)))
             .and_then(|&class| self.classes.get(class))
             .map_or(StatusCode::Unset, |class| class.status);
-        let start = entry.start.min(entry.end);
+        let start = known_start(entry);
         FoundTrace {
             trace_id: entry.trace_id,
             root_service: root
@@ -322,7 +322,7 @@ impl ShardState {
                 .map(|root| root.operation.to_string())
                 .unwrap_or_default(),
             start,
-            duration: entry.end.since(start),
+            duration: entry.end.max(start).since(start),
             status: if entry.error_count > 0 {
                 StatusCode::Error
             } else {
@@ -386,5 +386,16 @@ impl ShardState {
                 .attributes
                 .insert((Arc::clone(&text.key), Arc::clone(&text.value)));
         }
+    }
+}
+
+/// Start of a trace. An entry with late spans alone does not know the earlier ones; the verdict that read them does,
+/// and search orders by it.
+fn known_start(entry: &Entry) -> UnixNanos {
+    let own = entry.start.min(entry.end);
+    match &entry.phase {
+        Phase::Kept(kept) if entry.partial => own.min(kept.record.start),
+        Phase::LateDropped(record) if entry.partial => own.min(record.start),
+        _ => own,
     }
 }
