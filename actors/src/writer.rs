@@ -67,6 +67,7 @@ pub(crate) enum ShardCommit {
 }
 
 /// The writer's messages. Spans enter with their credit; verdicts are bounded by the entries they decide.
+#[allow(clippy::large_enum_variant)] // each message lives once, in the mailbox or in the queue
 pub(crate) enum WriterMessage {
     Append(Append),
     Verdicts(ShardId, Vec<VerdictRecord>),

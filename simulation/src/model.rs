@@ -17,7 +17,6 @@ pub(crate) type Fingerprint = u64;
 /// A span that some client sends.
 #[derive(Debug, Clone)]
 pub(crate) struct SpanRecord {
-    pub(crate) service: String,
     pub(crate) is_error: bool,
     /// It has left its client at least once.
     pub(crate) sent: bool,

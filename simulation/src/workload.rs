@@ -210,7 +210,6 @@ impl Generator<'_> {
         let service = SERVICES[usize::from(owner) % SERVICES.len()];
         let key = fingerprint(&resource(service), &scope(), span.clone());
         let record = SpanRecord {
-            service: service.to_owned(),
             is_error: span.status.as_ref().is_some_and(|status| status.code == 2),
             sent: false,
             acked_at: None,

@@ -454,8 +454,8 @@ impl ShardState {
             entry.error_count += u32::from(span.status == StatusCode::Error);
             let is_root = span.parent_span_id.is_zero();
             let earlier = span.start < entry.root_start;
-            if (is_root && (!entry.has_root || earlier)) || (!is_root && !entry.has_root && earlier)
-            {
+            // A span without a parent beats one with; of equals the earlier one is the root.
+            if (is_root && !entry.has_root) || (is_root == entry.has_root && earlier) {
                 entry.root_row = entry.span_count() - 1;
                 entry.root_start = span.start;
                 entry.has_root |= is_root;

@@ -244,8 +244,8 @@ mod tests {
         let first = classes.intern(checkout);
         assert_eq!(classes.intern(checkout), first);
         let failed = classes.intern((
-            "shop",
-            "POST /checkout",
+            b"shop",
+            b"POST /checkout",
             SpanKind::Server,
             StatusCode::Error,
         ));
