@@ -52,8 +52,6 @@ pub(crate) enum AssemblerMessage {
     ),
     /// Decide traces early until about so many bytes come free.
     Relieve(u64),
-    /// The first lsn that is still needed, and the last that was applied.
-    LowWater(oneshot::Sender<(Lsn, Lsn)>),
 }
 
 impl ractor::Message for AssemblerMessage {}
@@ -82,6 +80,8 @@ pub(crate) struct AssemblerState {
     writer: Option<ActorRef<WriterMessage>>,
     effects: Effects,
     since_checkpoint_ms: u64,
+    /// The last record of the newest checkpoint of this life.
+    checkpointed: Option<Lsn>,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -129,6 +129,7 @@ impl Actor for Assembler {
             effects: arguments.effects,
             // Shards checkpoint one after the other, not all at once.
             since_checkpoint_ms: u64::from(arguments.shard.0) * CHECKPOINT_MS / 64 % CHECKPOINT_MS,
+            checkpointed: None,
         })
     }
 
@@ -214,9 +215,6 @@ impl AssemblerState {
             AssemblerMessage::Relieve(bytes) => {
                 self.state.relieve(bytes, &step, &mut self.effects);
             }
-            AssemblerMessage::LowWater(reply) => {
-                let _ = reply.send((self.state.low_water(), self.state.applied()));
-            }
         }
         if cfg!(debug_assertions) {
             self.state.check();
@@ -271,9 +269,12 @@ impl AssemblerState {
     }
 
     /// Replay starts behind the low-water mark.
-    fn checkpoint(&self) {
+    fn checkpoint(&mut self) {
         let (shared, shard) = (Arc::clone(&self.shared), self.shard);
         let replayed_until = Lsn(self.state.low_water().0.saturating_sub(1));
+        if self.checkpointed.replace(replayed_until) == Some(replayed_until) {
+            return;
+        }
         let job = async move {
             let journal = Arc::clone(&shared.journal);
             let write = move || journal.write_checkpoint(shard, replayed_until, &[]);

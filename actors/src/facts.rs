@@ -1,99 +1,43 @@
 //! Facts of a trace made anew from its spans: for entries that know only some of them, and for conditions that
 //! only the spans can answer.
 
-use bytes::Bytes;
-use spandrel_model::batch::{Context, Slice, SpanBatch, SpanHeader};
+use spandrel_model::batch::{SpanBatch, SpanHeader};
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::limits::{MAX_MATCHED_SPANS, UNKNOWN_SERVICE};
-use spandrel_model::otlp::{RawContext, rescan, visit_attributes, visit_resource_attributes};
+use spandrel_model::otlp::{RawContext, visit_attributes, visit_resource_attributes};
 use spandrel_model::search::{FoundTrace, SearchFilter, TagCondition};
 
+use crate::arena::{SpanArena, SpanList};
 use crate::assembler::{Decided, Effects, Prior, ShardOptions, ShardState, Step};
 use crate::settings::Epoch;
 use crate::shared::Shared;
 
 /// The spans of one trace, copied out of frames and blocks.
-///
-/// Invariant: each context index of `spans` lies inside `contexts`, each slice inside `buffer`.
 #[derive(Debug, Default)]
 pub(crate) struct TraceSpans {
-    buffer: Vec<u8>,
-    contexts: Vec<Context>,
-    spans: Vec<(u32, Slice)>,
+    arena: SpanArena,
+    list: SpanList,
 }
 
 impl TraceSpans {
-    fn store(&mut self, bytes: &[u8]) -> Slice {
-        // A trace is a few megabytes; what does not fit 32 bits is left out by the empty slice.
-        let (Ok(offset), Ok(len)) = (u32::try_from(self.buffer.len()), u32::try_from(bytes.len()))
-        else {
-            return Slice::default();
-        };
-        self.buffer.extend_from_slice(bytes);
-        Slice { offset, len }
-    }
-
     /// Adds a span.
     pub(crate) fn push(&mut self, context: &RawContext<'_>, span: &[u8]) {
-        let same = |known: &Context| {
-            known.resource.of(&self.buffer) == context.resource
-                && known.scope.of(&self.buffer) == context.scope
-                && known.resource_schema_url.of(&self.buffer) == context.resource_schema_url
-                && known.scope_schema_url.of(&self.buffer) == context.scope_schema_url
-        };
-        // Spans of one context come together: the last ones are looked at first.
-        let known = self.contexts.iter().rposition(same);
-        let number = known.unwrap_or_else(|| {
-            let stored = Context {
-                resource: self.store(context.resource),
-                resource_schema_url: self.store(context.resource_schema_url),
-                scope: self.store(context.scope),
-                scope_schema_url: self.store(context.scope_schema_url),
-                ..Context::default()
-            };
-            self.contexts.push(stored);
-            self.contexts.len() - 1
-        });
-        let slice = self.store(span);
-        self.spans
-            .push((u32::try_from(number).unwrap_or(u32::MAX), slice));
+        self.arena.push(&mut self.list, context, span);
     }
 
     /// Bytes held.
     pub(crate) fn bytes(&self) -> usize {
-        self.buffer.len()
+        self.arena.bytes()
     }
 
     /// Spans held.
     pub(crate) fn len(&self) -> usize {
-        self.spans.len()
-    }
-
-    /// True without a span.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.spans.is_empty()
-    }
-
-    /// The spans with their contexts.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (RawContext<'_>, &[u8])> {
-        self.spans.iter().filter_map(|(number, span)| {
-            let context = self.contexts.get(*number as usize)?;
-            let raw = RawContext {
-                resource: context.resource.of(&self.buffer),
-                resource_schema_url: context.resource_schema_url.of(&self.buffer),
-                scope: context.scope.of(&self.buffer),
-                scope_schema_url: context.scope_schema_url.of(&self.buffer),
-            };
-            Some((raw, span.of(&self.buffer)))
-        })
+        self.list.len()
     }
 
     /// Scans the spans again.
     pub(crate) fn scan(self, tenant: &TenantId, at: UnixNanos, epoch: &Epoch) -> Option<SpanBatch> {
-        let interests = epoch.rules().interests();
-        let buffer = Bytes::from(self.buffer);
-        let spans = self.spans.into_iter();
-        rescan(buffer, tenant.clone(), at, self.contexts, spans, interests).ok()
+        self.arena.scan(self.list, tenant, at, epoch)
     }
 }
 

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{
-    DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, HOUSEKEEPING_TICK_MS, PRESSURE_EARLY_PERCENT,
-    PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
+    DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, HOUSEKEEPING_TICK_MS, PAGE_MAX_AGE_MS,
+    PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
 };
 use crate::node::NodeOptions;
 use crate::shared::{Gauges, Shared};
@@ -112,8 +112,11 @@ impl HousekeeperState {
         let Ok(space) = self.arguments.shared.env.disk.space(&options.data_dir) else {
             return false;
         };
-        let reserve = (space.total / 100 * DISK_RESERVE_PERCENT).max(DISK_RESERVE_BYTES);
-        space.free < reserve.min(options.disk_reserve_bytes)
+        let share = space.total / 100 * DISK_RESERVE_PERCENT;
+        let reserve = options
+            .disk_reserve_bytes
+            .unwrap_or(share.max(DISK_RESERVE_BYTES));
+        space.free < reserve
     }
 
     #[allow(clippy::cast_precision_loss)] // gauges for people
@@ -181,6 +184,27 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
         Err(error) => tracing::error!(%error, "journal not trimmed"),
     }
     expire(shared, now, retention_seconds);
+    seal_one(shared, now);
+}
+
+/// Seals a bucket that no page is expected for any more: its small pages become full ones, its filter is stored.
+/// One a call, because the pages of a bucket are read and written again.
+fn seal_one(shared: &Shared, now: UnixNanos) {
+    let waited = PAGE_MAX_AGE_MS * UnixNanos::PER_MILLI;
+    let due = shared
+        .blocks
+        .buckets()
+        .unwrap_or_default()
+        .into_iter()
+        .find(|block| {
+            let end = block.bucket.end(shared.bucket_nanos);
+            !block.sealed && block.unopenable.is_none() && now.since(end) > waited
+        });
+    if let Some(block) = due
+        && let Err(error) = shared.blocks.seal(block.bucket)
+    {
+        tracing::error!(bucket = block.bucket.0, %error, "bucket not sealed");
+    }
 }
 
 /// Removes buckets whose last possible trace is older than the retention: not early, at most one bucket late.

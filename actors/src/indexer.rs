@@ -15,7 +15,7 @@ use crate::shared::Shared;
 /// Milliseconds between two looks at what waits.
 const INDEXER_TICK_MS: u64 = 500;
 /// Summaries of one segment at most: bounds the memory of a step (about 1 KB each).
-const INDEX_MAX_STEP: usize = 20_000;
+const INDEX_MAX_STEP: usize = 10_000;
 
 pub(crate) enum IndexerMessage {
     Tick,

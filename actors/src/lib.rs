@@ -4,6 +4,7 @@
 //! HTTP or gRPC to clients, read a clock or a disk other than through [`Env`], or queue bytes without credit.
 
 mod admin;
+mod arena;
 pub mod assembler;
 mod assembler_actor;
 mod env;

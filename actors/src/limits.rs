@@ -14,8 +14,9 @@ pub const ASSEMBLER_TICK_MS: u64 = 500;
 pub const HOUSEKEEPING_TICK_MS: u64 = 1_000;
 /// Milliseconds between two checkpoints of a shard.
 pub const CHECKPOINT_MS: u64 = 10_000;
-/// Seconds that a client without a deadline of its own waits for its acknowledgement (API.md).
-pub const EXPORT_DEADLINE_MS: u64 = 10_000;
+/// Milliseconds after which a request that is not durable is given up; the edge keeps the client's own deadline, which
+/// is shorter.
+pub const EXPORT_DEADLINE_MS: u64 = 60_000;
 /// Retry hint of a refusal for pressure, in milliseconds: SDKs export every 5 s, the pressure is read every 0.5 s.
 pub const PRESSURE_RETRY_MS: u64 = 1_000;
 /// Spans of a full page: 45 bytes a span and 0.6 ms to decode one (measured).
@@ -23,7 +24,7 @@ pub const PAGE_SPANS: usize = 5_000;
 /// Milliseconds that a kept trace waits for its page to fill (DESIGN.md: 10 minutes).
 pub const PAGE_MAX_AGE_MS: u64 = 600_000;
 /// Share of the credit pool, in 1/256, that one paging job may hold as span bytes.
-pub const PAGING_SHARE_256: u64 = 32;
+pub const PAGING_SHARE_256: u64 = 24;
 /// Summaries that wait in memory before they become a segment of the index: smaller segments cost 2 to 3 times
 /// the CPU per trace (measured).
 pub const INDEX_STEP_SUMMARIES: usize = 10_000;

@@ -50,8 +50,8 @@ pub struct NodeOptions {
     pub recovery_window_seconds: u64,
     /// Bytes at which the journal gives up its recovery window.
     pub journal_max_bytes: u64,
-    /// Free bytes of the disk below which spans are refused; the smaller of this and DESIGN.md's reserve counts.
-    pub disk_reserve_bytes: u64,
+    /// Free bytes of the disk below which spans are refused; `None`: the larger of 2 GiB and 5 % of the disk.
+    pub disk_reserve_bytes: Option<u64>,
     /// Length of a time bucket in nanoseconds.
     pub bucket_nanos: u64,
     /// Requests that name no tenant are refused.

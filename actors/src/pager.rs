@@ -16,6 +16,7 @@ use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::arena::{SpanArena, SpanList};
 use crate::assembler::KeptTrace;
 use crate::assembler_actor::AssemblerMessage;
 use crate::facts::{TraceSpans, alone};
@@ -66,14 +67,18 @@ impl Actor for Pager {
         match message {
             PagerMessage::Tick => {
                 if state.is_due() {
-                    let budget = state.budget();
-                    state.run(budget, false).await.unwrap_or_else(|error| {
-                        tracing::error!(
-                            error,
-                            "pages not written, their traces wait in the journal"
-                        );
-                        0
-                    });
+                    // Under pressure traces that still wait for spans are written too: the rest comes as a fragment.
+                    let all = state.shared.pressure() >= 2;
+                    state
+                        .run(state.budget(), all)
+                        .await
+                        .unwrap_or_else(|error| {
+                            tracing::error!(
+                                error,
+                                "pages not written, their traces wait in the journal"
+                            );
+                            0
+                        });
                 }
                 myself.send_after(Duration::from_millis(PAGER_TICK_MS), || PagerMessage::Tick);
             }
@@ -155,25 +160,32 @@ struct Gathered {
     shard: ShardId,
     kept: KeptTrace,
     hashes: HashSet<u64, FixedState>,
-    spans: TraceSpans,
+    spans: SpanList,
+}
+
+/// What a job has read: the spans of all its traces in one buffer, each context once.
+struct Job {
+    arena: SpanArena,
+    traces: Vec<Gathered>,
 }
 
 fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), String> {
-    let mut gathered = gather(shared, kept)?;
-    gathered.sort_by(|a, b| {
+    let Job { arena, mut traces } = gather(shared, kept)?;
+    traces.sort_by(|a, b| {
         let key = |one: &Gathered| (one.kept.bucket, one.shard, one.kept.trace_id);
         (&a.kept.tenant, key(a)).cmp(&(&b.kept.tenant, key(b)))
     });
     let same_file = |a: &Gathered, b: &Gathered| {
         a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
     };
-    for group in gathered.chunk_by(same_file) {
+    for group in traces.chunk_by(same_file) {
         let (Some(first), bucket) = (group.first(), group.first().map(|one| one.kept.bucket))
         else {
             continue;
         };
         write_group(
             shared,
+            &arena,
             first.kept.tenant.clone(),
             bucket.unwrap_or_default(),
             group,
@@ -183,7 +195,8 @@ fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), S
 }
 
 /// Reads the spans of the traces, each frame once.
-fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gathered>, String> {
+fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Job, String> {
+    let mut arena = SpanArena::default();
     let mut wanted: BTreeSet<(ShardId, Lsn)> = BTreeSet::new();
     let mut numbers: HashMap<(ShardId, TraceId), Vec<usize>, FixedState> = HashMap::default();
     let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
@@ -201,7 +214,7 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
             shard,
             kept,
             hashes,
-            spans: TraceSpans::default(),
+            spans: SpanList::default(),
         });
     }
     while let Some(&(shard, lsn)) = wanted.first() {
@@ -241,7 +254,7 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
                     for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
                         let one: &mut Gathered = &mut gathered[at];
                         if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
-                            one.spans.push(context, span);
+                            arena.push(&mut one.spans, context, span);
                         }
                     }
                 },
@@ -249,7 +262,10 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Vec<Gather
         }
         wanted.remove(&(shard, lsn));
     }
-    Ok(gathered)
+    Ok(Job {
+        arena,
+        traces: gathered,
+    })
 }
 
 /// The spans of a trace that are in blocks already: a late fragment stores none of them again.
@@ -276,6 +292,7 @@ fn stored_hashes(
 
 fn write_group(
     shared: &Shared,
+    arena: &SpanArena,
     tenant: TenantId,
     bucket: Bucket,
     group: &[Gathered],
@@ -293,15 +310,14 @@ fn write_group(
             fragment: one.kept.fragment,
             received_at: one.kept.record.decided_at,
         };
-        let spans: Vec<PageSpan<'_>> = one
-            .spans
-            .iter()
+        let spans = arena.iter(&one.spans);
+        let spans: Vec<PageSpan<'_>> = spans
             .map(|(context, span)| PageSpan { context, span })
             .collect();
         builder
             .push(head, &spans)
             .map_err(|error| error.to_string())?;
-        summaries.extend(summarise(shared, one)?);
+        summaries.extend(summarise(shared, arena, one)?);
         if builder.span_count() as usize >= PAGE_SPANS {
             pages.extend(builder.finish().map_err(|error| error.to_string())?);
         }
@@ -334,15 +350,18 @@ fn write_group(
 }
 
 /// The summary of a fragment: cumulative over the trace.
-fn summarise(shared: &Shared, one: &Gathered) -> Result<Option<TraceSummary>, String> {
+fn summarise(
+    shared: &Shared,
+    arena: &SpanArena,
+    one: &Gathered,
+) -> Result<Option<TraceSummary>, String> {
     if let Some(summary) = &one.kept.summary {
         return Ok(Some(summary.clone()));
     }
     let epoch = shared.epoch();
     let mut copy = TraceSpans::default();
-    one.spans
-        .iter()
-        .for_each(|(context, span)| copy.push(&context, span));
+    let spans = arena.iter(&one.spans);
+    spans.for_each(|(context, span)| copy.push(&context, span));
     let tenant = &one.kept.tenant;
     let Some(batch) = copy.scan(tenant, one.kept.record.decided_at, &epoch) else {
         return Ok(None);

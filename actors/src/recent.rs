@@ -6,12 +6,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use spandrel_model::ids::Bucket;
 use spandrel_model::summary::TraceSummary;
 
+/// A summary with its sequence in its block.
+type Numbered = (u64, Arc<TraceSummary>);
+
 /// Summaries by bucket, in the order of their sequence in the block.
 ///
 /// Invariant: for each bucket it holds every summary of the block after the index's checkpoint, once replay is done.
 #[derive(Debug, Default)]
 pub(crate) struct RecentSummaries {
-    buckets: RwLock<BTreeMap<Bucket, Vec<(u64, Arc<TraceSummary>)>>>,
+    buckets: RwLock<BTreeMap<Bucket, Vec<Numbered>>>,
 }
 
 impl RecentSummaries {

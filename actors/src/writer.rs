@@ -67,6 +67,7 @@ pub(crate) enum ShardCommit {
 }
 
 /// The writer's messages. Spans enter with their credit; verdicts are bounded by the entries they decide.
+#[allow(clippy::large_enum_variant)] // each message lives once, in the mailbox or in the queue
 pub(crate) enum WriterMessage {
     Append(Append),
     Verdicts(ShardId, Vec<VerdictRecord>),
@@ -313,7 +314,9 @@ impl WriterState {
             // The client may have gone: its spans are durable all the same.
             let _ = reply.send(Ok(()));
         }
-        drained.into_iter().for_each(|reply| drop(reply.send(())));
+        for reply in drained {
+            let _ = reply.send(());
+        }
     }
 
     fn fail(&mut self, reason: String) {

@@ -1,1 +1,16 @@
 //! Spandrel under real faults: real processes, real kills, and an oracle for the promises.
+//!
+//! A test starts nodes with [`node_process`], sends them what [`workload`] makes, notes in [`history`] what was
+//! acknowledged, breaks something, and asks [`oracle`] which promise the answers break. The first two touch the
+//! machine; the last two are pure, so that the simulation uses them as they are.
+//!
+//! Not verified here: anything that needs the disk to lose or tear writes (the simulation does that), and more than
+//! one node.
+
+pub mod history;
+pub mod http;
+pub mod limits;
+pub mod node_process;
+pub mod observe;
+pub mod oracle;
+pub mod workload;

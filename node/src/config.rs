@@ -55,10 +55,10 @@ pub struct NodeSettings {
     /// Send the traffic of a made-up shop to this node
     #[arg(long, env = "SPANDREL_DEMO", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub demo: Option<bool>,
-    /// How long dropped traces can be recovered; seeds a new cluster only [default: 1h]
+    /// How long dropped traces can be recovered [default: 1h]
     #[arg(long, env = "SPANDREL_JOURNAL_RECOVERY_WINDOW", value_name = "PERIOD")]
     pub journal_recovery_window: Option<String>,
-    /// Most bytes of the journal, before which the window shrinks; seeds a new cluster only [default: 10GiB]
+    /// Most bytes of the journal; its recovery window shrinks before that [default: 10GiB]
     #[arg(long, env = "SPANDREL_JOURNAL_MAX_BYTES", value_name = "SIZE")]
     pub journal_max_bytes: Option<String>,
 }
@@ -96,9 +96,9 @@ pub struct NodeStartOptions {
     pub require_tenant: bool,
     /// Send demonstration traffic.
     pub demo: bool,
-    /// Recovery window of a new cluster in milliseconds.
+    /// How long the journal holds what was dropped, in milliseconds.
     pub journal_recovery_window_ms: u64,
-    /// Most bytes of the journal of a new cluster.
+    /// Bytes of the journal at which its recovery window shrinks.
     pub journal_max_bytes: u64,
     /// Names of the cluster's settings that were given rather than left at their defaults: on a used directory the
     /// cluster's own values stand, and the node warns about these.
@@ -252,11 +252,6 @@ impl NodeSettings {
             ("policy", self.policy.is_some()),
             ("keep-all", self.keep_all.is_some()),
             ("retention", self.retention.is_some()),
-            (
-                "journal-recovery-window",
-                self.journal_recovery_window.is_some(),
-            ),
-            ("journal-max-bytes", self.journal_max_bytes.is_some()),
         ];
         given
             .into_iter()

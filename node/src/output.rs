@@ -16,6 +16,7 @@ const PIPE_WIDTH: usize = 100;
 /// Whether to colour standard output.
 #[must_use]
 pub fn colour(choice: ColourChoice) -> Colour {
+    #[allow(clippy::disallowed_methods)] // a convention of terminals, no setting of ours
     let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     match choice {
         ColourChoice::Always => Colour::Ansi,

@@ -228,7 +228,7 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: plan.window_seconds,
         journal_max_bytes: 1 << 40,
-        disk_reserve_bytes: 1 << 20,
+        disk_reserve_bytes: Some(1 << 20),
         bucket_nanos: plan.bucket_seconds * UnixNanos::PER_SECOND,
         require_tenant: false,
         seed: ClusterSeed {

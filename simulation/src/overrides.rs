@@ -29,6 +29,7 @@ thread_local! {
 ///
 /// # Panics
 /// When the linker did not take the replacements: every simulation would be a lie.
+#[allow(clippy::disallowed_methods)] // the override itself is checked
 pub(crate) fn install(seed: u64) {
     RANDOM.with(|random| *random.borrow_mut() = Some(ChaCha8Rng::seed_from_u64(seed)));
     set_elapsed_nanos(0);
@@ -141,6 +142,7 @@ unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::time
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)] // what is overridden is tested on threads of its own
 mod tests {
     use super::*;
     use std::time::{Duration, Instant};

@@ -3,6 +3,8 @@
 //! 50,000 traces a segment, 15 services, 40 operations, 5 to 8 classes and 4 attributes a trace, one span in 100 an
 //! error, one trace a millisecond. Prints bytes per trace once.
 
+#![allow(clippy::expect_used, clippy::unwrap_used)] // a benchmark may stop
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;

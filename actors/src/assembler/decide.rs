@@ -176,7 +176,10 @@ impl ShardState {
     fn adopt_references(&mut self, slot: u32, record: &VerdictRecord) {
         if let Some(entry) = self.slots[slot as usize].as_mut() {
             let before = entry.memory_bytes();
-            entry.partial |= record.references.iter().any(|lsn| !entry.references.contains(lsn));
+            entry.partial |= record
+                .references
+                .iter()
+                .any(|lsn| !entry.references.contains(lsn));
             record.references.iter().for_each(|&lsn| entry.refer(lsn));
             self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         }

@@ -425,14 +425,14 @@ impl ShardState {
                 continue;
             };
             let context = batch.context(span);
-            let service = match batch.text(context.service) {
-                "" => UNKNOWN_SERVICE,
+            let service = match batch.bytes(context.service) {
+                b"" => UNKNOWN_SERVICE.as_bytes(),
                 name => name,
             };
             let class = self.class_position(
                 &mut entry,
                 service,
-                batch.text(span.name),
+                batch.bytes(span.name),
                 span.kind,
                 span.status,
             );
@@ -454,8 +454,8 @@ impl ShardState {
             entry.error_count += u32::from(span.status == StatusCode::Error);
             let is_root = span.parent_span_id.is_zero();
             let earlier = span.start < entry.root_start;
-            if (is_root && (!entry.has_root || earlier)) || (!is_root && !entry.has_root && earlier)
-            {
+            // A span without a parent beats one with; of equals the earlier one is the root.
+            if (is_root && !entry.has_root) || (is_root == entry.has_root && earlier) {
                 entry.root_row = entry.span_count() - 1;
                 entry.root_start = span.start;
                 entry.has_root |= is_root;
@@ -490,8 +490,8 @@ impl ShardState {
     fn class_position(
         &mut self,
         entry: &mut Entry,
-        service: &str,
-        operation: &str,
+        service: &[u8],
+        operation: &[u8],
         kind: spandrel_model::batch::SpanKind,
         status: StatusCode,
     ) -> u8 {
@@ -531,18 +531,18 @@ impl ShardState {
             let mut digits = itoa::Buffer::new();
             let decimal;
             let text = match attribute.value {
-                AttributeValue::Text(slice) => batch.text(slice),
-                AttributeValue::Int(value) => digits.format(value),
-                AttributeValue::Bool(true) => "true",
-                AttributeValue::Bool(false) => "false",
+                AttributeValue::Text(slice) => batch.bytes(slice),
+                AttributeValue::Int(value) => digits.format(value).as_bytes(),
+                AttributeValue::Bool(true) => b"true",
+                AttributeValue::Bool(false) => b"false",
                 AttributeValue::Double(value) => {
                     decimal = value.to_string();
-                    &decimal
+                    decimal.as_bytes()
                 }
             };
-            let cut = text.floor_char_boundary(MAX_INDEXED_VALUE_BYTES);
-            entry.truncated |= cut < text.len();
-            let borrowed = (key, &text[..cut]);
+            let (text, cut) = indexed_part(text);
+            entry.truncated |= cut;
+            let borrowed = (key, text);
             let full = entry.attributes.len() >= MAX_SUMMARY_ATTRIBUTES;
             let number = if full {
                 self.attributes.find(borrowed)
@@ -595,4 +595,14 @@ impl ShardState {
             );
         }
     }
+}
+
+/// The part of a value that is indexed, whole characters, and whether something was cut off.
+fn indexed_part(value: &[u8]) -> (&[u8], bool) {
+    if value.len() <= MAX_INDEXED_VALUE_BYTES {
+        return (value, false);
+    }
+    let text = std::str::from_utf8(value).unwrap_or_default();
+    let cut = text.floor_char_boundary(MAX_INDEXED_VALUE_BYTES);
+    (value.get(..cut).unwrap_or_default(), true)
 }

@@ -156,33 +156,43 @@ impl<S: Symbol> Symbols<S> {
     }
 }
 
+/// Text that the scanner has checked; looked up as bytes, because checking it again costs more than finding it.
+fn text(bytes: &[u8]) -> Arc<str> {
+    Arc::from(String::from_utf8_lossy(bytes))
+}
+
 impl Symbol for SpanClass {
-    type Borrowed<'a> = (&'a str, &'a str, SpanKind, StatusCode);
+    type Borrowed<'a> = (&'a [u8], &'a [u8], SpanKind, StatusCode);
 
     fn hash((service, operation, kind, status): Self::Borrowed<'_>, hasher: &mut FoldHasher<'_>) {
-        hasher.write(service.as_bytes());
-        hasher.write(operation.as_bytes());
+        hasher.write(service);
+        hasher.write(operation);
         hasher.write_u16(u16::from(kind as u8) << 8 | u16::from(status as u8));
     }
 
     fn matches(&self, (service, operation, kind, status): Self::Borrowed<'_>) -> bool {
         self.kind == kind
             && self.status == status
-            && &*self.operation == operation
-            && &*self.service == service
+            && self.operation.as_bytes() == operation
+            && self.service.as_bytes() == service
     }
 
     fn own((service, operation, kind, status): Self::Borrowed<'_>) -> Self {
         Self {
-            service: Arc::from(service),
-            operation: Arc::from(operation),
+            service: text(service),
+            operation: text(operation),
             kind,
             status,
         }
     }
 
     fn borrow(&self) -> Self::Borrowed<'_> {
-        (&self.service, &self.operation, self.kind, self.status)
+        (
+            self.service.as_bytes(),
+            self.operation.as_bytes(),
+            self.kind,
+            self.status,
+        )
     }
 
     fn text_bytes(&self) -> usize {
@@ -191,26 +201,26 @@ impl Symbol for SpanClass {
 }
 
 impl Symbol for AttributeText {
-    type Borrowed<'a> = (&'a Arc<str>, &'a str);
+    type Borrowed<'a> = (&'a Arc<str>, &'a [u8]);
 
     fn hash((key, value): Self::Borrowed<'_>, hasher: &mut FoldHasher<'_>) {
         hasher.write(key.as_bytes());
-        hasher.write(value.as_bytes());
+        hasher.write(value);
     }
 
     fn matches(&self, (key, value): Self::Borrowed<'_>) -> bool {
-        &*self.value == value && *self.key == **key
+        self.value.as_bytes() == value && *self.key == **key
     }
 
     fn own((key, value): Self::Borrowed<'_>) -> Self {
         Self {
             key: Arc::clone(key),
-            value: Arc::from(value),
+            value: text(value),
         }
     }
 
     fn borrow(&self) -> Self::Borrowed<'_> {
-        (&self.key, &self.value)
+        (&self.key, self.value.as_bytes())
     }
 
     fn text_bytes(&self) -> usize {
@@ -225,12 +235,17 @@ mod tests {
     #[test]
     fn symbols_are_shared_counted_and_forgotten() {
         let mut classes = Symbols::<SpanClass>::new(7);
-        let checkout = ("shop", "POST /checkout", SpanKind::Server, StatusCode::Ok);
+        let checkout = (
+            &b"shop"[..],
+            &b"POST /checkout"[..],
+            SpanKind::Server,
+            StatusCode::Ok,
+        );
         let first = classes.intern(checkout);
         assert_eq!(classes.intern(checkout), first);
         let failed = classes.intern((
-            "shop",
-            "POST /checkout",
+            b"shop",
+            b"POST /checkout",
             SpanKind::Server,
             StatusCode::Error,
         ));

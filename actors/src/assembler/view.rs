@@ -189,7 +189,7 @@ impl ShardState {
         });
         let tags = filter.tags.iter().map(|tag| {
             let key: Arc<str> = Arc::from(tag.key.as_str());
-            self.attributes.find((&key, &tag.value))
+            self.attributes.find((&key, tag.value.as_bytes()))
         });
         Resolved {
             services,

@@ -161,9 +161,10 @@ pub(crate) fn holds(shared: &Shared, parts: &TraceParts, lsn: Lsn) -> bool {
     visit_record(shared, parts, lsn, &mut |_, _| {}).unwrap_or(false)
 }
 
-/// All spans of a trace at once, for conditions that only they can answer; what cannot be read is left out.
-pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> TraceSpans {
+/// All spans of a trace at once, for conditions that only they can answer; what cannot be read is left out and counted.
+pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> (TraceSpans, u64) {
     let mut spans = TraceSpans::default();
+    let mut unreadable = 0;
     let mut seen: HashSet<u64, FixedState> = HashSet::default();
     for &lsn in &parts.references {
         let read = visit_record(shared, parts, lsn, &mut |context, span| {
@@ -172,6 +173,7 @@ pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> TraceSpans {
             }
         });
         if let Err(error) = read {
+            unreadable += 1;
             tracing::warn!(%error, trace = %parts.trace_id, "record left out of a search");
         }
     }
@@ -182,8 +184,9 @@ pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> TraceSpans {
             }
         });
         if let Err(error) = read {
+            unreadable += 1;
             tracing::warn!(%error, trace = %parts.trace_id, "fragment left out of a search");
         }
     }
-    spans
+    (spans, unreadable)
 }

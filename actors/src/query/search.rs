@@ -130,6 +130,12 @@ impl QueryPort {
                 request.timeout_ms
             )));
         }
+        let unreadable = progress.inspected.unreadable;
+        if unreadable > 0 {
+            missing.push(part(format!(
+                "{unreadable} records, fragments or pages cannot be read"
+            )));
+        }
         if request.include_dropped {
             let reason = "of the dropped traces only those with recent spans are searched";
             missing.push(part(reason.to_owned()));
@@ -266,6 +272,7 @@ impl Progress {
                 sources::columns(shared, &self.request, self.deadline)?;
             self.inspected.spans += cost.spans;
             self.inspected.bytes += cost.bytes;
+            self.inspected.unreadable += cost.corrupt_pages;
             self.timed_out |= !in_time;
             self.scanned = Some(candidates);
         }

@@ -171,7 +171,7 @@ pub(super) fn recent(
     let candidates = newest.into_values().filter_map(|summary| {
         let key = key(summary.start, summary.trace_id);
         let exact = summary_meets(&summary, &request.filter, indexed)?;
-        after(cursor, key).then(|| Candidate {
+        after(cursor, key).then_some(Candidate {
             key,
             origin: Origin::Recent(summary),
             exact,

@@ -21,6 +21,8 @@ use crate::shared::Shared;
 pub(super) struct Inspected {
     pub(super) spans: u64,
     pub(super) bytes: u64,
+    /// Records, fragments and pages that could not be read.
+    pub(super) unreadable: u64,
 }
 
 /// The result of a candidate, or nothing when it does not meet the conditions.
@@ -88,7 +90,8 @@ fn from_spans(
         fragments: fragments.into(),
         probability: CERTAIN,
     };
-    let spans = all_spans(shared, &parts);
+    let (spans, unreadable) = all_spans(shared, &parts);
+    inspected.unreadable += unreadable;
     inspected.spans += spans.len() as u64;
     inspected.bytes += spans.bytes() as u64;
     let epoch = shared.epoch();

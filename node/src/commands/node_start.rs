@@ -30,8 +30,6 @@ const FRAME_CACHE_BYTES: u64 = 16 * MIB;
 const FIXED_BYTES: u64 = 112 * MIB;
 /// Length of a time bucket: an hour.
 const BUCKET_NANOS: u64 = 3_600 * UnixNanos::PER_SECOND;
-/// Free bytes of the disk below which spans are refused, where the share of the disk is larger.
-const DISK_RESERVE_BYTES: u64 = 2 << 30;
 /// Upper ends of the buckets of every duration, in seconds.
 const SECONDS_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
@@ -43,6 +41,7 @@ const DEMO_SEED: u64 = 1;
 struct SystemClock;
 
 impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)] // the one clock behind `Env` in production
     fn now(&self) -> UnixNanos {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -137,6 +136,8 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
         .memory_bytes
         .saturating_sub(fixed)
         .max(options.memory_bytes / 2);
+    #[allow(clippy::disallowed_methods)]
+    // identities of a new cluster and directory are drawn once, here
     let mut random = rand::rng();
     Ok(NodeOptions {
         data_dir: options.data_dir.clone(),
@@ -145,7 +146,7 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
         store_cache_bytes: usize::try_from(STORE_CACHE_BYTES)?,
         recovery_window_seconds: options.journal_recovery_window_ms / 1_000,
         journal_max_bytes: options.journal_max_bytes,
-        disk_reserve_bytes: DISK_RESERVE_BYTES,
+        disk_reserve_bytes: None,
         bucket_nanos: BUCKET_NANOS,
         require_tenant: options.require_tenant,
         seed: ClusterSeed {

@@ -90,6 +90,7 @@ fn check(name: &str, spans: Vec<(&str, Span)>, drawing: &Drawing) {
         "{}/src/waterfall/testdata/{name}.txt",
         env!("CARGO_MANIFEST_DIR")
     );
+    #[allow(clippy::disallowed_methods)] // asks for new golden files
     if std::env::var_os("SPANDREL_UPDATE_GOLDEN").is_some() {
         std::fs::write(&path, &drawn).unwrap();
     }

@@ -203,11 +203,13 @@ impl Journal {
 
     /// The slice that holds a frame.
     fn slice_of(&self, id: FrameId) -> Option<Arc<Slice>> {
+        // A slice that was just opened has no frame yet, and so no place in the order of their sequences.
         let slices = self.slice_list();
-        let after = slices.partition_point(|slice| slice.state().first_sequence <= id.0);
-        let slice = slices.get(after.checked_sub(1)?)?;
-        let holds = slice.state().last_sequence() >= Some(id.0);
-        holds.then(|| Arc::clone(slice))
+        let holder = slices
+            .iter()
+            .rev()
+            .find(|slice| slice.state().contains(id.0));
+        holder.map(Arc::clone)
     }
 
     /// The slices that hold frames, oldest first.

@@ -117,7 +117,8 @@ impl State {
         Some(self.first_sequence + more)
     }
 
-    fn contains(&self, sequence: u64) -> bool {
+    /// True when it holds that frame.
+    pub(crate) fn contains(&self, sequence: u64) -> bool {
         let after = sequence.checked_sub(self.first_sequence);
         after.is_some_and(|after| after < u64::from(self.frames))
     }

@@ -1,0 +1,282 @@
+//! A real node: a process of its own, on ports of its own, in a directory of its own.
+
+use std::fs::File;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+use spandrel_api::client::{Client, ClientOptions};
+use tempfile::TempDir;
+
+use crate::http;
+use crate::limits::{
+    CALL_TIMEOUT_MS, POLL_INTERVAL, PORT_ATTEMPTS, READY_DEADLINE, SHOWN_LOG_LINES, STOP_DEADLINE,
+};
+
+/// Where a node listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    /// Native API, queries, metrics.
+    pub http: SocketAddr,
+    /// OTLP by gRPC.
+    pub otlp_grpc: SocketAddr,
+    /// OTLP by HTTP.
+    pub otlp_http: SocketAddr,
+    /// Between nodes.
+    pub link: SocketAddr,
+}
+
+impl Ports {
+    /// Ports that were free a moment ago: all four were held at once, so that they differ.
+    fn free() -> anyhow::Result<Self> {
+        let held: Vec<TcpListener> = (0..4)
+            .map(|_| TcpListener::bind("127.0.0.1:0"))
+            .collect::<Result<_, _>>()?;
+        let addr = |at: usize| -> anyhow::Result<SocketAddr> {
+            Ok(held.get(at).context("four were bound")?.local_addr()?)
+        };
+        Ok(Self {
+            http: addr(0)?,
+            otlp_grpc: addr(1)?,
+            otlp_http: addr(2)?,
+            link: addr(3)?,
+        })
+    }
+}
+
+/// A node with its directory. Dropping it kills the process and removes the directory.
+///
+/// Invariants: at most one process runs in the directory; the ports stay the same over restarts.
+#[derive(Debug)]
+pub struct NodeProcess {
+    binary: PathBuf,
+    directory: TempDir,
+    arguments: Vec<String>,
+    ports: Ports,
+    child: Option<Child>,
+    lives: u32,
+}
+
+impl NodeProcess {
+    /// Starts a new node in a new directory and waits until it is ready. `policy` is the text of its policy file.
+    ///
+    /// # Errors
+    /// When there is no binary, or the node does not become ready in time; its log is in the message.
+    pub async fn start(arguments: &[&str], policy: Option<&str>) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let mut arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
+        if let Some(policy) = policy {
+            let path = directory.path().join("policy.yaml");
+            std::fs::write(&path, policy)?;
+            arguments.push(format!("--policy={}", path.display()));
+        }
+        let mut node = Self {
+            binary: binary()?,
+            directory,
+            arguments,
+            ports: Ports::free()?,
+            child: None,
+            lives: 0,
+        };
+        for attempt in 1..=PORT_ATTEMPTS {
+            match node.restart().await {
+                Ok(()) => return Ok(node),
+                Err(error) if attempt < PORT_ATTEMPTS && node.log().contains("cannot listen") => {
+                    eprintln!("a port was taken meanwhile, trying others: {error}");
+                    node.ports = Ports::free()?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("no free ports in {PORT_ATTEMPTS} attempts")
+    }
+
+    /// Starts the process again, on the same ports and directory, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it runs already, cannot be started, exits, or is not ready in time; its log is in the message.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the node runs already");
+        self.lives += 1;
+        let log = File::create(self.log_path())?;
+        let child = Command::new(&self.binary)
+            .args(["node", "start"])
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(["--http-addr", &self.ports.http.to_string()])
+            .args(["--otlp-grpc-addr", &self.ports.otlp_grpc.to_string()])
+            .args(["--otlp-http-addr", &self.ports.otlp_http.to_string()])
+            .args(["--link-addr", &self.ports.link.to_string()])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("{} cannot be started", self.binary.display()))?;
+        self.child = Some(child);
+        let ready = self.wait_until_ready().await;
+        if ready.is_err() {
+            self.kill()?;
+        }
+        ready.with_context(|| format!("life {}; its log ends:\n{}", self.lives, self.log_end()))
+    }
+
+    async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
+        let since = Instant::now();
+        while since.elapsed() < READY_DEADLINE {
+            if let Some(status) = self.child.as_mut().context("no process")?.try_wait()? {
+                bail!("the node ended while it started: {status}");
+            }
+            let answer = http::get(self.ports.http, "/ready", "*/*").await;
+            if answer.is_ok_and(|answer| answer.status == 200) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        bail!("the node was not ready after {READY_DEADLINE:?}")
+    }
+
+    /// Kills the process with SIGKILL and waits until it is gone. Nothing happens when it does not run.
+    ///
+    /// # Errors
+    /// When the system cannot kill it.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks the process to stop (SIGTERM) and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not run, does not stop in time, or ends with another status than success.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        let id = self.child.as_ref().context("the node does not run")?.id();
+        let asked = Command::new("kill")
+            .args(["-TERM", &id.to_string()])
+            .status()?;
+        ensure!(asked.success(), "kill -TERM {id}: {asked}");
+        let since = Instant::now();
+        while since.elapsed() < STOP_DEADLINE {
+            if let Some(status) = self.child.as_mut().context("no process")?.try_wait()? {
+                self.child = None;
+                ensure!(
+                    status.success(),
+                    "the node stopped with {status}; its log ends:\n{}",
+                    self.log_end()
+                );
+                return Ok(());
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        self.kill()?;
+        bail!(
+            "the node did not stop within {STOP_DEADLINE:?}; its log ends:\n{}",
+            self.log_end()
+        )
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Its data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// What the process of this life wrote to its output, banner and log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Anonymous resident memory in bytes.
+    ///
+    /// # Errors
+    /// When it does not run or the system does not tell.
+    pub fn anonymous_bytes(&self) -> anyhow::Result<u64> {
+        let id = self.child.as_ref().context("the node does not run")?.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
+        let kib = line.context("no RssAnon")?.trim().trim_end_matches(" kB");
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
+    /// A client of the native API.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        connect(self.ports.http).await
+    }
+
+    /// A client that exports.
+    ///
+    /// # Errors
+    /// When the node is not reached.
+    pub async fn exporter(&self) -> anyhow::Result<Client> {
+        connect(self.ports.otlp_grpc).await
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory
+            .path()
+            .join(format!("life-{}.log", self.lives))
+    }
+
+    fn log_end(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        let from = lines.len().saturating_sub(SHOWN_LOG_LINES);
+        lines.get(from..).unwrap_or_default().join("\n")
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+async fn connect(addr: SocketAddr) -> anyhow::Result<Client> {
+    let options = ClientOptions {
+        addr: addr.to_string(),
+        timeout_ms: CALL_TIMEOUT_MS,
+        ..ClientOptions::default()
+    };
+    Ok(Client::connect(options).await?)
+}
+
+/// The program: `SPANDREL_BIN`, else `spandrel` of the profile that the running test was built with. A test's own
+/// file is `target/<profile>/deps/<name>`.
+fn binary() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os("SPANDREL_BIN") {
+        let path = PathBuf::from(path);
+        ensure!(
+            path.is_file(),
+            "SPANDREL_BIN names {}, which is no file",
+            path.display()
+        );
+        return Ok(path);
+    }
+    let test = std::env::current_exe()?;
+    let profile = test.parent().and_then(Path::parent);
+    let path = profile.context("the test has no folder")?.join("spandrel");
+    ensure!(
+        path.is_file(),
+        "these tests run the real program and {} does not exist: run `cargo build -p spandrel` first, \
+         or name a program by SPANDREL_BIN",
+        path.display()
+    );
+    Ok(path)
+}

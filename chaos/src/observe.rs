@@ -1,0 +1,132 @@
+//! Asks a node for what the oracle judges.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use spandrel_api::client::{Client, SearchParameters};
+use spandrel_model::ids::{SpanId, TraceId, UnixNanos};
+use spandrel_model::search::TraceState;
+
+use crate::history::History;
+use crate::limits::POLL_INTERVAL;
+use crate::oracle::Fetched;
+
+/// Traces of a page of a search: small, so that there are many pages.
+const PAGE: u32 = 50;
+/// Most pages that are asked for: far more than any test's traces fill.
+const MAX_PAGES: usize = 10_000;
+/// Fetches at once.
+const FETCHERS: usize = 4;
+
+/// Fetches one trace by id.
+///
+/// # Errors
+/// Any answer but the trace or that it is not there.
+pub async fn fetch(client: &Client, id: TraceId) -> anyhow::Result<Fetched> {
+    let reply = match client.trace(&id.to_string()).await {
+        Ok(reply) => reply,
+        Err(error) if error.refusal().is_some_and(|it| it.code == "not_found") => {
+            return Ok(Fetched::Absent);
+        }
+        Err(error) => return Err(error).with_context(|| format!("trace {id}")),
+    };
+    let data = reply.spans()?;
+    let spans = data
+        .resource_spans
+        .iter()
+        .flat_map(|one| &one.scope_spans)
+        .flat_map(|one| &one.spans);
+    let span_id = |bytes: &[u8]| Ok::<_, anyhow::Error>(SpanId(bytes.try_into()?));
+    Ok(Fetched::Found {
+        state: state_of(&reply.head.state)?,
+        complete: reply.head.complete,
+        spans: spans
+            .map(|span| span_id(&span.span_id))
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Fetches every trace of which something was sent.
+///
+/// # Errors
+/// As [`fetch`].
+pub async fn fetch_all(
+    client: &Client,
+    history: &History,
+) -> anyhow::Result<BTreeMap<TraceId, Fetched>> {
+    let ids: Vec<TraceId> = history.traces().map(|(id, _)| id).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for share in ids.chunks(ids.len().div_ceil(FETCHERS).max(1)) {
+        let (client, share) = (client.clone(), share.to_vec());
+        tasks.spawn(async move {
+            let mut answers = Vec::with_capacity(share.len());
+            for id in share {
+                answers.push((id, fetch(&client, id).await?));
+            }
+            anyhow::Ok(answers)
+        });
+    }
+    let mut all = BTreeMap::new();
+    while let Some(answers) = tasks.join_next().await {
+        all.extend(answers??);
+    }
+    Ok(all)
+}
+
+/// Searches by service and follows the pages to the end. Returns the ids as they came.
+///
+/// # Errors
+/// When a page is said to be incomplete, and as every call.
+pub async fn search_all(
+    client: &Client,
+    service: &str,
+    (from, to): (UnixNanos, UnixNanos),
+) -> anyhow::Result<Vec<TraceId>> {
+    let mut search = SearchParameters {
+        services: vec![service.to_owned()],
+        from: Some(from),
+        to: Some(to),
+        limit: Some(PAGE),
+        ..SearchParameters::default()
+    };
+    let mut found = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let page = client.search(&search).await?;
+        let missing = &page.receipt.missing;
+        ensure!(page.receipt.complete, "incomplete: {missing:?}");
+        for trace in page.traces {
+            found.push(trace.trace_id.parse()?);
+        }
+        match page.next_cursor {
+            Some(cursor) => search.cursor = Some(cursor),
+            None => return Ok(found),
+        }
+    }
+    bail!("the search has no end: {MAX_PAGES} pages of {PAGE}")
+}
+
+/// Looks at a condition until it holds.
+///
+/// # Errors
+/// When it does not hold before the deadline, or cannot be looked at.
+pub async fn wait_until(
+    what: &str,
+    deadline: Duration,
+    mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
+) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while !holds().await? {
+        if since.elapsed() > deadline {
+            bail!("{what}: not after {deadline:?}");
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    Ok(())
+}
+
+fn state_of(text: &str) -> anyhow::Result<TraceState> {
+    let states = [TraceState::Open, TraceState::Kept, TraceState::Dropped];
+    let state = states.into_iter().find(|state| state.as_str() == text);
+    state.with_context(|| format!("unknown state `{text}`"))
+}
