@@ -125,6 +125,32 @@ pub async fn wait_until(
     Ok(())
 }
 
+/// Waits until none of the traces that were open in `answers` is open any more. The node's own count of open traces
+/// is no substitute: it is taken twice a second.
+///
+/// # Errors
+/// When one is still open after the deadline, and as [`fetch`].
+pub async fn wait_until_decided(
+    client: &Client,
+    answers: &BTreeMap<TraceId, Fetched>,
+    deadline: Duration,
+) -> anyhow::Result<()> {
+    let since = Instant::now();
+    for (id, _) in answers.iter().filter(|(_, fetched)| is_open(fetched)) {
+        let left = deadline.saturating_sub(since.elapsed());
+        wait_until("the decision", left, async || {
+            Ok(!is_open(&fetch(client, *id).await?))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+fn is_open(fetched: &Fetched) -> bool {
+    let open = TraceState::Open;
+    matches!(fetched, Fetched::Found { state, .. } if *state == open)
+}
+
 fn state_of(text: &str) -> anyhow::Result<TraceState> {
     let states = [TraceState::Open, TraceState::Kept, TraceState::Dropped];
     let state = states.into_iter().find(|state| state.as_str() == text);

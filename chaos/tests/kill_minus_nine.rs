@@ -16,7 +16,7 @@ use spandrel_api::client::Client;
 use spandrel_chaos::history::History;
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::node_process::NodeProcess;
-use spandrel_chaos::observe::{fetch_all, search_all, wait_until};
+use spandrel_chaos::observe::{fetch_all, search_all, wait_until, wait_until_decided};
 use spandrel_chaos::oracle::{Stage, Violation, judge_searches, judge_traces};
 use spandrel_chaos::workload::{Export, SERVICES, Workload, WorkloadOptions};
 use spandrel_model::ids::UnixNanos;
@@ -226,11 +226,9 @@ async fn acknowledged_spans_survive_kill_minus_nine() {
     );
 
     // and: when all is decided, errors are kept and a search agrees, before and after everything is on disk
-    wait_until("all traces are decided", DECIDED_DEADLINE, async || {
-        Ok(client.status().await?.open_traces == 0)
-    })
-    .await
-    .unwrap();
+    wait_until_decided(&client, &answers, DECIDED_DEADLINE)
+        .await
+        .unwrap();
     check_search(&client, &history, start).await;
     client.flush().await.unwrap();
     check_search(&client, &history, start).await;

@@ -12,9 +12,9 @@ use spandrel_model::search::{
 };
 use tokio::time::Instant;
 
-use super::QueryPort;
 use super::sources::{self, Batch, Candidate, Key, Origin, after, key};
 use super::verify::{Inspected, verify};
+use super::{QueryPort, storage_error};
 use crate::assembler_actor::{AssemblerMessage, ShardSearch};
 use crate::shared::Shared;
 
@@ -193,17 +193,17 @@ impl Progress {
                 .number(key)
                 .is_some_and(|number| number < interests.indexed())
         };
-        let recent = sources::recent(shared, &self.request, self.cursor, limit, &indexed)?;
         let by_columns = self
             .request
             .filter
             .tags
             .iter()
             .any(|tag| !indexed(&tag.key));
-        let stored = if by_columns {
-            self.columns(shared, limit)?
+        let [recent, stored] = if by_columns {
+            let recent = sources::recent(shared, &self.request, self.cursor, limit, &indexed)?;
+            [recent, self.columns(shared, limit)?]
         } else {
-            sources::index(shared, &self.request, self.cursor, limit)?
+            self.summaries(shared, limit, &indexed)?
         };
         let batches = [live, recent, stored];
         // A source with more to give may still hold something before the others' last ones.
@@ -239,6 +239,25 @@ impl Progress {
             });
         }
         Ok(self)
+    }
+
+    /// Summaries that are not indexed, and those of the index. Where the index is damaged, looking drops it, and the
+    /// next look reads that bucket's summaries from its block: a damaged index costs time, not answers.
+    fn summaries(
+        &self,
+        shared: &Shared,
+        limit: usize,
+        indexed: &dyn Fn(&str) -> bool,
+    ) -> Result<[Batch; 2], PortError> {
+        // Each look but the last one drops the index of a bucket.
+        let buckets = shared.blocks.buckets().map_err(storage_error)?.len();
+        for _ in 0..=buckets {
+            let recent = sources::recent(shared, &self.request, self.cursor, limit, indexed)?;
+            if let Some(stored) = sources::index(shared, &self.request, self.cursor, limit)? {
+                return Ok([recent, stored]);
+            }
+        }
+        Err(storage_error("the index is damaged again and again"))
     }
 
     fn is_full(&self) -> bool {

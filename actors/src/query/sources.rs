@@ -10,7 +10,7 @@ use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, SearchRequest};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::{BlockInfo, ScanCost, ScanRequest};
-use spandrel_storage::index::IndexQuery;
+use spandrel_storage::index::{IndexError, IndexQuery};
 
 use super::storage_error;
 use crate::shared::Shared;
@@ -189,13 +189,13 @@ fn blocks_of(shared: &Shared, request: &SearchRequest) -> Result<Vec<BlockInfo>,
     Ok(blocks)
 }
 
-/// The index.
+/// The index; `None` when a damaged one was dropped by this look at it: its summaries are now among [`recent`].
 pub(super) fn index(
     shared: &Shared,
     request: &SearchRequest,
     cursor: Option<Cursor>,
     limit: usize,
-) -> Result<Batch, PortError> {
+) -> Result<Option<Batch>, PortError> {
     let mut candidates: Vec<Candidate> = Vec::new();
     for block in blocks_of(shared, request)? {
         let enough = candidates.len() > limit
@@ -214,24 +214,22 @@ pub(super) fn index(
         let answer = shared
             .index
             .search(block.bucket, block.block_id.into(), &query);
-        candidates.extend(
-            answer
-                .map_err(storage_error)?
-                .hits
-                .into_iter()
-                .map(|hit| Candidate {
-                    key: key(hit.start, hit.trace_id),
-                    origin: Origin::Stored {
-                        shard: hit.shard,
-                        fragment: hit.fragment,
-                        matched: None,
-                    },
-                    exact: hit.exact,
-                }),
-        );
+        let answer = match answer {
+            Err(IndexError::Corrupt { .. }) => return Ok(None),
+            answer => answer.map_err(storage_error)?,
+        };
+        candidates.extend(answer.hits.into_iter().map(|hit| Candidate {
+            key: key(hit.start, hit.trace_id),
+            origin: Origin::Stored {
+                shard: hit.shard,
+                fragment: hit.fragment,
+                matched: None,
+            },
+            exact: hit.exact,
+        }));
         candidates.sort_by_key(|candidate| candidate.key);
     }
-    Ok(Batch::of(candidates, limit))
+    Ok(Some(Batch::of(candidates, limit)))
 }
 
 /// Traces found by scanning the columns of every page in the range: for attributes that are not indexed.
