@@ -7,15 +7,19 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use spandrel_model::batch::SpanBatch;
 use spandrel_model::error::ErrorClass;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_storage::journal::{Frame, FrameId, RecordKind};
+use spandrel_storage::journal::{Frame, FrameId, RecordHead, RecordKind};
 
 use crate::assembler::{Decided, Effects, Prior, ShardState, Step};
+use crate::env::BlockingMode;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 
+/// Frames that are prepared ahead of those that apply them: some megabytes.
+const FRAMES_AHEAD: usize = 16;
 /// Frames between two looks for kept traces that are in blocks already: bounds the entries held meanwhile.
 const SETTLE_EVERY_FRAMES: u64 = 256;
 
@@ -75,15 +79,11 @@ pub(crate) fn replay(
     let start = first_frame(shared, &states)?;
     let mut window = Known::default();
     if let Some(start) = start {
-        each_frame(shared, start, &mut cost, &mut |frame| {
-            for record in verdicts_after(frame, &states) {
-                let shard = record.0;
-                let key = (shard, record.1.trace_id);
-                let known = (
-                    record.1.tenant.clone(),
-                    record.1.input_lsn,
-                    record.1.verdict,
-                );
+        let prepare = |frame: Arc<Frame>| Ok(verdicts_after(&frame, &states));
+        each_frame(shared, start, &mut cost, &prepare, &mut |found| {
+            for (shard, record) in found {
+                let key = (shard, record.trace_id);
+                let known = (record.tenant, record.input_lsn, record.verdict);
                 window.entry(key).or_default().push(known);
             }
             Ok(())
@@ -97,8 +97,12 @@ pub(crate) fn replay(
             window: &window,
         };
         let mut frames = 0;
-        each_frame(shared, start, &mut cost, &mut |frame| {
-            apply_frame(shared, epoch, &decided, frame, &mut states, &mut effects)?;
+        let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
+        let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
+        each_frame(shared, start, &mut cost, &prepare, &mut |records| {
+            for record in records {
+                apply_record(shared, epoch, &decided, record, &mut states, &mut effects);
+            }
             frames += 1;
             if frames % SETTLE_EVERY_FRAMES == 0 {
                 states
@@ -139,25 +143,50 @@ fn first_frame(shared: &Shared, states: &[ShardState]) -> Result<Option<FrameId>
     Ok(first)
 }
 
-fn each_frame(
+/// Walks the frames from `start`: `prepare` (decoding, scanning) runs ahead on a thread of its own where threads are
+/// allowed, `visit` takes the results in order.
+fn each_frame<T: Send>(
     shared: &Shared,
     start: FrameId,
     cost: &mut ReplayCost,
-    visit: &mut dyn FnMut(&Frame) -> Result<(), String>,
+    prepare: &(dyn Fn(Arc<Frame>) -> Result<T, String> + Sync),
+    visit: &mut dyn FnMut(T) -> Result<(), String>,
 ) -> Result<(), String> {
     let before_start = FrameId(start.0.saturating_sub(1));
-    for frame in shared.journal.walk(Some(before_start)) {
-        match frame {
-            Ok((_, frame)) => visit(&frame)?,
-            Err(error) if error.class() == ErrorClass::Corrupt => {
-                cost.corrupt += 1;
-                tracing::error!(%error, "a frame is skipped");
-            }
-            Err(error) => return Err(error.to_string()),
+    let frames = shared.journal.walk(Some(before_start));
+    let prepared = frames.map(|frame| match frame {
+        Ok((_, frame)) => prepare(frame).map(Some),
+        Err(error) if error.class() == ErrorClass::Corrupt => {
+            tracing::error!(%error, "a frame is skipped");
+            Ok(None)
         }
+        Err(error) => Err(error.to_string()),
+    });
+    let mut take = |one: Result<Option<T>, String>| -> Result<(), String> {
         cost.frames += 1;
+        match one? {
+            Some(one) => visit(one),
+            None => {
+                cost.corrupt += 1;
+                Ok(())
+            }
+        }
+    };
+    if shared.env.blocking == BlockingMode::Inline {
+        return prepared.into_iter().try_for_each(take);
     }
-    Ok(())
+    std::thread::scope(|scope| {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(FRAMES_AHEAD);
+        scope.spawn(move || {
+            for one in prepared {
+                let last = one.is_err();
+                if sender.send(one).is_err() || last {
+                    break;
+                }
+            }
+        });
+        receiver.into_iter().try_for_each(&mut take)
+    })
 }
 
 fn verdicts_after(frame: &Frame, states: &[ShardState]) -> Vec<(ShardId, VerdictRecord)> {
@@ -175,47 +204,78 @@ fn verdicts_after(frame: &Frame, states: &[ShardState]) -> Vec<(ShardId, Verdict
     found
 }
 
-fn apply_frame(
+/// A record, read and scanned.
+struct ReadRecord {
+    head: RecordHead,
+    received_at: Option<UnixNanos>,
+    content: Content,
+}
+
+enum Content {
+    Spans(SpanBatch),
+    Verdicts(Vec<VerdictRecord>),
+    Other,
+}
+
+/// The records of a frame that come after each shard's checkpoint.
+fn records_after(epoch: &Epoch, frame: &Frame, from: &[Lsn]) -> Result<Vec<ReadRecord>, String> {
+    let mut records = Vec::new();
+    for (number, head) in frame.records().iter().enumerate() {
+        if from
+            .get(usize::from(head.shard.0))
+            .is_none_or(|applied| head.lsn <= *applied)
+        {
+            continue;
+        }
+        let content = match head.kind {
+            RecordKind::Spans => {
+                let batch = frame.batch(number, epoch.rules().interests());
+                Content::Spans(batch.map_err(|error| error.to_string())?)
+            }
+            RecordKind::Verdicts => {
+                Content::Verdicts(frame.verdicts(number).map_err(|error| error.to_string())?)
+            }
+            _ => Content::Other,
+        };
+        records.push(ReadRecord {
+            head: *head,
+            received_at: frame.received_at(number),
+            content,
+        });
+    }
+    Ok(records)
+}
+
+fn apply_record(
     shared: &Shared,
     epoch: &Arc<Epoch>,
     decided: &ReplayDecided<'_>,
-    frame: &Frame,
+    record: ReadRecord,
     states: &mut [ShardState],
     effects: &mut [Effects],
-) -> Result<(), String> {
-    for (number, head) in frame.records().iter().enumerate() {
-        let shard = usize::from(head.shard.0);
-        let (Some(state), Some(effects)) = (states.get_mut(shard), effects.get_mut(shard)) else {
-            continue;
-        };
-        if head.lsn <= state.applied() {
-            continue;
-        }
-        let at = frame
-            .received_at(number)
-            .unwrap_or_else(|| shared.env.now());
-        let step = Step {
-            epoch,
-            decided,
-            limiters: &shared.limiters,
-            pressure: 0,
-            now: at,
-        };
-        match head.kind {
-            RecordKind::Spans => {
-                let batch = frame.batch(number, epoch.rules().interests());
-                let batch = batch.map_err(|error| error.to_string())?;
-                let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
-                state.apply(head.lsn, &batch, &rows, &step, effects);
-            }
-            RecordKind::Verdicts => {
-                let records = frame.verdicts(number).map_err(|error| error.to_string())?;
-                state.verdicts_committed(head.lsn, &records, &step);
-            }
-            _ => state.advance(head.lsn),
-        }
+) {
+    let shard = usize::from(record.head.shard.0);
+    let (Some(state), Some(effects)) = (states.get_mut(shard), effects.get_mut(shard)) else {
+        return;
+    };
+    if record.head.lsn <= state.applied() {
+        return;
     }
-    Ok(())
+    let step = Step {
+        epoch,
+        decided,
+        limiters: &shared.limiters,
+        pressure: 0,
+        now: record.received_at.unwrap_or_else(|| shared.env.now()),
+    };
+    match record.content {
+        Content::Spans(batch) => {
+            let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
+            state.apply(record.head.lsn, &batch, &rows, &step, effects);
+        }
+        Content::Verdicts(records) => state.verdicts_committed(record.head.lsn, &records, &step),
+        Content::Other => state.advance(record.head.lsn),
+    }
 }
 
 /// Kept traces whose fragments are in blocks leave; what came after the newest fragment stays.
