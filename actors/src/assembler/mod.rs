@@ -1,6 +1,7 @@
 //! The assembler of a shard: collects the spans of each trace as facts, decides, and holds what is kept until its
 //! page is durable. The state is pure; the actor around it performs the effects.
 
+mod collect;
 mod decide;
 mod entry;
 mod paging;

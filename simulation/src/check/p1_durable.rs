@@ -109,6 +109,7 @@ mod tests {
         let span = |number: &u64| ReturnedSpan {
             fingerprint: *number,
             trace_id: vec![1; 16],
+            service: "cart".to_owned(),
             name: "x".to_owned(),
         };
         let state = match verdict {
