@@ -4,7 +4,7 @@
 //! What is simulated: time, randomness, the disk (`SimulatedDisk`, with power losses, failed syncs and killed
 //! processes). What is not: threads (blocking work runs inline), the network, and more than one node.
 //!
-//! Architecture invariant: nothing here is linked into a production binary, because [`overrides`] replaces two
+//! Architecture invariant: nothing here is linked into a production binary, because `overrides` replaces two
 //! functions of the C library.
 
 #[cfg(not(any(tokio_unstable, doc)))]

@@ -73,8 +73,8 @@ impl Default for SummaryDecision {
 /// stands for all of it.
 ///
 /// Invariants: `start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
-/// most [`MAX_SUMMARY_CLASSES`](crate::limits::MAX_SUMMARY_CLASSES) and
-/// [`MAX_SUMMARY_ATTRIBUTES`](crate::limits::MAX_SUMMARY_ATTRIBUTES).
+/// most [`MAX_SUMMARY_CLASSES`] and
+/// [`MAX_SUMMARY_ATTRIBUTES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceSummary {
     /// Whose trace.
