@@ -39,6 +39,14 @@ pub(crate) struct SpanArena {
 }
 
 impl SpanArena {
+    /// Forgets all spans and keeps the memory: every list of it is invalid then.
+    pub(crate) fn clear(&mut self) {
+        self.buffer.clear();
+        self.contexts.clear();
+        self.numbers.clear();
+        self.last = None;
+    }
+
     fn store(&mut self, bytes: &[u8]) -> Slice {
         // A job holds some megabytes; what does not fit 32 bits is left out by the empty slice.
         let place = (u32::try_from(self.buffer.len()), u32::try_from(bytes.len()));

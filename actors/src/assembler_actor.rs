@@ -40,8 +40,10 @@ pub(crate) enum AssemblerMessage {
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
     Search(ShardSearch, oneshot::Sender<Vec<MemoryHit>>),
     Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
-    /// Collect kept traces: bytes of spans, and whether those that wait for more spans count too.
-    CollectKept(u64, bool, oneshot::Sender<Vec<KeptTrace>>),
+    /// What waits for a page, up to so many bytes of spans; the flag: traces that wait for more spans count too.
+    KeptBacklog(u64, bool, oneshot::Sender<(Vec<(UnixNanos, u64)>, bool)>),
+    /// Take out what waits for a page and got its last span until then; the flag as before.
+    CollectKept(UnixNanos, bool, oneshot::Sender<Vec<KeptTrace>>),
     Paged(Vec<(TenantId, TraceId, Lsn)>),
     PagingFailed(Vec<(TenantId, TraceId, Lsn)>),
     Promote(
@@ -188,9 +190,12 @@ impl AssemblerState {
                 self.state.names(&tenant, from, to, &mut names);
                 let _ = reply.send(names);
             }
-            AssemblerMessage::CollectKept(bytes, all, reply) => {
+            AssemblerMessage::KeptBacklog(bytes, all, reply) => {
+                let _ = reply.send(self.state.kept_backlog(bytes, all));
+            }
+            AssemblerMessage::CollectKept(until, all, reply) => {
                 let name = |record: &VerdictRecord| shared.policy_name(record);
-                let taken = self.state.collect_kept(bytes, all, &name);
+                let taken = self.state.collect_kept(until, all, &name);
                 if let Err(taken) = reply.send(taken) {
                     let keys: Vec<_> = taken
                         .into_iter()
@@ -260,11 +265,12 @@ impl AssemblerState {
         }
         let gauges = &self.shared.gauges;
         let shard = usize::from(self.shard.0);
-        let (unpaged, _, bytes) = self.state.unpaged();
+        let (unpaged, _, _) = self.state.unpaged();
+        let (pageable_bytes, oldest) = self.state.pageable();
         gauges.open_traces[shard].store(self.state.open_traces() as u64, Ordering::Relaxed);
         gauges.unpaged_traces[shard].store(unpaged as u64, Ordering::Relaxed);
-        gauges.unpaged_bytes[shard].store(bytes, Ordering::Relaxed);
-        let oldest = self.state.oldest_unpaged().map_or(u64::MAX, |at| at.0);
+        gauges.pageable_bytes[shard].store(pageable_bytes, Ordering::Relaxed);
+        let oldest = oldest.map_or(u64::MAX, |at| at.0);
         gauges.oldest_unpaged[shard].store(oldest, Ordering::Relaxed);
     }
 

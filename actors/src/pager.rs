@@ -7,11 +7,13 @@ use std::time::Duration;
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use smallvec::SmallVec;
 use spandrel_model::error::ErrorClass;
-use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
+use spandrel_storage::journal::Frame;
 use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
 use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
@@ -25,6 +27,8 @@ use crate::shared::{Gauges, Shared};
 
 /// Milliseconds between two looks at what waits.
 const PAGER_TICK_MS: u64 = 250;
+/// Spans of a trace whose hashes are compared one by one.
+const FEW_HASHES: usize = 16;
 
 pub(crate) enum PagerMessage {
     Tick,
@@ -44,25 +48,37 @@ pub(crate) struct PagerArguments {
     pub(crate) max_age_ms: u64,
 }
 
+pub(crate) struct PagerState {
+    shared: Arc<Shared>,
+    shards: Vec<ActorRef<AssemblerMessage>>,
+    max_age_ms: u64,
+    buffers: Buffers,
+}
+
 impl Actor for Pager {
     type Msg = PagerMessage;
-    type State = PagerArguments;
+    type State = PagerState;
     type Arguments = PagerArguments;
 
     async fn pre_start(
         &self,
         myself: ActorRef<PagerMessage>,
         arguments: PagerArguments,
-    ) -> Result<PagerArguments, ActorProcessingErr> {
+    ) -> Result<PagerState, ActorProcessingErr> {
         myself.send_after(Duration::from_millis(PAGER_TICK_MS), || PagerMessage::Tick);
-        Ok(arguments)
+        Ok(PagerState {
+            shared: arguments.shared,
+            shards: arguments.shards,
+            max_age_ms: arguments.max_age_ms,
+            buffers: Buffers::default(),
+        })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<PagerMessage>,
         message: PagerMessage,
-        state: &mut PagerArguments,
+        state: &mut PagerState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             PagerMessage::Tick => {
@@ -97,7 +113,7 @@ impl Actor for Pager {
     }
 }
 
-impl PagerArguments {
+impl PagerState {
     /// Span bytes that one job may hold.
     fn budget(&self) -> u64 {
         self.shared.pool.capacity() * PAGING_SHARE_256 / 256
@@ -105,29 +121,24 @@ impl PagerArguments {
 
     fn is_due(&self) -> bool {
         let gauges = &self.shared.gauges;
-        let full = Gauges::total(&gauges.unpaged_bytes) >= self.budget();
+        let full = Gauges::total(&gauges.pageable_bytes) >= self.budget();
         let waited = self.shared.env.now().since(gauges.oldest());
         let max_age = self.max_age_ms.min(PAGE_MAX_AGE_MS) * UnixNanos::PER_MILLI;
         let pressed = self.shared.pressure() >= 1 && Gauges::total(&gauges.unpaged_traces) > 0;
         full || waited >= max_age || pressed
     }
 
-    /// Writes pages of what is ready (`all`: of everything kept) up to `budget` span bytes; returns the traces.
-    async fn run(&self, budget: u64, all: bool) -> Result<usize, String> {
-        let share = budget / self.shards.len().max(1) as u64;
-        let mut jobs = Vec::new();
-        for (number, shard) in (0u16..).zip(&self.shards) {
-            let (reply, answer) = oneshot::channel();
-            if shard
-                .cast(AssemblerMessage::CollectKept(share, all, reply))
-                .is_ok()
-            {
-                jobs.push((ShardId(number), answer));
-            }
-        }
+    /// Writes pages of what is ready (`all`: of everything kept), about `budget` bytes of spans at a time; returns
+    /// the traces.
+    async fn run(&mut self, budget: u64, all: bool) -> Result<usize, String> {
+        let Some(until) = self.cut(budget, all).await else {
+            return Ok(0);
+        };
         let mut kept: Vec<(ShardId, KeptTrace)> = Vec::new();
-        for (shard, answer) in jobs {
-            let taken = answer.await.unwrap_or_default();
+        for (shard, taken) in self
+            .ask(|reply| AssemblerMessage::CollectKept(until, all, reply))
+            .await
+        {
             kept.extend(taken.into_iter().map(|trace| (shard, trace)));
         }
         if kept.is_empty() {
@@ -139,11 +150,13 @@ impl PagerArguments {
             keys.entry(*shard).or_default().push(key);
         }
         let (count, shared) = (kept.len(), Arc::clone(&self.shared));
-        let result = self
-            .shared
-            .env
-            .block(move || write_pages(&shared, kept))
-            .await;
+        let mut buffers = std::mem::take(&mut self.buffers);
+        let job = move || {
+            let result = write_pages(&shared, &mut buffers, kept);
+            (result, buffers)
+        };
+        let (result, buffers) = self.shared.env.block(job).await;
+        self.buffers = buffers;
         for (shard, keys) in keys {
             let message = match &result {
                 Ok(()) => AssemblerMessage::Paged(keys),
@@ -153,24 +166,106 @@ impl PagerArguments {
         }
         result.map(|()| count)
     }
+
+    /// The moment up to which the traces that wait have about `budget` bytes of spans. All shards cut at one moment,
+    /// so that a job reads a run of frames of which the next job needs next to nothing.
+    async fn cut(&self, budget: u64, all: bool) -> Option<UnixNanos> {
+        // Shards are about equally busy; one that lists less than it has ends the job early.
+        let share = 4 * budget / self.shards.len().max(1) as u64;
+        let mut waiting: Vec<(UnixNanos, u64)> = Vec::new();
+        let mut until = UnixNanos(u64::MAX);
+        for (_, (backlog, more)) in self
+            .ask(|reply| AssemblerMessage::KeptBacklog(share, all, reply))
+            .await
+        {
+            if let (Some((last, _)), true) = (backlog.last(), more) {
+                until = until.min(*last);
+            }
+            waiting.extend(backlog);
+        }
+        waiting.sort_unstable();
+        let mut bytes = 0;
+        let mut within = waiting.iter().take_while(|(_, of_one)| {
+            let take = bytes < budget;
+            bytes += of_one;
+            take
+        });
+        let first = within.next()?.0;
+        let last = within.last().map_or(first, |(at, _)| *at);
+        Some(last.min(until))
+    }
+
+    /// Asks every shard; those that are stopping do not answer.
+    async fn ask<T>(
+        &self,
+        message: impl Fn(oneshot::Sender<T>) -> AssemblerMessage,
+    ) -> Vec<(ShardId, T)> {
+        let mut asked = Vec::with_capacity(self.shards.len());
+        for (number, shard) in (0u16..).zip(&self.shards) {
+            let (reply, answer) = oneshot::channel();
+            if shard.cast(message(reply)).is_ok() {
+                asked.push((ShardId(number), answer));
+            }
+        }
+        let mut answers = Vec::with_capacity(asked.len());
+        for (shard, answer) in asked {
+            answers.extend(answer.await.ok().map(|answer| (shard, answer)));
+        }
+        answers
+    }
+}
+
+/// Memory that one job leaves to the next: allocated anew, its pages would be faulted in again (measured: a sixth of
+/// the time of a job).
+#[derive(Default)]
+struct Buffers {
+    arena: SpanArena,
+    builder: PageBuilder,
+    frame: Vec<u8>,
 }
 
 /// A trace of a job with the spans that were found.
 struct Gathered {
     shard: ShardId,
     kept: KeptTrace,
-    hashes: HashSet<u64, FixedState>,
+    /// Hashes of the spans that it has: a batch that was sent twice stands in the journal twice.
+    hashes: Hashes,
     spans: SpanList,
 }
 
-/// What a job has read: the spans of all its traces in one buffer, each context once.
-struct Job {
-    arena: SpanArena,
-    traces: Vec<Gathered>,
+/// A set of hashes, small most of the time.
+#[derive(Default)]
+struct Hashes {
+    few: SmallVec<[u64; FEW_HASHES]>,
+    many: HashSet<u64, FixedState>,
 }
 
-fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), String> {
-    let Job { arena, mut traces } = gather(shared, kept)?;
+impl Hashes {
+    /// False when it is there already.
+    fn insert(&mut self, hash: u64) -> bool {
+        if self.few.contains(&hash) || self.many.contains(&hash) {
+            return false;
+        }
+        if self.few.len() < FEW_HASHES {
+            self.few.push(hash);
+            return true;
+        }
+        self.many.insert(hash)
+    }
+}
+
+fn write_pages(
+    shared: &Shared,
+    buffers: &mut Buffers,
+    kept: Vec<(ShardId, KeptTrace)>,
+) -> Result<(), String> {
+    let Buffers {
+        arena,
+        builder,
+        frame,
+    } = buffers;
+    arena.clear();
+    let mut traces = gather(shared, arena, frame, kept)?;
     traces.sort_by(|a, b| {
         let key = |one: &Gathered| (one.kept.bucket, one.shard, one.kept.trace_id);
         (&a.kept.tenant, key(a)).cmp(&(&b.kept.tenant, key(b)))
@@ -179,34 +274,27 @@ fn write_pages(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<(), S
         a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
     };
     for group in traces.chunk_by(same_file) {
-        let (Some(first), bucket) = (group.first(), group.first().map(|one| one.kept.bucket))
-        else {
-            continue;
-        };
-        write_group(
-            shared,
-            &arena,
-            first.kept.tenant.clone(),
-            bucket.unwrap_or_default(),
-            group,
-        )?;
+        write_group(shared, arena, builder, group)?;
     }
     Ok(())
 }
 
 /// Reads the spans of the traces, each frame once.
-fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Job, String> {
-    let mut arena = SpanArena::default();
+fn gather(
+    shared: &Shared,
+    arena: &mut SpanArena,
+    buffer: &mut Vec<u8>,
+    kept: Vec<(ShardId, KeptTrace)>,
+) -> Result<Vec<Gathered>, String> {
     let mut wanted: BTreeSet<(ShardId, Lsn)> = BTreeSet::new();
-    let mut numbers: HashMap<(ShardId, TraceId), Vec<usize>, FixedState> = HashMap::default();
+    let mut numbers: HashMap<(ShardId, TraceId), SmallVec<[u32; 1]>, FixedState> =
+        HashMap::default();
     let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
-    for (shard, kept) in kept {
+    for ((shard, kept), number) in kept.into_iter().zip(0u32..) {
         wanted.extend(kept.references.iter().map(|lsn| (shard, *lsn)));
-        numbers
-            .entry((shard, kept.trace_id))
-            .or_default()
-            .push(gathered.len());
-        let mut hashes = HashSet::default();
+        let same = numbers.entry((shard, kept.trace_id)).or_default();
+        same.push(number);
+        let mut hashes = Hashes::default();
         if kept.stored {
             stored_hashes(shared, shard, &kept, &mut hashes)?;
         }
@@ -217,30 +305,13 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Job, Strin
             spans: SpanList::default(),
         });
     }
+    let (mut frames, records) = (0u32, wanted.len());
     while let Some(&(shard, lsn)) = wanted.first() {
-        let located = shared
-            .journal
-            .locate(shard, lsn)
-            .map_err(|error| error.to_string())?;
-        let frame = located.map(|id| shared.journal.frame(id));
-        let frame = match frame {
-            Some(Ok(frame)) => frame,
-            // Reported where it was found; the other frames' spans are stored all the same.
-            Some(Err(error)) if error.class() == ErrorClass::Corrupt => {
-                wanted.remove(&(shard, lsn));
-                continue;
-            }
-            Some(Err(error)) => return Err(error.to_string()),
-            None => {
-                tracing::error!(
-                    shard = shard.0,
-                    lsn = lsn.0,
-                    "a kept trace's record is gone"
-                );
-                wanted.remove(&(shard, lsn));
-                continue;
-            }
+        let Some(frame) = frame_of(shared, shard, lsn, std::mem::take(buffer))? else {
+            wanted.remove(&(shard, lsn));
+            continue;
         };
+        frames += 1;
         for (number, head) in frame.records().iter().enumerate() {
             if !wanted.remove(&(head.shard, head.lsn)) {
                 continue;
@@ -248,24 +319,46 @@ fn gather(shared: &Shared, kept: Vec<(ShardId, KeptTrace)>) -> Result<Job, Strin
             let Some(tenant) = frame.tenant(number) else {
                 continue;
             };
-            frame.visit_spans(
-                number,
-                &mut |context: &RawContext<'_>, trace_id, span: &[u8]| {
-                    for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
-                        let one: &mut Gathered = &mut gathered[at];
-                        if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
-                            arena.push(&mut one.spans, context, span);
-                        }
+            let mut collect = |context: &RawContext<'_>, trace_id, span: &[u8]| {
+                for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
+                    let one: &mut Gathered = &mut gathered[at as usize];
+                    if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
+                        arena.push(&mut one.spans, context, span);
                     }
-                },
-            );
+                }
+            };
+            frame.visit_spans(number, &mut collect);
         }
         wanted.remove(&(shard, lsn));
+        *buffer = frame.into_buffer();
     }
-    Ok(Job {
-        arena,
-        traces: gathered,
-    })
+    tracing::debug!(traces = gathered.len(), records, frames, "spans gathered");
+    Ok(gathered)
+}
+
+/// The frame of a record, read into `buffer`; `None` when it is gone or damaged, which was reported where it was found:
+/// the other frames' spans are stored all the same.
+fn frame_of(
+    shared: &Shared,
+    shard: ShardId,
+    lsn: Lsn,
+    buffer: Vec<u8>,
+) -> Result<Option<Frame>, String> {
+    let journal = &shared.journal;
+    let located = journal.locate(shard, lsn);
+    let Some(id) = located.map_err(|error| error.to_string())? else {
+        tracing::error!(
+            shard = shard.0,
+            lsn = lsn.0,
+            "a kept trace's record is gone"
+        );
+        return Ok(None);
+    };
+    match journal.read(id, buffer) {
+        Ok(frame) => Ok(Some(frame)),
+        Err(error) if error.class() == ErrorClass::Corrupt => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// The spans of a trace that are in blocks already: a late fragment stores none of them again.
@@ -273,7 +366,7 @@ fn stored_hashes(
     shared: &Shared,
     shard: ShardId,
     kept: &KeptTrace,
-    hashes: &mut HashSet<u64, FixedState>,
+    hashes: &mut Hashes,
 ) -> Result<(), String> {
     let blocks = &shared.blocks;
     let fragments = blocks.fragments(&kept.tenant, shard, kept.trace_id);
@@ -290,14 +383,17 @@ fn stored_hashes(
     Ok(())
 }
 
+/// Writes the pages of traces of one tenant and bucket.
 fn write_group(
     shared: &Shared,
     arena: &SpanArena,
-    tenant: TenantId,
-    bucket: Bucket,
+    builder: &mut PageBuilder,
     group: &[Gathered],
 ) -> Result<(), String> {
-    let mut builder = PageBuilder::new();
+    let Some(first) = group.first() else {
+        return Ok(());
+    };
+    let (tenant, bucket) = (first.kept.tenant.clone(), first.kept.bucket);
     let mut pages: Vec<EncodedPage> = Vec::new();
     let mut summaries: Vec<TraceSummary> = Vec::with_capacity(group.len());
     for one in group {

@@ -1,7 +1,7 @@
 //! Recovery: rebuilds the assemblers of a node from their checkpoints and the journal.
 //!
-//! A verdict that is found is adopted, never decided again. Two passes over the frames: the first learns which
-//! traces are decided within the window, so that their spans are told from late ones in the second.
+//! A verdict that is found is adopted, never decided again. Two passes: the first, over the frames of verdicts alone,
+//! learns which traces are decided within the window, so that their spans are told from late ones in the second.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use spandrel_model::batch::SpanBatch;
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_storage::journal::{Frame, FrameId, RecordHead, RecordKind};
+use spandrel_storage::journal::{Frame, FrameId, RecordHead, RecordKind, Walk};
 
 use crate::assembler::{Decided, Effects, Prior, ShardState, Step};
 use crate::env::BlockingMode;
@@ -80,7 +80,8 @@ pub(crate) fn replay(
     let mut window = Known::default();
     if let Some(start) = start {
         let prepare = |frame: Arc<Frame>| Ok(verdicts_after(&frame, &states));
-        each_frame(shared, start, &mut cost, &prepare, &mut |found| {
+        let frames = shared.journal.walk_verdicts(before(start));
+        each_frame(shared, frames, &mut cost, &prepare, &mut |found| {
             for (shard, record) in found {
                 let key = (shard, record.trace_id);
                 let known = (record.tenant, record.input_lsn, record.verdict);
@@ -99,7 +100,8 @@ pub(crate) fn replay(
         let mut frames = 0;
         let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
         let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
-        each_frame(shared, start, &mut cost, &prepare, &mut |records| {
+        let walk = shared.journal.walk(before(start));
+        each_frame(shared, walk, &mut cost, &prepare, &mut |records| {
             for record in records {
                 apply_record(shared, epoch, &decided, record, &mut states, &mut effects);
             }
@@ -143,17 +145,19 @@ fn first_frame(shared: &Shared, states: &[ShardState]) -> Result<Option<FrameId>
     Ok(first)
 }
 
-/// Walks the frames from `start`: `prepare` (decoding, scanning) runs ahead on a thread of its own where threads are
+fn before(start: FrameId) -> Option<FrameId> {
+    Some(FrameId(start.0.saturating_sub(1)))
+}
+
+/// Walks frames: `prepare` (decoding, scanning) runs ahead on a thread of its own where threads are
 /// allowed, `visit` takes the results in order.
 fn each_frame<T: Send>(
     shared: &Shared,
-    start: FrameId,
+    frames: Walk<'_>,
     cost: &mut ReplayCost,
     prepare: &(dyn Fn(Arc<Frame>) -> Result<T, String> + Sync),
     visit: &mut dyn FnMut(T) -> Result<(), String>,
 ) -> Result<(), String> {
-    let before_start = FrameId(start.0.saturating_sub(1));
-    let frames = shared.journal.walk(Some(before_start));
     let prepared = frames.map(|frame| match frame {
         Ok((_, frame)) => prepare(frame).map(Some),
         Err(error) if error.class() == ErrorClass::Corrupt => {

@@ -23,7 +23,8 @@ use crate::settings::Epoch;
 pub(crate) struct Gauges {
     pub(crate) open_traces: Vec<AtomicU64>,
     pub(crate) unpaged_traces: Vec<AtomicU64>,
-    pub(crate) unpaged_bytes: Vec<AtomicU64>,
+    /// Bytes of spans of kept traces that a page may be built of.
+    pub(crate) pageable_bytes: Vec<AtomicU64>,
     /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
     pub(crate) oldest_unpaged: Vec<AtomicU64>,
 }
@@ -34,7 +35,7 @@ impl Gauges {
         Self {
             open_traces: zeros(),
             unpaged_traces: zeros(),
-            unpaged_bytes: zeros(),
+            pageable_bytes: zeros(),
             oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }

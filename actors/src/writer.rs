@@ -104,7 +104,7 @@ pub(crate) struct WriterArguments {
 }
 
 /// Invariants: at most one build and one commit are under way; `next` holds for each shard the lsn after the last
-/// one given out; items are committed in the order in which their lsns were given.
+/// one given out; items are committed in the order in which their lsns were given; no frame holds spans and verdicts.
 pub(crate) struct WriterState {
     shared: Arc<Shared>,
     shards: Vec<ActorRef<AssemblerMessage>>,
@@ -206,17 +206,7 @@ impl WriterState {
         let Some(builder) = self.builder.take() else {
             return;
         };
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        while bytes < MAX_READY_FRAMES / 4 * FRAME_RAW_BYTES {
-            let Some(message) = self.waiting.pop_front() else {
-                break;
-            };
-            let size = message.raw_bytes();
-            bytes += size;
-            self.waiting_bytes -= size;
-            items.extend(self.number(message));
-        }
+        let items = self.take_items();
         let (env, term, myself) = (self.shared.env.clone(), self.term, myself.clone());
         let job = async move {
             let built = env.block(move || build_frames(builder, items, term)).await;
@@ -224,6 +214,31 @@ impl WriterState {
             let _ = myself.cast(WriterMessage::Built(built));
         };
         self.shared.spawn_job("writer", job);
+    }
+
+    /// Takes messages off the queue and numbers their records: spans first, then verdicts, so that these have frames
+    /// of their own and recovery, which looks for verdicts before anything else, reads no others.
+    fn take_items(&mut self) -> Vec<Item> {
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while bytes < MAX_READY_FRAMES / 4 * FRAME_RAW_BYTES {
+            let Some(message) = self.waiting.pop_front() else {
+                break;
+            };
+            bytes += message.raw_bytes();
+            messages.push(message);
+        }
+        self.waiting_bytes -= bytes;
+        // Stable: the records of a kind keep their order.
+        messages.sort_by_key(|message| match message {
+            WriterMessage::Append(_) => 0,
+            WriterMessage::Verdicts(..) => 1,
+            _ => 2,
+        });
+        let numbered = messages.into_iter();
+        numbered
+            .filter_map(|message| self.number(message))
+            .collect()
     }
 
     fn number(&mut self, message: WriterMessage) -> Option<Item> {
@@ -373,6 +388,9 @@ fn push_items(
                 }
             }
             Item::Verdicts(shard, lsn, records) => {
+                if builder.holds_spans() {
+                    frames.push(builder.finish()?);
+                }
                 builder.push_verdicts(*shard, term, *lsn, records)?;
             }
             Item::Drain(_) => {}

@@ -4,7 +4,7 @@ use spandrel_model::ids::{Bucket, Lsn, TenantId, TraceId, UnixNanos};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::VerdictRecord;
 
-use super::entry::Phase;
+use super::entry::{Entry, Phase};
 use super::state::ShardState;
 
 /// A kept trace that a page may be built of.
@@ -31,38 +31,50 @@ pub struct KeptTrace {
 }
 
 impl ShardState {
-    /// Takes out ready kept traces for a page, the oldest first, up to about `bytes` of spans (at least one trace).
-    /// `all` takes those that still wait for spans too. They stay searchable until [`Self::paged`].
+    /// When the last span of each kept trace came that a page may be built of, and the bytes of its spans: the oldest
+    /// first, up to `bytes` of spans (at least one trace). `all` counts those that still wait for spans too. The
+    /// flag says that there are more.
+    #[must_use]
+    pub fn kept_backlog(&self, bytes: u64, all: bool) -> (Vec<(UnixNanos, u64)>, bool) {
+        let pageable = self.slots.iter().flatten();
+        let pageable = pageable.filter(|entry| is_pageable(entry, all));
+        let mut backlog: Vec<(UnixNanos, u64)> = pageable
+            .map(|entry| (entry.last_at, entry.bytes.max(1)))
+            .collect();
+        backlog.sort_unstable();
+        let mut listed = 0;
+        let wanted = backlog.iter().take_while(|(_, bytes_of_one)| {
+            let take = listed < bytes;
+            listed += bytes_of_one;
+            take
+        });
+        let (count, whole) = (wanted.count(), backlog.len());
+        backlog.truncate(count);
+        (backlog, count < whole)
+    }
+
+    /// Takes out kept traces for a page: those whose last span came until `until`. They stay searchable until
+    /// [`Self::paged`].
     pub fn collect_kept(
         &mut self,
-        bytes: u64,
+        until: UnixNanos,
         all: bool,
         policy_name: &dyn Fn(&VerdictRecord) -> std::sync::Arc<str>,
     ) -> Vec<KeptTrace> {
-        let mut ready: Vec<(Lsn, u32)> = Vec::new();
-        for (slot, entry) in (0u32..).zip(&self.slots) {
-            let Some(entry) = entry else { continue };
-            if let Phase::Kept(kept) = &entry.phase
-                && (kept.ready || all)
-                && !kept.paging
-            {
-                ready.push((entry.references.first().copied().unwrap_or_default(), slot));
-            }
-        }
-        ready.sort_unstable();
-        let mut taken = Vec::new();
-        let mut taken_bytes = 0;
-        for (_, slot) in ready {
-            if taken_bytes >= bytes {
-                break;
-            }
+        let slots = (0u32..).zip(&self.slots);
+        let ready = slots.filter_map(|(slot, entry)| {
+            let entry = entry.as_ref()?;
+            (is_pageable(entry, all) && entry.last_at <= until).then_some(slot)
+        });
+        let ready: Vec<u32> = ready.collect();
+        let mut taken = Vec::with_capacity(ready.len());
+        for slot in ready {
             let Some(entry) = self.slots[slot as usize].as_ref() else {
                 continue;
             };
             let Phase::Kept(kept) = &entry.phase else {
                 continue;
             };
-            taken_bytes += entry.bytes.max(1);
             let summary = (!entry.partial).then(|| {
                 self.summary(entry, self.applied, &kept.record, policy_name(&kept.record))
             });
@@ -126,13 +138,24 @@ impl ShardState {
         }
     }
 
-    /// When the oldest kept trace that waits for a page was decided.
+    /// Of the kept traces that a page may be built of: bytes of their spans, and when the oldest was decided.
     #[must_use]
-    pub fn oldest_unpaged(&self) -> Option<UnixNanos> {
-        let decided = self.entries().filter_map(|entry| match &entry.phase {
-            Phase::Kept(kept) if kept.ready => Some(kept.record.decided_at.max(entry.last_at)),
-            _ => None,
-        });
-        decided.min()
+    pub fn pageable(&self) -> (u64, Option<UnixNanos>) {
+        let mut bytes = 0;
+        let mut oldest: Option<UnixNanos> = None;
+        for entry in self.entries() {
+            if let Phase::Kept(kept) = &entry.phase
+                && kept.ready
+            {
+                bytes += entry.bytes;
+                let at = kept.record.decided_at.max(entry.last_at);
+                oldest = Some(oldest.map_or(at, |known| known.min(at)));
+            }
+        }
+        (bytes, oldest)
     }
+}
+
+fn is_pageable(entry: &Entry, all: bool) -> bool {
+    matches!(&entry.phase, Phase::Kept(kept) if (kept.ready || all) && !kept.paging)
 }

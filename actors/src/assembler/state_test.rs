@@ -1,6 +1,6 @@
 //! Life of a trace in its shard, decision by decision.
 
-use spandrel_model::ids::{Lsn, TenantId};
+use spandrel_model::ids::{Lsn, TenantId, UnixNanos};
 use spandrel_model::limits::MAX_TRACE_SPANS;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
@@ -8,6 +8,8 @@ use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
 use super::Promotion;
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+
+const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
 
 fn tenant() -> TenantId {
     TenantId::default()
@@ -66,7 +68,7 @@ fn several_roots_and_any_order_of_arrival_make_one_trace() {
     world.send(1, &[span(1, 0), late_root]);
     world.commit();
     world.pass(10);
-    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
     let summary = kept[0].summary.as_ref().unwrap();
     assert_eq!(summary.span_count, 4);
     assert_eq!(
@@ -119,7 +121,8 @@ fn a_late_error_turns_a_drop_into_a_keep_with_all_of_the_trace() {
         "the dropped spans too"
     );
     assert_eq!(state_of(&world, 1), Some(TraceState::Kept));
-    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
+    let kept =
+        world.step(|state, _, _| state.collect_kept(END_OF_TIME, true, &|_| "errors".into()));
     assert!(
         kept[0].summary.is_none(),
         "the summary is made from the spans"
@@ -155,7 +158,8 @@ fn spans_that_come_while_the_verdict_is_on_its_way_are_late_spans() {
     assert_eq!(state_of(&world, 1), Some(TraceState::Dropped));
     world.send(1, &[failed(3, 1)]);
     assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
-    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, true, &|_| "errors".into()));
+    let kept =
+        world.step(|state, _, _| state.collect_kept(END_OF_TIME, true, &|_| "errors".into()));
     assert_eq!(
         kept[0].summary.as_ref().unwrap().span_count,
         3,
@@ -169,14 +173,14 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
     world.send(1, &[span(1, 0)]);
     world.commit();
     world.pass(10);
-    let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
     let fragment = kept[0].fragment;
     world.send(1, &[span(2, 1)]);
     world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
     let view = world.state.view(&tenant(), trace(1)).unwrap();
     assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
     world.pass(10);
-    let late = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
+    let late = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
     assert!(late[0].stored && late[0].summary.is_none() && late[0].fragment > fragment);
     let fragment = late[0].fragment;
     world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
@@ -333,7 +337,7 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
     let filter = |service: &str, status| SearchFilter {
         services: vec![service.to_owned()],
         status,
-        to: spandrel_model::ids::UnixNanos(u64::MAX),
+        to: END_OF_TIME,
         ..SearchFilter::default()
     };
     let error = Some(spandrel_model::batch::StatusCode::Error);
@@ -375,4 +379,29 @@ fn memory_comes_back_when_traces_leave() {
     world.commit();
     assert_eq!(world.state.memory_bytes(), empty);
     assert_eq!(world.state.low_water(), world.state.applied().next());
+}
+
+#[test]
+fn pages_take_the_oldest_and_leave_what_came_after_the_cut() {
+    // given three kept traces, one after the other
+    let mut world = World::new(KEEP_ALL_POLICY);
+    for number in 1..=3 {
+        world.send(number, &[span(1, 0)]);
+        world.commit();
+        world.pass(1);
+    }
+    world.pass(20);
+
+    // when a job lists what fits two traces, and takes what came until then
+    let (backlog, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, false));
+    assert_eq!((backlog.len(), more), (3, false));
+    assert!(backlog.is_sorted());
+    let two_bytes = backlog[0].1 + backlog[1].1;
+    let (first, more) = world.step(|state, _, _| state.kept_backlog(two_bytes, false));
+    let taken = world.step(|state, _, _| state.collect_kept(first[1].0, false, &|_| "all".into()));
+
+    // then the third one waits, and is the only one that does
+    assert_eq!((first.len(), more, taken.len()), (2, true, 2));
+    let (rest, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, false));
+    assert_eq!((rest, more), (vec![backlog[2]], false));
 }

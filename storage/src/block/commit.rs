@@ -1,6 +1,6 @@
 //! Writing into a block: one durable transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use redb::{Durability, ReadableTable, Table, WriteTransaction};
@@ -89,15 +89,16 @@ fn tenant_number(transaction: &WriteTransaction, tenant: &TenantId) -> Result<u1
     Ok(next)
 }
 
-/// Applies a write to an open transaction. Returns the new counters and the keys of the fragments that are new;
-/// `None` when all was there already.
+/// Applies a write to an open transaction; `known` are the traces that the block may hold fragments of. Returns the
+/// new counters and the keys of the fragments that are new; `None` when all was there already.
 pub(super) fn apply(
     transaction: &WriteTransaction,
     write: &BlockWrite,
+    known: &BTreeSet<TraceId>,
 ) -> Result<Option<(Meta, Vec<TraceId>)>, BlockError> {
     let mut meta = get_meta(transaction)?;
     let tenant = tenant_number(transaction, &write.tenant)?;
-    let new_summaries = new_summaries(transaction, tenant, &write.summaries)?;
+    let new_summaries = new_summaries(transaction, tenant, &write.summaries, known)?;
     let sequences: BTreeMap<Key, u64> = new_summaries
         .iter()
         .zip(meta.last_sequence + 1..)
@@ -110,7 +111,7 @@ pub(super) fn apply(
         .collect();
     let mut traces = Vec::new();
     for page in &write.pages {
-        let fresh = fresh_fragments(transaction, tenant, page)?;
+        let fresh = fresh_fragments(transaction, tenant, page, known)?;
         let stripped;
         let page = match fresh.len() {
             0 => continue,
@@ -158,12 +159,13 @@ fn new_summaries<'a>(
     transaction: &WriteTransaction,
     tenant: u16,
     summaries: &'a [TraceSummary],
+    known: &BTreeSet<TraceId>,
 ) -> Result<Vec<&'a TraceSummary>, BlockError> {
     let locator = transaction.open_table(LOCATOR)?;
     let mut new = Vec::with_capacity(summaries.len());
     for summary in summaries {
         let key = locator_key(tenant, summary.shard, summary.trace_id, summary.fragment);
-        if locator.get(&key)?.is_none() {
+        if !known.contains(&summary.trace_id) || locator.get(&key)?.is_none() {
             new.push(summary);
         }
     }
@@ -174,15 +176,14 @@ fn fresh_fragments(
     transaction: &WriteTransaction,
     tenant: u16,
     page: &EncodedPage,
+    known: &BTreeSet<TraceId>,
 ) -> Result<Vec<PlacedFragment>, BlockError> {
     let locator = transaction.open_table(LOCATOR)?;
     let mut fresh = Vec::with_capacity(page.fragments.len());
     for fragment in &page.fragments {
         let (shard, trace, lsn) = fragment.head.key();
-        if locator
-            .get(&locator_key(tenant, shard, trace, lsn))?
-            .is_none()
-        {
+        let key = locator_key(tenant, shard, trace, lsn);
+        if !known.contains(&trace) || locator.get(&key)?.is_none() {
             fresh.push(*fragment);
         }
     }

@@ -1,6 +1,6 @@
 //! The block store: the block files of a node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::{self, BlockWrite};
 use super::error::BlockError;
-use super::file::{BlockFile, View};
+use super::file::{BlockFile, Residency, View};
 use super::filter::{tenant_seed, trace_hash};
 use super::open_files::{OpenFiles, Purpose, TEMPORARY_SUFFIX};
 use super::schema::Meta;
@@ -199,9 +199,18 @@ impl BlockStore {
     pub fn commit(&self, write: &BlockWrite) -> Result<Range<u64>, BlockError> {
         let file = self.file_or_create(write.bucket)?;
         let _writer = file.lock_writer();
+        // The filter tells most traces from those whose fragments must be looked up: an eighth of the time of a commit.
+        let mut known = BTreeSet::new();
+        let fragments = write.pages.iter().flat_map(|page| &page.fragments);
+        let traces = fragments.map(|fragment| fragment.head.trace_id);
+        for trace in traces.chain(write.summaries.iter().map(|summary| summary.trace_id)) {
+            if file.may_hold(&self.open, &write.tenant, trace, Residency::Keep)? {
+                known.insert(trace);
+            }
+        }
         let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
         let transaction = commit::begin(&database)?;
-        let Some((meta, traces)) = commit::apply(&transaction, write)? else {
+        let Some((meta, traces)) = commit::apply(&transaction, write, &known)? else {
             transaction.abort().map_err(redb_error)?;
             return Ok(0..0);
         };

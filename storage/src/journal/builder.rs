@@ -148,6 +148,12 @@ impl FrameBuilder {
         self.records == 0
     }
 
+    /// True when records of spans were added since the last frame.
+    #[must_use]
+    pub fn holds_spans(&self) -> bool {
+        self.kinds & RecordKind::Spans.bit() != 0
+    }
+
     /// Compresses what was added and starts anew.
     ///
     /// # Errors

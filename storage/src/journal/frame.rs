@@ -60,10 +60,25 @@ impl Frame {
     /// # Errors
     /// [`InvalidFrame`] when they are no intact frame.
     pub fn decode(bytes: &[u8]) -> Result<Self, InvalidFrame> {
-        let opened = encoded::open(bytes)?;
+        Self::decode_into(bytes, Vec::new())
+    }
+
+    /// Decodes a frame's bytes into a buffer, whose content is lost and whose memory is used.
+    ///
+    /// # Errors
+    /// [`InvalidFrame`] when they are no intact frame.
+    pub fn decode_into(bytes: &[u8], buffer: Vec<u8>) -> Result<Self, InvalidFrame> {
+        let opened = encoded::open(bytes, buffer)?;
         Decoder::run(opened).ok_or(InvalidFrame {
             reason: "its content does not follow the format",
         })
+    }
+
+    /// The memory of the frame, for the next one; a new buffer when somebody holds a part of it.
+    #[must_use]
+    pub fn into_buffer(self) -> Vec<u8> {
+        let unique = self.raw.try_into_mut();
+        unique.map(Vec::from).unwrap_or_default()
     }
 
     /// The records, in the order in which they were added.

@@ -35,7 +35,11 @@ impl OpenLocations {
             last: range.last.0,
             frame,
         };
-        // Numbers ascend with the frames; only a repaired replica may bring an older one later.
+        if places.last().is_none_or(|last| *last < place) {
+            places.push(place);
+            return;
+        }
+        // Only a repaired replica may bring an older one later.
         let at = places.partition_point(|other| *other < place);
         places.insert(at, place);
     }

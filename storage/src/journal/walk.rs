@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::JournalError;
 use super::frame::Frame;
 use super::journal::Journal;
-use super::record::FrameId;
+use super::record::{FrameId, RecordKind};
 
 /// Decodes frames in order, without filling the cache. A corrupt one is an `Err` item and the walk goes on behind
 /// it; it ends at the last frame committed by then, and goes on from there when asked again.
@@ -13,6 +13,8 @@ pub struct Walk<'a> {
     journal: &'a Journal,
     after: Option<FrameId>,
     ahead: std::vec::IntoIter<FrameId>,
+    /// Frames without records of this kind are passed over, unread.
+    kind: Option<RecordKind>,
 }
 
 impl Journal {
@@ -23,7 +25,24 @@ impl Journal {
             journal: self,
             after,
             ahead: Vec::new().into_iter(),
+            kind: None,
         }
+    }
+
+    /// Walks over the frames that hold verdicts, from the frame after `after`, or from the oldest.
+    #[must_use]
+    pub fn walk_verdicts(&self, after: Option<FrameId>) -> Walk<'_> {
+        Walk {
+            kind: Some(RecordKind::Verdicts),
+            ..self.walk(after)
+        }
+    }
+
+    /// Whether a frame holds records of a kind. True also when its row in the directory cannot be read: the frame
+    /// tells then.
+    fn may_hold(&self, id: FrameId, kind: RecordKind) -> bool {
+        let row = self.slice_of(id).map(|slice| slice.frame_row(id));
+        !matches!(row, Some(Ok(row)) if row.kinds & kind.bit() == 0)
     }
 }
 
@@ -50,10 +69,16 @@ impl Iterator for Walk<'_> {
         loop {
             let id = self.next_id()?;
             self.after = Some(id);
-            match self.journal.read_frame(id) {
+            if self
+                .kind
+                .is_some_and(|kind| !self.journal.may_hold(id, kind))
+            {
+                continue;
+            }
+            match self.journal.read(id, Vec::new()) {
                 // Trimmed while we walked: nobody needs it any more.
                 Err(JournalError::Gone { .. }) => {}
-                read => return Some(read.map(|frame| (id, frame))),
+                read => return Some(read.map(|frame| (id, Arc::new(frame)))),
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use hashbrown::HashMap;
+use smallvec::SmallVec;
 use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
 use spandrel_model::otlp::RawContext;
 
@@ -68,6 +69,9 @@ pub struct EncodedPage {
     pub span_count: u32,
 }
 
+/// Contexts of a fragment that are known again by where they lie in memory.
+const SEEN_CONTEXTS: usize = 16;
+
 #[derive(Debug)]
 struct Pending {
     head: FragmentHead,
@@ -130,13 +134,20 @@ impl PageBuilder {
             first: self.rows.len(),
             count: spans.len(),
         });
-        let mut previous: Option<(RawContext<'_>, u32)> = None;
+        // A trace has few contexts, and goes back and forth between them.
+        let mut seen: SmallVec<[(&RawContext<'_>, u32); SEEN_CONTEXTS]> = SmallVec::new();
         for span in spans {
-            let context = match previous {
-                Some((known, number)) if same_slices(&known, &span.context) => number,
-                _ => self.context_number(&span.context),
+            let mut known = seen.iter();
+            let context = match known.find(|(known, _)| same_slices(known, &span.context)) {
+                Some((_, number)) => *number,
+                None => {
+                    let number = self.context_number(&span.context);
+                    if seen.len() < SEEN_CONTEXTS {
+                        seen.push((&span.context, number));
+                    }
+                    number
+                }
             };
-            previous = Some((span.context, context));
             // Checked above: the arena is shorter than 2^32.
             let offset = u32::try_from(self.arena.len()).unwrap_or(u32::MAX);
             let len = u32::try_from(span.span.len()).unwrap_or(u32::MAX);
