@@ -48,3 +48,5 @@ pub const PRESSURE_RELEASE_PERCENT: u64 = 75;
 pub const DISK_RESERVE_BYTES: u64 = 2 << 30;
 /// See [`DISK_RESERVE_BYTES`].
 pub const DISK_RESERVE_PERCENT: u64 = 5;
+/// Attribute keys in the metric of the most values.
+pub const TOP_ATTRIBUTES: usize = 20;

@@ -1,11 +1,13 @@
 //! The counters and histograms of this crate, each written in one place.
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use spandrel_model::ids::{ShardId, UnixNanos};
 use spandrel_model::otlp::{ChangedSpans, RejectedSpans};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
+use spandrel_storage::page::Cardinality;
 
 use crate::assembler::Applied;
+use crate::limits::TOP_ATTRIBUTES;
 
 /// Spans that a request brought, by what became of them at the edge.
 pub(crate) fn received(
@@ -65,6 +67,16 @@ pub(crate) fn decided(records: &[VerdictRecord], now: UnixNanos) {
 /// Growth of entries that no credit covered.
 pub(crate) fn uncovered(bytes: u64) {
     counter!("spandrel_credit_uncovered_bytes_total").increment(bytes);
+}
+
+/// The attribute keys with the most values. A key that left the list keeps its last figure until the node stops; there
+/// are at most 256 of them.
+#[allow(clippy::cast_precision_loss)] // an estimate for people
+pub(crate) fn attributes(cardinality: &Cardinality) {
+    for (key, values) in cardinality.top(TOP_ATTRIBUTES) {
+        gauge!("spandrel_attribute_values", "key" => key.to_owned()).set(values as f64);
+    }
+    gauge!("spandrel_attribute_keys_not_counted").set(cardinality.left_out() as f64);
 }
 
 #[allow(clippy::cast_precision_loss)] // a duration for people

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use smallvec::SmallVec;
 use spandrel_model::error::ErrorClass;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
@@ -222,6 +222,8 @@ struct Buffers {
     arena: SpanArena,
     builder: PageBuilder,
     frame: Vec<u8>,
+    /// The bucket whose attribute values the builder counts.
+    counted: Bucket,
 }
 
 /// A trace of a job with the spans that were found.
@@ -263,6 +265,7 @@ fn write_pages(
         arena,
         builder,
         frame,
+        counted,
     } = buffers;
     arena.clear();
     let mut traces = gather(shared, arena, frame, kept)?;
@@ -275,6 +278,13 @@ fn write_pages(
     };
     for group in traces.chunk_by(same_file) {
         write_group(shared, arena, builder, group)?;
+    }
+    let newest = traces.last().map_or(*counted, |one| one.kept.bucket);
+    crate::meters::attributes(builder.cardinality());
+    if newest > *counted {
+        // The figures are of the bucket that is being written.
+        builder.cardinality().clear();
+        *counted = newest;
     }
     Ok(())
 }

@@ -21,9 +21,10 @@ use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use crate::limits::{
-    ACCEPT_PAUSE_MS, CONNECTION_WINDOW_BYTES, DRAIN_MS, HEADER_TIMEOUT_MS, HTTP1_BUFFER_BYTES,
-    KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MAX_CONCURRENT_STREAMS, MAX_CONNECTIONS, MAX_HEADER_BYTES,
-    MAX_HEADERS, NARROW_WINDOW_BYTES, STREAM_WINDOW_BYTES, WIDE_CONNECTIONS,
+    ACCEPT_PAUSE_MS, CONNECTION_WINDOW_BYTES, DRAIN_MS, FRAME_BYTES, HEADER_TIMEOUT_MS,
+    HTTP1_BUFFER_BYTES, KEEPALIVE_MS, KEEPALIVE_TIMEOUT_MS, MAX_CONCURRENT_STREAMS,
+    MAX_CONNECTIONS, MAX_HEADER_BYTES, MAX_HEADERS, NARROW_FRAME_BYTES, NARROW_WINDOW_BYTES,
+    STREAM_WINDOW_BYTES, WIDE_CONNECTIONS,
 };
 use crate::native::Peer;
 use crate::telemetry;
@@ -117,16 +118,17 @@ fn builder(protocols: Protocols, wide: bool) -> Builder<TokioExecutor> {
         .header_read_timeout(Duration::from_millis(HEADER_TIMEOUT_MS))
         .max_headers(MAX_HEADERS)
         .max_buf_size(HTTP1_BUFFER_BYTES);
-    let (stream, connection) = if wide {
-        (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES)
+    let (stream, connection, frame) = if wide {
+        (STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES, FRAME_BYTES)
     } else {
-        (NARROW_WINDOW_BYTES, NARROW_WINDOW_BYTES)
+        (NARROW_WINDOW_BYTES, NARROW_WINDOW_BYTES, NARROW_FRAME_BYTES)
     };
     builder
         .http2()
         .timer(TokioTimer::new())
         .initial_stream_window_size(stream)
         .initial_connection_window_size(connection)
+        .max_frame_size(frame)
         .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
         .max_header_list_size(MAX_HEADER_BYTES)
         .keep_alive_interval(Duration::from_millis(KEEPALIVE_MS))

@@ -72,6 +72,10 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 pub const WIDE_CONNECTIONS: usize = 16;
 /// Window of the connections beyond [`WIDE_CONNECTIONS`].
 pub const NARROW_WINDOW_BYTES: u32 = 65_535;
+/// Largest HTTP/2 frame of a wide connection: a message that comes in one frame is not copied.
+pub const FRAME_BYTES: u32 = 1 << 20;
+/// Largest HTTP/2 frame of a narrow connection: the standard's.
+pub const NARROW_FRAME_BYTES: u32 = 16_384;
 /// Streams of a connection at once.
 pub const MAX_CONCURRENT_STREAMS: u32 = 128;
 /// Connections of a listener at once; further ones wait to be accepted.

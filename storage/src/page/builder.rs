@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
 use spandrel_model::otlp::RawContext;
 
+use super::cardinality::Cardinality;
 use super::context::{ContextHash, StoredContext, put_context};
 use super::encoder::{Encoder, Row};
 use super::error::PageFull;
@@ -175,6 +176,11 @@ impl PageBuilder {
             });
         }
         number
+    }
+
+    /// How many values the attribute keys had in the pages so far.
+    pub fn cardinality(&mut self) -> &mut Cardinality {
+        &mut self.encoder.cardinality
     }
 
     /// Encodes what was added; `None` when that was nothing. The builder is empty afterwards.

@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use super::builder::PlacedFragment;
+use super::cardinality::Cardinality;
 use super::compare::RawSpan;
 use super::context::ContextHash;
 use super::dissect::{Fields, dissect};
@@ -58,6 +59,8 @@ pub(super) struct Encoder {
     parent_rows: HashTable<u32>,
     writer: GroupWriter,
     scratch: Vec<u8>,
+    /// Over all pages so far.
+    pub(super) cardinality: Cardinality,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -304,6 +307,7 @@ impl Encoder {
             self.scratch.clear();
             column.write(arena, &mut self.scratch);
             self.writer.attribute(key, kind, &self.scratch);
+            self.cardinality.add(key, column.hashes(arena));
         }
     }
 }

@@ -24,3 +24,7 @@ pub const MAX_HEAD_RAW_BYTES: usize = 8 << 20;
 pub const DICTIONARY_TRIAL_VALUES: usize = 256;
 /// Fragments with at most this many spans search a span's parent by comparing all ids, which is faster than a table.
 pub const LINEAR_PARENT_SEARCH_SPANS: usize = 32;
+/// Attribute keys whose values are counted: 256 bytes each.
+pub const CARDINALITY_KEYS: usize = 256;
+/// Registers of a sketch of values, one byte each: an error of 6.5 %.
+pub const CARDINALITY_REGISTERS: usize = 256;

@@ -8,6 +8,7 @@
 //! they came: a rebuilt span equals its original always, and so has the hash that duplicates are known by.
 
 mod builder;
+mod cardinality;
 mod compare;
 mod context;
 mod dissect;
@@ -31,6 +32,7 @@ mod page_test;
 pub(crate) mod testing;
 
 pub use builder::{EncodedPage, FragmentHead, PageBuilder, PageSpan, PlacedFragment};
+pub use cardinality::Cardinality;
 pub use context::{ContextHash, StoredContext, read_context};
 pub use error::{CorruptPage, PageError, PageFull};
 pub use evaluate::{ContextMatch, PageCondition};

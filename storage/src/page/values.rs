@@ -3,10 +3,9 @@
 //! Every field that is not a time or an id is such a column: texts as their bytes, integers as their varints. The
 //! number of values is known from the shapes of the rows.
 
-use foldhash::fast::FixedState;
 use hashbrown::HashTable;
-use std::hash::BuildHasher;
 
+use super::cardinality::value_hash;
 use super::limits::DICTIONARY_TRIAL_VALUES;
 use super::wire::{Wire, put_varint};
 
@@ -83,7 +82,7 @@ impl ValuesBuilder {
             self.indexes.push(next);
             return;
         }
-        entry.hash = FixedState::default().hash_one(value);
+        entry.hash = value_hash(value);
         let entries = &self.entries;
         let found = self.table.find(entry.hash, |&index| {
             entries
@@ -110,6 +109,14 @@ impl ValuesBuilder {
         if all >= DICTIONARY_TRIAL_VALUES && distinct * 8 > all * 7 {
             self.without_repetition = true;
         }
+    }
+
+    /// The hashes of its values, each distinct one at least once.
+    pub(super) fn hashes<'a>(&'a self, arena: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+        self.entries.iter().map(|entry| match entry.hash {
+            0 => value_hash(entry.of(arena)),
+            hash => hash,
+        })
     }
 
     /// Appends the column. docs/formats/page.md, "values column".
