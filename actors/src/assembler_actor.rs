@@ -16,6 +16,7 @@ use crate::assembler::{
     Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
+use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{ShardCommit, WriterMessage};
@@ -141,9 +142,12 @@ impl Actor for Assembler {
         message: AssemblerMessage,
         state: &mut AssemblerState,
     ) -> Result<(), ActorProcessingErr> {
-        state.handle(message);
-        state.perform(&myself);
-        state.settle();
+        let shared = Arc::clone(&state.shared);
+        shared.measured(Stage::Assemble, || {
+            state.handle(message);
+            state.perform(&myself);
+            state.settle();
+        });
         Ok(())
     }
 }

@@ -9,6 +9,11 @@ use spandrel_storage::disk::Disk;
 pub trait Clock: Send + Sync {
     /// Now. May jump either way; nothing that must be safe depends on it.
     fn now(&self) -> UnixNanos;
+
+    /// Nanoseconds of processor time that the calling thread has used, for the metrics alone; 0 where nobody measures.
+    fn thread_cpu_nanos(&self) -> u64 {
+        0
+    }
 }
 
 /// Where blocking work (disk, compression) runs.

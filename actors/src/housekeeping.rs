@@ -15,11 +15,13 @@ use crate::limits::{
     DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, HOUSEKEEPING_TICK_MS, PAGE_MAX_AGE_MS,
     PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
 };
+use crate::meters::Stage;
 use crate::node::NodeOptions;
 use crate::shared::{Gauges, Shared};
 
 /// Rounds between two trims: each reads the checkpoints of all shards.
 const TRIM_EVERY_ROUNDS: u64 = 5;
+const DAY_SECONDS: u64 = 86_400;
 
 pub(crate) struct Housekeeper;
 
@@ -135,8 +137,14 @@ impl HousekeeperState {
         gauge!("spandrel_disk_bytes", "kind" => "journal")
             .set(shared.journal.bytes_on_disk() as f64);
         let blocks = shared.blocks.buckets().unwrap_or_default();
-        let blocks: u64 = blocks.iter().map(|block| block.bytes).sum();
-        gauge!("spandrel_disk_bytes", "kind" => "blocks").set(blocks as f64);
+        let bytes: u64 = blocks.iter().map(|block| block.bytes).sum();
+        gauge!("spandrel_disk_bytes", "kind" => "blocks").set(bytes as f64);
+        let tomorrow = shared.env.now().plus(DAY_SECONDS * UnixNanos::PER_SECOND);
+        let retention = self.arguments.cluster.borrow().retention_seconds;
+        let before = expired_before(shared, tomorrow, retention);
+        let expiring = blocks.iter().filter(|block| block.bucket < before);
+        let expiring: u64 = expiring.map(|block| block.bytes).sum();
+        gauge!("spandrel_expiring_bytes_per_day").set(expiring as f64);
         gauge!("spandrel_disk_bytes", "kind" => "index").set(shared.index.bytes() as f64);
     }
 
@@ -201,18 +209,21 @@ fn seal_one(shared: &Shared, now: UnixNanos) {
             !block.sealed && block.unopenable.is_none() && now.since(end) > waited
         });
     if let Some(block) = due
-        && let Err(error) = shared.blocks.seal(block.bucket)
+        && let Err(error) = shared.measured(Stage::Seal, || shared.blocks.seal(block.bucket))
     {
         tracing::error!(bucket = block.bucket.0, %error, "bucket not sealed");
     }
 }
 
+/// The buckets before this one have expired by `at`.
+fn expired_before(shared: &Shared, at: UnixNanos, retention_seconds: u64) -> Bucket {
+    let retention = retention_seconds.saturating_mul(UnixNanos::PER_SECOND);
+    Bucket::containing(at.minus(retention), shared.bucket_nanos)
+}
+
 /// Removes buckets whose last possible trace is older than the retention: not early, at most one bucket late.
 fn expire(shared: &Shared, now: UnixNanos, retention_seconds: u64) {
-    let before = Bucket::containing(
-        now.minus(retention_seconds.saturating_mul(UnixNanos::PER_SECOND)),
-        shared.bucket_nanos,
-    );
+    let before = expired_before(shared, now, retention_seconds);
     match shared.blocks.expire(before) {
         Ok(expired) if expired.is_empty() => return,
         Ok(expired) => {

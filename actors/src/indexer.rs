@@ -10,6 +10,7 @@ use spandrel_model::summary::TraceSummary;
 use tokio::sync::oneshot;
 
 use crate::limits::INDEX_STEP_SUMMARIES;
+use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Milliseconds between two looks at what waits.
@@ -80,7 +81,7 @@ async fn catch_up(shared: &Arc<Shared>, all: bool) -> Result<(), String> {
             }
             let worker = Arc::clone(shared);
             let step = move || index_step(&worker, block.bucket, block.block_id, done);
-            shared.env.block(step).await?;
+            shared.block(Stage::Index, step).await?;
         }
     }
     Ok(())

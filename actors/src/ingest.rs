@@ -18,7 +18,7 @@ use tokio::sync::{oneshot, watch};
 use crate::limits::{
     ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, EXPORT_DEADLINE_MS, PRESSURE_RETRY_MS,
 };
-use crate::meters;
+use crate::meters::{self, Stage};
 use crate::shared::Shared;
 use crate::writer::{Append, ShardRows, WriterMessage};
 
@@ -77,10 +77,10 @@ impl Ingest for IngestPort {
         let bytes = request.len() as u64;
         let epoch = self.shared.epoch();
         let now = self.shared.env.now();
-        let scanned =
-            scan_request(request, tenant.clone(), now, epoch.rules()).map_err(|error| {
-                PortError::invalid("request", format!("{error}")).with_tenant(tenant)
-            })?;
+        let scan = || scan_request(request, tenant.clone(), now, epoch.rules());
+        let scanned = self.shared.measured(Stage::Scan, scan).map_err(|error| {
+            PortError::invalid("request", format!("{error}")).with_tenant(tenant)
+        })?;
         let accepted = scanned.batch.spans.len() as u64;
         let outcome = ExportOutcome {
             accepted,

@@ -1,6 +1,6 @@
 //! The counters and histograms of this crate, each written in one place.
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Counter, counter, gauge, histogram};
 use spandrel_model::ids::{ShardId, UnixNanos};
 use spandrel_model::otlp::{ChangedSpans, RejectedSpans};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
@@ -8,6 +8,43 @@ use spandrel_storage::page::Cardinality;
 
 use crate::assembler::Applied;
 use crate::limits::TOP_ATTRIBUTES;
+
+/// What processor time is counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Walking over requests.
+    Scan,
+    /// Building and compressing journal frames.
+    Frame,
+    /// Writing and syncing them.
+    Commit,
+    /// The shards' assemblers, their part of queries included.
+    Assemble,
+    /// Gathering spans and encoding pages of blocks.
+    Page,
+    /// Building the index.
+    Index,
+    /// Rewriting the small pages of a closed bucket.
+    Seal,
+    /// Reading for queries.
+    Query,
+}
+
+/// A counter for each stage, looked up once.
+pub(crate) struct StageCounters([Counter; 8]);
+
+impl StageCounters {
+    pub(crate) fn new() -> Self {
+        let names = [
+            "scan", "frame", "commit", "assemble", "page", "index", "seal", "query",
+        ];
+        Self(names.map(|stage| counter!("spandrel_stage_cpu_nanoseconds_total", "stage" => stage)))
+    }
+
+    pub(crate) fn add(&self, stage: Stage, nanos: u64) {
+        self.0[stage as usize].increment(nanos);
+    }
+}
 
 /// Spans that a request brought, by what became of them at the edge.
 pub(crate) fn received(

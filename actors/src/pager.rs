@@ -23,6 +23,7 @@ use crate::assembler::KeptTrace;
 use crate::assembler_actor::AssemblerMessage;
 use crate::facts::{TraceSpans, alone};
 use crate::limits::{PAGE_MAX_AGE_MS, PAGE_SPANS, PAGING_SHARE_256};
+use crate::meters::Stage;
 use crate::shared::{Gauges, Shared};
 
 /// Milliseconds between two looks at what waits.
@@ -155,7 +156,7 @@ impl PagerState {
             let result = write_pages(&shared, &mut buffers, kept);
             (result, buffers)
         };
-        let (result, buffers) = self.shared.env.block(job).await;
+        let (result, buffers) = self.shared.block(Stage::Page, job).await;
         self.buffers = buffers;
         for (shard, keys) in keys {
             let message = match &result {
@@ -276,7 +277,7 @@ fn write_pages(
     let same_file = |a: &Gathered, b: &Gathered| {
         a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
     };
-    for group in traces.chunk_by(same_file) {
+    for group in traces.chunk_by_mut(same_file) {
         write_group(shared, arena, builder, group)?;
     }
     let newest = traces.last().map_or(*counted, |one| one.kept.bucket);
@@ -398,7 +399,7 @@ fn write_group(
     shared: &Shared,
     arena: &SpanArena,
     builder: &mut PageBuilder,
-    group: &[Gathered],
+    group: &mut [Gathered],
 ) -> Result<(), String> {
     let Some(first) = group.first() else {
         return Ok(());
@@ -459,10 +460,10 @@ fn write_group(
 fn summarise(
     shared: &Shared,
     arena: &SpanArena,
-    one: &Gathered,
+    one: &mut Gathered,
 ) -> Result<Option<TraceSummary>, String> {
-    if let Some(summary) = &one.kept.summary {
-        return Ok(Some(summary.clone()));
+    if let Some(summary) = one.kept.summary.take() {
+        return Ok(Some(summary));
     }
     let epoch = shared.epoch();
     let mut copy = TraceSpans::default();

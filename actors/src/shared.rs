@@ -15,6 +15,7 @@ use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
 
 use crate::env::Env;
+use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
 use crate::settings::Epoch;
 
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<CreditPool>,
     pub(crate) limiters: Mutex<Limiters>,
     pub(crate) gauges: Gauges,
+    stages: StageCounters,
     epoch: RwLock<Arc<Epoch>>,
     pressure: AtomicU8,
 }
@@ -92,6 +94,7 @@ impl Shared {
             limiters: Mutex::new(Limiters::new(parts.epoch.current().set())),
             gauges: Gauges::new(parts.router.shards()),
             recent: RecentSummaries::default(),
+            stages: StageCounters::new(),
             env: parts.env,
             node: parts.node,
             router: parts.router,
@@ -103,6 +106,27 @@ impl Shared {
             epoch: RwLock::new(parts.epoch),
             pressure: AtomicU8::new(0),
         }
+    }
+
+    /// Runs a step of a stage and counts its processor time.
+    pub(crate) fn measured<T>(&self, stage: Stage, step: impl FnOnce() -> T) -> T {
+        let clock = &self.env.clock;
+        let before = clock.thread_cpu_nanos();
+        let result = step();
+        let used = clock.thread_cpu_nanos().saturating_sub(before);
+        self.stages.add(stage, used);
+        result
+    }
+
+    /// Runs blocking work of a stage, and counts its processor time.
+    pub(crate) async fn block<T: Send + 'static>(
+        self: &Arc<Self>,
+        stage: Stage,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let shared = Arc::clone(self);
+        let work = move || shared.measured(stage, work);
+        self.env.block(work).await
     }
 
     /// The settings in force.

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
+use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 
@@ -207,9 +208,10 @@ impl WriterState {
             return;
         };
         let items = self.take_items();
-        let (env, term, myself) = (self.shared.env.clone(), self.term, myself.clone());
+        let (shared, term, myself) = (Arc::clone(&self.shared), self.term, myself.clone());
         let job = async move {
-            let built = env.block(move || build_frames(builder, items, term)).await;
+            let build = move || build_frames(builder, items, term);
+            let built = shared.block(Stage::Frame, build).await;
             // The node is stopping when nobody listens.
             let _ = myself.cast(WriterMessage::Built(built));
         };
@@ -274,8 +276,7 @@ impl WriterState {
                 let (journal, now) = (Arc::clone(&shared.journal), shared.env.now());
                 let commit = move || journal.commit(&frames, now).map(drop);
                 shared
-                    .env
-                    .block(commit)
+                    .block(Stage::Commit, commit)
                     .await
                     .map_err(|error| error.to_string())
             };

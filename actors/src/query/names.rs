@@ -13,6 +13,7 @@ use spandrel_storage::page::ValueKind;
 use super::{QueryPort, storage_error};
 use crate::assembler::LiveNames;
 use crate::assembler_actor::AssemblerMessage;
+use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Collected names, each once: the details of the first source that knew them.
@@ -49,7 +50,7 @@ impl QueryPort {
                 },
             })
         };
-        self.shared.env.block(collect).await
+        self.shared.block(Stage::Query, collect).await
     }
 }
 

@@ -17,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::storage_error;
 use crate::facts::TraceSpans;
 use crate::limits::TRACE_PIECE_BYTES;
+use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Where the spans of a trace are.
@@ -66,7 +67,7 @@ impl TraceReader for PartsReader {
             let piece = progress.piece(&shared);
             (piece, progress)
         };
-        let (piece, progress) = self.shared.env.block(read).await;
+        let (piece, progress) = self.shared.block(Stage::Query, read).await;
         if matches!(piece, Ok(Some(_))) {
             self.progress = Some(progress);
         }

@@ -16,6 +16,7 @@ use super::sources::{self, Batch, Candidate, Key, Origin, after, key};
 use super::verify::{Inspected, verify};
 use super::{QueryPort, storage_error};
 use crate::assembler_actor::{AssemblerMessage, ShardSearch};
+use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Candidates beyond the page's limit that a round takes from each source.
@@ -54,8 +55,9 @@ impl QueryPort {
             let shared = Arc::clone(&self.shared);
             progress = self
                 .shared
-                .env
-                .block(move || progress.round(&shared, live, &references))
+                .block(Stage::Query, move || {
+                    progress.round(&shared, live, &references)
+                })
                 .await?;
         }
         Ok(self.answer_search(progress))

@@ -15,6 +15,7 @@ use super::{QueryPort, storage_error, stored_decision};
 use crate::assembler::{EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
+use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Records of an answer that are read before it begins, so that it can say whether it is complete.
@@ -46,7 +47,7 @@ impl QueryPort {
         let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
         let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
         let look = move || stored(&shared, &owner, trace_id, decided);
-        let stored = self.shared.env.block(look).await?;
+        let stored = self.shared.block(Stage::Query, look).await?;
         self.answer(tenant, trace_id, view, stored).await
     }
 
@@ -155,7 +156,7 @@ impl QueryPort {
             });
             (parts, missing.into_iter().collect())
         };
-        self.shared.env.block(check).await
+        self.shared.block(Stage::Query, check).await
     }
 
     /// Keeps a trace that is open or was dropped.
@@ -181,7 +182,11 @@ impl QueryPort {
                 Promotion::Absent => {
                     let (journal, owner) = (Arc::clone(&self.shared.journal), tenant.clone());
                     let look = move || journal.verdict(shard, &owner, trace_id);
-                    let found = self.shared.env.block(look).await.map_err(storage_error)?;
+                    let found = self
+                        .shared
+                        .block(Stage::Query, look)
+                        .await
+                        .map_err(storage_error)?;
                     match found {
                         Some(record) if self.recoverable(&record).await => earlier = Some(record),
                         Some(record) if record.verdict == Verdict::Keep => {

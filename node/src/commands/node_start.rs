@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
+use rustix::time::ClockId;
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::ids::UnixNanos;
@@ -48,6 +49,12 @@ impl Clock for SystemClock {
             .unwrap_or(Duration::ZERO);
         UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
     }
+
+    fn thread_cpu_nanos(&self) -> u64 {
+        let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
+        let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
+        seconds * UnixNanos::PER_SECOND + u64::try_from(used.tv_nsec).unwrap_or(0)
+    }
 }
 
 /// Runs a node until it is told to stop.
@@ -55,7 +62,7 @@ impl Clock for SystemClock {
 /// # Errors
 /// When the node cannot start.
 pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
-    let metrics = install_metrics()?;
+    let metrics = install_metrics(&options)?;
     let listeners = Listeners {
         http: listen(options.http_addr, "--http-addr").await?,
         otlp_grpc: listen(options.otlp_grpc_addr, "--otlp-grpc-addr").await?,
@@ -63,6 +70,7 @@ pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
     };
     let node_options = node_options(&options)?;
     let credit_bytes = node_options.credit_bytes;
+    let policy_yaml = node_options.seed.policy_yaml.clone();
     let node = Node::start(node_options, environment()).await?;
     let ports = Ports {
         ingest: node.ingest(),
@@ -73,7 +81,7 @@ pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
             metrics.render()
         }),
     };
-    warn_of_ignored_seeds(&options, &node);
+    warn_of_ignored_seeds(&options, &policy_yaml, &node);
     banner(&options, &node, credit_bytes).await;
     let (stop_demo, demo_stopped) = watch::channel(false);
     if options.demo {
@@ -107,8 +115,10 @@ fn environment() -> Env {
     }
 }
 
-fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+fn install_metrics(options: &NodeStartOptions) -> anyhow::Result<PrometheusHandle> {
     PrometheusBuilder::new()
+        .add_global_label("node", options.advertise_addr.to_string())
+        .add_global_label("zone", &options.zone)
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS_BUCKETS)
         .and_then(PrometheusBuilder::install_recorder)
         .context("metrics cannot be set up")
@@ -132,10 +142,8 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
     };
     PolicySet::parse(&policy_yaml, 1).context("the policy is not valid")?;
     let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + FIXED_BYTES;
-    let credit_bytes = options
-        .memory_bytes
-        .saturating_sub(fixed)
-        .max(options.memory_bytes / 2);
+    // The least memory that the settings allow leaves room for credit.
+    let credit_bytes = options.memory_bytes.saturating_sub(fixed);
     #[allow(clippy::disallowed_methods)]
     // identities of a new cluster and directory are drawn once, here
     let mut random = rand::rng();
@@ -167,15 +175,30 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
     })
 }
 
-fn warn_of_ignored_seeds(options: &NodeStartOptions, node: &Node) {
+fn warn_of_ignored_seeds(options: &NodeStartOptions, policy_yaml: &str, node: &Node) {
     if node.recovery.created {
         return;
     }
+    let cluster = node.cluster();
     for seed in &options.given_seeds {
-        let command = match *seed {
-            "policy" | "keep_all" | "keep-all" => "spandrel policy apply FILE",
-            _ => "a cluster command",
+        let (same, command) = match *seed {
+            "shards" => (options.shards == cluster.shards, "a cluster command"),
+            "replication" => (
+                options.replication == cluster.replication,
+                "a cluster command",
+            ),
+            "retention" => (
+                options.retention_seconds == cluster.retention_seconds,
+                "a cluster command",
+            ),
+            _ => (
+                policy_yaml == cluster.policy.yaml,
+                "spandrel policy apply FILE",
+            ),
         };
+        if same {
+            continue;
+        }
         tracing::warn!(
             setting = seed,
             "ignored: the directory belongs to a cluster that has its own value; change it by `{command}`"

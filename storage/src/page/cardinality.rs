@@ -22,7 +22,11 @@ impl Sketch {
         }
     }
 
-    #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    #[allow(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss
+    )]
     // an estimate below 2^60, for people
     fn estimate(&self) -> u64 {
         let registers = CARDINALITY_REGISTERS as f64;
