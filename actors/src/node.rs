@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use serde::{Deserialize, Serialize};
 use spandrel_model::credit::CreditPool;
 use spandrel_model::ids::{NodeId, ShardId, Term, UnixNanos};
 use spandrel_model::otlp::AttributePolicy;
@@ -14,6 +13,7 @@ use spandrel_model::ports::{Admin, Ingest, Query};
 use spandrel_raft::state::{NodeAddresses, NodeRegistration, ShardRecord};
 use spandrel_raft::{ClusterSeed, ClusterState, Command, NoPeers, RaftOptions, Settings, Start};
 use spandrel_storage::block::{BlockOptions, BlockStore};
+use spandrel_storage::disk::GuardedDisk;
 use spandrel_storage::index::{IndexOptions, IndexStore};
 use spandrel_storage::journal::{Journal, JournalOptions};
 use tokio::sync::oneshot;
@@ -23,6 +23,7 @@ use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
+use crate::identity::Identity;
 use crate::indexer::{Indexer, IndexerMessage};
 use crate::ingest::IngestPort;
 use crate::pager::{Pager, PagerArguments, PagerMessage};
@@ -64,16 +65,6 @@ pub struct NodeOptions {
     pub addresses: NodeAddresses,
     /// Its zone; may be empty.
     pub zone: String,
-}
-
-/// The identity of a data directory, `identity.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    /// Random, drawn when the directory was new.
-    disk_id: u64,
-    /// How often it was opened.
-    boot: u64,
 }
 
 /// A node cannot start.
@@ -169,7 +160,9 @@ impl Node {
     /// When a file cannot be opened; damage that replay can skip is logged and no error.
     pub async fn start(options: NodeOptions, env: Env) -> Result<Self, StartError> {
         let options = Arc::new(options);
-        let identity = open_identity(&options, &env)?;
+        let env = guard(&options, env).await?;
+        let identity = Identity::open(env.disk.as_ref(), &options.data_dir, options.new_disk_id)
+            .map_err(|error| start_error("open the data directory")(&error))?;
         let (settings, created) = open_settings(&options, &env, &identity).await?;
         let state = settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
@@ -257,26 +250,18 @@ impl Node {
     }
 }
 
-fn open_identity(options: &NodeOptions, env: &Env) -> Result<Identity, StartError> {
-    let error = start_error("open the data directory");
-    let path = options.data_dir.join("identity.json");
-    env.disk
-        .create_dir_all(&options.data_dir)
-        .map_err(|reason| error(&reason))?;
-    let mut identity = match env.disk.read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|reason| error(&reason))?,
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Identity {
-            disk_id: options.new_disk_id,
-            boot: 0,
-        },
-        Err(reason) => return Err(error(&reason)),
-    };
-    identity.boot += 1;
-    let bytes = serde_json::to_vec(&identity).map_err(|reason| error(&reason))?;
-    env.disk
-        .write_atomically(&path, &bytes)
-        .map_err(|reason| error(&reason))?;
-    Ok(identity)
+/// The same world, in which every failed sync stops the process and is remembered for the next start.
+async fn guard(options: &Arc<NodeOptions>, env: Env) -> Result<Env, StartError> {
+    let (inner, halt) = (Arc::clone(&env.disk), Arc::clone(&env.halt));
+    let data_dir = options.data_dir.clone();
+    let guarded = env
+        .block(move || GuardedDisk::open(inner, &data_dir, Box::new(move |reason| halt(reason))))
+        .await
+        .map_err(|error| start_error("open the data directory")(&error))?;
+    Ok(Env {
+        disk: Arc::new(guarded),
+        ..env
+    })
 }
 
 async fn open_settings(
@@ -369,6 +354,7 @@ async fn open_storage(
             frame_cache_bytes: worker.frame_cache_bytes,
             redb_cache_bytes: worker.store_cache_bytes,
             hash_seed: seed,
+            boot,
             ..JournalOptions::default()
         };
         let journal = Journal::open(Arc::clone(disk), &dir.join("journal"), journal, now);

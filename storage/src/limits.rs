@@ -24,3 +24,11 @@ pub const MAX_FRAME_IDS: usize = 65_536;
 pub const CACHE_SHARES: usize = 64;
 /// Smallest cache of one open redb file, in bytes: the inner pages of its trees.
 pub const MIN_REDB_CACHE_BYTES: usize = 64 << 10;
+
+// The disk.
+
+/// Bytes of the file that names what a sync failed on: about 150 names. A process that meets more failed syncs than
+/// that before it has stopped trusts nothing that the system holds in memory.
+pub const SUSPICION_FILE_BYTES: usize = 8 << 10;
+/// Bytes of a file that are rewritten at a time after a failed sync.
+pub const REWRITE_CHUNK_BYTES: usize = 1 << 20;
