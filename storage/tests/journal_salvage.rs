@@ -14,7 +14,9 @@ use std::path::PathBuf;
 use spandrel_model::ids::{Lsn, ShardId, Term, UnixNanos};
 use spandrel_model::verdict::VerdictRecord;
 use spandrel_storage::disk::{Disk, SimulatedDisk};
-use spandrel_storage::journal::{EncodedFrame, Frame, FrameBuilder, FrameId, Journal};
+use spandrel_storage::journal::{
+    Corruption, EncodedFrame, Frame, FrameBuilder, FrameId, Journal, LsnRange,
+};
 use support::workload::{open, open_with_damage, options, slice_files};
 use support::{NOW, Numbers, all, batch, dropped};
 
@@ -187,4 +189,135 @@ fn a_flipped_byte_costs_at_most_the_frame_that_it_is_in() {
     println!("{flips} flips, {rebuilt} slices built anew, {lost} frames lost");
     assert!(flips > 100 && rebuilt > 30 && lost > 10);
     assert!(lost <= flips);
+}
+
+/// The exchange of the damaged file for the built one is interrupted at each of its steps.
+#[test]
+fn a_power_loss_while_a_slice_is_built_anew_loses_nothing() {
+    let crashed = crashed(2);
+    let mut interrupted = 0;
+    for operations in 1.. {
+        crashed.disk.write_atomically(&crashed.path, &crashed.image).unwrap();
+        crashed.disk.remove(&crashed.set_aside()).unwrap();
+        assert!(crashed.disk.flip(&crashed.path, 0, 0x20));
+        crashed.disk.fail_power_after(operations);
+        let opened = open_with_damage(&crashed.disk);
+        let is_whole = opened.is_ok();
+        // The process dies with the power: nothing that it still does reaches the disk.
+        crashed.disk.power_loss();
+        drop(opened);
+
+        let journal = open(&crashed.disk).unwrap();
+        assert!(crashed.stored.iter().all(|one| one.is_readable(&journal)));
+        assert!(crashed.disk.len_of(&crashed.set_aside()).is_some());
+        if is_whole {
+            break;
+        }
+        interrupted += 1;
+    }
+    assert!(interrupted > 20, "{interrupted}");
+}
+
+/// Three slices of several frames; the middle one does not open.
+#[test]
+fn in_a_slice_between_others_only_rotten_frames_are_lost_and_all_their_numbers_named() {
+    for is_sealed in [false, true] {
+        let disk = SimulatedDisk::new(3);
+        let mut numbers = Numbers(3);
+        let journal = open(&disk).unwrap();
+        let mut stored = Vec::new();
+        while journal.slices().len() < 3 {
+            let one = Stored::new(&mut numbers, stored.len() as u64 + 1, 20);
+            let frames = std::slice::from_ref(&one.frame);
+            journal.commit(frames, UnixNanos(NOW)).unwrap();
+            stored.push(one);
+        }
+        if is_sealed {
+            journal.maintain(UnixNanos(NOW)).unwrap();
+        }
+        let range = journal.slices()[1].shards[0];
+        drop(journal);
+        let path = slice_files(&disk).remove(1);
+        let image = disk.read(&path).unwrap();
+
+        // Given a damaged tree, and damage in the first and in the last frame
+        assert!(disk.flip(&path, 0, 0x20));
+        let rotten = [range.first, range.last];
+        for one in stored.iter_mut().filter(|one| rotten.contains(&one.lsn)) {
+            one.find_places(&image);
+            for place in &one.places {
+                assert!(disk.flip(&path, place.start + 100, 0x20));
+            }
+        }
+
+        // When it is opened
+        let (journal, corrupt) = open_with_damage(&disk).unwrap();
+
+        // Then exactly these are lost, by sequence and by number
+        let named = |corruption: &Corruption| (corruption.frame.unwrap(), corruption.lost.clone());
+        let lost_with = |lsn: Lsn| {
+            let lost = [1, 2].map(|shard| LsnRange {
+                shard: ShardId(shard),
+                first: lsn,
+                last: lsn,
+            });
+            (FrameId(lsn.0), lost.to_vec())
+        };
+        let expected = rotten.map(lost_with).to_vec();
+        assert_eq!(corrupt.iter().map(named).collect::<Vec<_>>(), expected);
+        for one in &stored {
+            assert_eq!(one.is_readable(&journal), !rotten.contains(&one.lsn));
+        }
+        for lsn in rotten {
+            // Still located: its loss is known, not silent.
+            let id = journal.locate(ShardId(1), lsn).unwrap().unwrap();
+            let error = journal.frame(id).unwrap_err();
+            assert_eq!(error.class(), spandrel_model::error::ErrorClass::Corrupt);
+        }
+        // And it is sealed like any other
+        journal.maintain(UnixNanos(NOW)).unwrap();
+        drop(journal);
+        let journal = open(&disk).unwrap();
+        assert!(stored.iter().all(|one| one.is_readable(&journal) != rotten.contains(&one.lsn)));
+        assert_eq!(journal.last_lsn(ShardId(1)), Lsn(stored.len() as u64));
+    }
+}
+
+/// A commit fails at its sync, the process is started again and uses the numbers anew: whatever lies in the file of
+/// the failed one, it never stands in for what was acknowledged, nor is it added behind it.
+#[test]
+fn frames_of_a_failed_commit_never_replace_acknowledged_ones() {
+    for seed in 0..40 {
+        let disk = SimulatedDisk::new(seed);
+        let mut numbers = Numbers(seed);
+        let journal = open(&disk).unwrap();
+        let first = Stored::new(&mut numbers, 1, 3);
+        journal.commit(std::slice::from_ref(&first.frame), UnixNanos(NOW)).unwrap();
+        // Given a failed commit of two frames, of which the disk has some bytes
+        let failed = [Stored::new(&mut numbers, 2, 90), Stored::new(&mut numbers, 3, 90)];
+        let frames = failed.each_ref().map(|one| one.frame.clone());
+        disk.fail_sync(1);
+        assert!(journal.commit(&frames, UnixNanos(NOW)).is_err());
+        disk.power_loss();
+        drop(journal);
+
+        // When the next process commits others, unless the failed ones are there as a whole
+        let journal = open(&disk).unwrap();
+        let next = journal.last_lsn(ShardId(1)).next();
+        let second = Stored::new(&mut numbers, next.0, 3);
+        journal.commit(std::slice::from_ref(&second.frame), UnixNanos(NOW)).unwrap();
+        disk.power_loss();
+        drop(journal);
+
+        // Then these stand, and nothing behind them, with an intact tree and without one
+        let path = slice_files(&disk).remove(0);
+        for damages_tree in [false, true] {
+            if damages_tree {
+                assert!(disk.flip(&path, 0, 0x20));
+            }
+            let journal = open(&disk).unwrap();
+            assert!(first.is_readable(&journal) && second.is_readable(&journal), "seed {seed}");
+            assert_eq!(journal.last_lsn(ShardId(1)), next, "seed {seed}");
+        }
+    }
 }
