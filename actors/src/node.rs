@@ -1,5 +1,6 @@
 //! A node: opens its directory, recovers, starts its actors, and hands out the ports.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use spandrel_raft::{ClusterSeed, ClusterState, Command, NoPeers, RaftOptions, Se
 use spandrel_storage::block::{BlockOptions, BlockStore};
 use spandrel_storage::disk::GuardedDisk;
 use spandrel_storage::index::{IndexOptions, IndexStore};
-use spandrel_storage::journal::{Journal, JournalOptions};
+use spandrel_storage::journal::{Corruption, FrameId, Journal, JournalOptions};
 use tokio::sync::oneshot;
 
 use crate::admin::AdminPort;
@@ -93,8 +94,10 @@ pub struct Recovery {
     pub frames: u64,
     /// Spans of traces that are open or wait for a page.
     pub spans: u64,
-    /// Frames skipped because their checksum failed.
-    pub corrupt_frames: u64,
+    /// Frames of the journal that are damaged: their records are lost.
+    pub lost_frames: u64,
+    /// Slices of the journal in which not one frame was left.
+    pub lost_slices: u64,
 }
 
 /// A running node.
@@ -166,9 +169,9 @@ impl Node {
         let (settings, created) = open_settings(&options, &env, &identity).await?;
         let state = settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let shared = Arc::new(
-            open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch)).await?,
-        );
+        let opened = open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch));
+        let (shared, damage) = opened.await?;
+        let shared = Arc::new(shared);
         let worker = Arc::clone(&shared);
         let (recovered, cost) = env
             .block(move || {
@@ -177,11 +180,13 @@ impl Node {
             })
             .await
             .map_err(|error| start_error("replay the journal")(&error))?;
+        let (lost_frames, lost_slices) = report_damage(damage, cost.skipped);
         let recovery = Recovery {
             created,
             frames: cost.frames,
             spans: cost.spans,
-            corrupt_frames: cost.corrupt,
+            lost_frames,
+            lost_slices,
         };
         start_actors(shared, settings, options, recovered, recovery)
             .await
@@ -343,7 +348,7 @@ async fn open_storage(
     boot: u64,
     state: &ClusterState,
     epoch: Arc<Epoch>,
-) -> Result<Shared, StartError> {
+) -> Result<(Shared, Vec<Corruption>), StartError> {
     let router = state
         .router()
         .ok_or_else(|| start_error("route traces")(&"no shards"))?;
@@ -360,9 +365,6 @@ async fn open_storage(
         let journal = Journal::open(Arc::clone(disk), &dir.join("journal"), journal, now);
         let (journal, damage) =
             journal.map_err(|reason| start_error("open the journal")(&reason))?;
-        for corruption in damage {
-            tracing::error!(%corruption, "the journal lost something");
-        }
         let blocks = BlockOptions {
             cache_bytes: worker.store_cache_bytes,
             boot,
@@ -376,10 +378,10 @@ async fn open_storage(
             IndexOptions::default(),
         );
         let index = index.map_err(|reason| start_error("open the index")(&reason))?;
-        Ok::<_, StartError>((journal, blocks, index))
+        Ok::<_, StartError>((journal, damage, blocks, index))
     });
-    let (journal, blocks, index) = opened.await?;
-    Ok(Shared::new(SharedParts {
+    let (journal, damage, blocks, index) = opened.await?;
+    let shared = Shared::new(SharedParts {
         env: env.clone(),
         node: FIRST_NODE,
         router,
@@ -389,7 +391,33 @@ async fn open_storage(
         index: Arc::new(index),
         pool: CreditPool::new(options.credit_bytes),
         epoch,
-    }))
+    });
+    Ok((shared, damage))
+}
+
+/// Logs what the journal lost, each thing once, and counts frames and slices: a frame may be found damaged when the
+/// journal is opened and again when it is replayed.
+fn report_damage(
+    opening: Vec<Corruption>,
+    mut frames: BTreeMap<FrameId, Corruption>,
+) -> (u64, u64) {
+    let mut lost_slices = 0;
+    for corruption in opening {
+        match corruption.frame {
+            Some(frame) => {
+                frames.insert(frame, corruption);
+            }
+            None => {
+                tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a file");
+                // The file of the checkpoints is rebuilt from the slices.
+                lost_slices += u64::from(corruption.slice > 0);
+            }
+        }
+    }
+    for corruption in frames.values() {
+        tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a frame");
+    }
+    (frames.len() as u64, lost_slices)
 }
 
 /// One state per shard, at its checkpoint.

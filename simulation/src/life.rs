@@ -281,11 +281,12 @@ async fn live(
         "started: {} frames, {} spans replayed",
         recovery.frames, recovery.spans
     ));
-    if recovery.corrupt_frames > 0 {
-        return Err(violation(
-            "P1",
-            format!("{} frames are corrupt", recovery.corrupt_frames),
-        ));
+    if recovery.lost_frames + recovery.lost_slices > 0 {
+        let lost = format!(
+            "{} frames and {} slices are lost",
+            recovery.lost_frames, recovery.lost_slices
+        );
+        return Err(violation("P1", lost));
     }
     create_tenants(&world, &node).await?;
     let query = node.query();

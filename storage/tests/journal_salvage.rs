@@ -42,7 +42,12 @@ impl Stored {
             .unwrap();
         let verdict = dropped(numbers, "default", lsn);
         builder
-            .push_verdicts(ShardId(2), Term(1), Lsn(lsn), std::slice::from_ref(&verdict))
+            .push_verdicts(
+                ShardId(2),
+                Term(1),
+                Lsn(lsn),
+                std::slice::from_ref(&verdict),
+            )
             .unwrap();
         Self {
             frame: builder.finish().unwrap(),
@@ -58,9 +63,11 @@ impl Stored {
             let copies = memchr::memmem::find_iter(image, payload);
             let copies: Vec<usize> = copies.collect();
             assert!(!copies.is_empty());
-            self.places.extend(copies.into_iter().map(|at| {
-                (at - PIECE_HEADER_BYTES) as u64..(at + payload.len()) as u64
-            }));
+            self.places.extend(
+                copies
+                    .into_iter()
+                    .map(|at| (at - PIECE_HEADER_BYTES) as u64..(at + payload.len()) as u64),
+            );
         }
     }
 
@@ -197,7 +204,10 @@ fn a_power_loss_while_a_slice_is_built_anew_loses_nothing() {
     let crashed = crashed(2);
     let mut interrupted = 0;
     for operations in 1.. {
-        crashed.disk.write_atomically(&crashed.path, &crashed.image).unwrap();
+        crashed
+            .disk
+            .write_atomically(&crashed.path, &crashed.image)
+            .unwrap();
         crashed.disk.remove(&crashed.set_aside()).unwrap();
         assert!(crashed.disk.flip(&crashed.path, 0, 0x20));
         crashed.disk.fail_power_after(operations);
@@ -278,7 +288,11 @@ fn in_a_slice_between_others_only_rotten_frames_are_lost_and_all_their_numbers_n
         journal.maintain(UnixNanos(NOW)).unwrap();
         drop(journal);
         let journal = open(&disk).unwrap();
-        assert!(stored.iter().all(|one| one.is_readable(&journal) != rotten.contains(&one.lsn)));
+        assert!(
+            stored
+                .iter()
+                .all(|one| one.is_readable(&journal) != rotten.contains(&one.lsn))
+        );
         assert_eq!(journal.last_lsn(ShardId(1)), Lsn(stored.len() as u64));
     }
 }
@@ -292,9 +306,14 @@ fn frames_of_a_failed_commit_never_replace_acknowledged_ones() {
         let mut numbers = Numbers(seed);
         let journal = open(&disk).unwrap();
         let first = Stored::new(&mut numbers, 1, 3);
-        journal.commit(std::slice::from_ref(&first.frame), UnixNanos(NOW)).unwrap();
+        journal
+            .commit(std::slice::from_ref(&first.frame), UnixNanos(NOW))
+            .unwrap();
         // Given a failed commit of two frames, of which the disk has some bytes
-        let failed = [Stored::new(&mut numbers, 2, 90), Stored::new(&mut numbers, 3, 90)];
+        let failed = [
+            Stored::new(&mut numbers, 2, 90),
+            Stored::new(&mut numbers, 3, 90),
+        ];
         let frames = failed.each_ref().map(|one| one.frame.clone());
         disk.fail_sync(1);
         assert!(journal.commit(&frames, UnixNanos(NOW)).is_err());
@@ -305,7 +324,9 @@ fn frames_of_a_failed_commit_never_replace_acknowledged_ones() {
         let journal = open(&disk).unwrap();
         let next = journal.last_lsn(ShardId(1)).next();
         let second = Stored::new(&mut numbers, next.0, 3);
-        journal.commit(std::slice::from_ref(&second.frame), UnixNanos(NOW)).unwrap();
+        journal
+            .commit(std::slice::from_ref(&second.frame), UnixNanos(NOW))
+            .unwrap();
         disk.power_loss();
         drop(journal);
 
@@ -316,7 +337,10 @@ fn frames_of_a_failed_commit_never_replace_acknowledged_ones() {
                 assert!(disk.flip(&path, 0, 0x20));
             }
             let journal = open(&disk).unwrap();
-            assert!(first.is_readable(&journal) && second.is_readable(&journal), "seed {seed}");
+            assert!(
+                first.is_readable(&journal) && second.is_readable(&journal),
+                "seed {seed}"
+            );
             assert_eq!(journal.last_lsn(ShardId(1)), next, "seed {seed}");
         }
     }
