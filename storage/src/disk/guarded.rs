@@ -398,3 +398,7 @@ impl Disk for GuardedDisk {
         self.shared.inner.space(path)
     }
 }
+
+#[cfg(test)]
+#[path = "guarded_test.rs"]
+mod tests;

@@ -188,14 +188,15 @@ mod tests {
         assert!(refused(PieceHead { pieces: 0, ..head }));
         assert!(refused(PieceHead { pieces: 2, ..head }));
         assert!(refused(PieceHead { len: 0, ..head }));
-        let too_long = PAYLOAD_BYTES as u32 + 1;
+        let full = u32::try_from(PAYLOAD_BYTES).unwrap();
+        let too_long = full + 1;
         assert!(refused(PieceHead {
             len: too_long,
             ..head
         }));
         assert!(refused(PieceHead {
             pieces: u16::MAX,
-            len: PAYLOAD_BYTES as u32,
+            len: full,
             ..head
         }));
     }

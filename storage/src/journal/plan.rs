@@ -274,9 +274,8 @@ impl Maker {
             return;
         };
         let from = self.seen.get(&shard).copied().unwrap_or_default();
-        let behind = self.plan.frames.iter_mut().skip(from);
-        let lost = behind.filter(|frame| !frame.found).next();
-        if let Some(lost) = lost {
+        let mut behind = self.plan.frames.iter_mut().skip(from);
+        if let Some(lost) = behind.find(|frame| !frame.found) {
             lost.row.ranges.push(gap);
         }
     }
