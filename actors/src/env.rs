@@ -34,7 +34,7 @@ pub struct Env {
     pub disk: Arc<dyn Disk>,
     /// Where blocking work runs.
     pub blocking: BlockingMode,
-    /// Stops the process: called once when a durable write failed, because a failed fsync is never retried.
+    /// Stops the process: called when a durable write or any sync failed, because a failed fsync is never retried.
     pub halt: Arc<dyn Fn(&str) + Send + Sync>,
 }
 

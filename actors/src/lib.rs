@@ -10,6 +10,7 @@ mod assembler_actor;
 mod env;
 mod facts;
 mod housekeeping;
+mod identity;
 mod indexer;
 mod ingest;
 pub mod limits;

@@ -1,11 +1,11 @@
 //! A node: opens its directory, recovers, starts its actors, and hands out the ports.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
-use serde::{Deserialize, Serialize};
 use spandrel_model::credit::CreditPool;
 use spandrel_model::ids::{NodeId, ShardId, Term, UnixNanos};
 use spandrel_model::otlp::AttributePolicy;
@@ -14,8 +14,9 @@ use spandrel_model::ports::{Admin, Ingest, Query};
 use spandrel_raft::state::{NodeAddresses, NodeRegistration, ShardRecord};
 use spandrel_raft::{ClusterSeed, ClusterState, Command, NoPeers, RaftOptions, Settings, Start};
 use spandrel_storage::block::{BlockOptions, BlockStore};
+use spandrel_storage::disk::GuardedDisk;
 use spandrel_storage::index::{IndexOptions, IndexStore};
-use spandrel_storage::journal::{Journal, JournalOptions};
+use spandrel_storage::journal::{Corruption, FrameId, Journal, JournalOptions};
 use tokio::sync::oneshot;
 
 use crate::admin::AdminPort;
@@ -23,6 +24,7 @@ use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
+use crate::identity::Identity;
 use crate::indexer::{Indexer, IndexerMessage};
 use crate::ingest::IngestPort;
 use crate::pager::{Pager, PagerArguments, PagerMessage};
@@ -66,16 +68,6 @@ pub struct NodeOptions {
     pub zone: String,
 }
 
-/// The identity of a data directory, `identity.json`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    /// Random, drawn when the directory was new.
-    disk_id: u64,
-    /// How often it was opened.
-    boot: u64,
-}
-
 /// A node cannot start.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}: {reason}")]
@@ -102,8 +94,10 @@ pub struct Recovery {
     pub frames: u64,
     /// Spans of traces that are open or wait for a page.
     pub spans: u64,
-    /// Frames skipped because their checksum failed.
-    pub corrupt_frames: u64,
+    /// Frames of the journal that are damaged: their records are lost.
+    pub lost_frames: u64,
+    /// Slices of the journal in which not one frame was left.
+    pub lost_slices: u64,
 }
 
 /// A running node.
@@ -169,13 +163,15 @@ impl Node {
     /// When a file cannot be opened; damage that replay can skip is logged and no error.
     pub async fn start(options: NodeOptions, env: Env) -> Result<Self, StartError> {
         let options = Arc::new(options);
-        let identity = open_identity(&options, &env)?;
+        let env = guard(&options, env).await?;
+        let identity = Identity::open(env.disk.as_ref(), &options.data_dir, options.new_disk_id)
+            .map_err(|error| start_error("open the data directory")(&error))?;
         let (settings, created) = open_settings(&options, &env, &identity).await?;
         let state = settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let shared = Arc::new(
-            open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch)).await?,
-        );
+        let opened = open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch));
+        let (shared, damage) = opened.await?;
+        let shared = Arc::new(shared);
         let worker = Arc::clone(&shared);
         let (recovered, cost) = env
             .block(move || {
@@ -184,11 +180,13 @@ impl Node {
             })
             .await
             .map_err(|error| start_error("replay the journal")(&error))?;
+        let (lost_frames, lost_slices) = report_damage(damage, cost.skipped);
         let recovery = Recovery {
             created,
             frames: cost.frames,
             spans: cost.spans,
-            corrupt_frames: cost.corrupt,
+            lost_frames,
+            lost_slices,
         };
         start_actors(shared, settings, options, recovered, recovery)
             .await
@@ -257,26 +255,18 @@ impl Node {
     }
 }
 
-fn open_identity(options: &NodeOptions, env: &Env) -> Result<Identity, StartError> {
-    let error = start_error("open the data directory");
-    let path = options.data_dir.join("identity.json");
-    env.disk
-        .create_dir_all(&options.data_dir)
-        .map_err(|reason| error(&reason))?;
-    let mut identity = match env.disk.read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|reason| error(&reason))?,
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Identity {
-            disk_id: options.new_disk_id,
-            boot: 0,
-        },
-        Err(reason) => return Err(error(&reason)),
-    };
-    identity.boot += 1;
-    let bytes = serde_json::to_vec(&identity).map_err(|reason| error(&reason))?;
-    env.disk
-        .write_atomically(&path, &bytes)
-        .map_err(|reason| error(&reason))?;
-    Ok(identity)
+/// The same world, in which every failed sync stops the process and is remembered for the next start.
+async fn guard(options: &Arc<NodeOptions>, env: Env) -> Result<Env, StartError> {
+    let (inner, halt) = (Arc::clone(&env.disk), Arc::clone(&env.halt));
+    let data_dir = options.data_dir.clone();
+    let guarded = env
+        .block(move || GuardedDisk::open(inner, &data_dir, Box::new(move |reason| halt(reason))))
+        .await
+        .map_err(|error| start_error("open the data directory")(&error))?;
+    Ok(Env {
+        disk: Arc::new(guarded),
+        ..env
+    })
 }
 
 async fn open_settings(
@@ -358,7 +348,7 @@ async fn open_storage(
     boot: u64,
     state: &ClusterState,
     epoch: Arc<Epoch>,
-) -> Result<Shared, StartError> {
+) -> Result<(Shared, Vec<Corruption>), StartError> {
     let router = state
         .router()
         .ok_or_else(|| start_error("route traces")(&"no shards"))?;
@@ -369,14 +359,12 @@ async fn open_storage(
             frame_cache_bytes: worker.frame_cache_bytes,
             redb_cache_bytes: worker.store_cache_bytes,
             hash_seed: seed,
+            boot,
             ..JournalOptions::default()
         };
         let journal = Journal::open(Arc::clone(disk), &dir.join("journal"), journal, now);
         let (journal, damage) =
             journal.map_err(|reason| start_error("open the journal")(&reason))?;
-        for corruption in damage {
-            tracing::error!(%corruption, "the journal lost something");
-        }
         let blocks = BlockOptions {
             cache_bytes: worker.store_cache_bytes,
             boot,
@@ -390,10 +378,10 @@ async fn open_storage(
             IndexOptions::default(),
         );
         let index = index.map_err(|reason| start_error("open the index")(&reason))?;
-        Ok::<_, StartError>((journal, blocks, index))
+        Ok::<_, StartError>((journal, damage, blocks, index))
     });
-    let (journal, blocks, index) = opened.await?;
-    Ok(Shared::new(SharedParts {
+    let (journal, damage, blocks, index) = opened.await?;
+    let shared = Shared::new(SharedParts {
         env: env.clone(),
         node: FIRST_NODE,
         router,
@@ -403,7 +391,33 @@ async fn open_storage(
         index: Arc::new(index),
         pool: CreditPool::new(options.credit_bytes),
         epoch,
-    }))
+    });
+    Ok((shared, damage))
+}
+
+/// Logs what the journal lost, each thing once, and counts frames and slices: a frame may be found damaged when the
+/// journal is opened and again when it is replayed.
+fn report_damage(
+    opening: Vec<Corruption>,
+    mut frames: BTreeMap<FrameId, Corruption>,
+) -> (u64, u64) {
+    let mut lost_slices = 0;
+    for corruption in opening {
+        match corruption.frame {
+            Some(frame) => {
+                frames.insert(frame, corruption);
+            }
+            None => {
+                tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a file");
+                // The file of the checkpoints is rebuilt from the slices.
+                lost_slices += u64::from(corruption.slice > 0);
+            }
+        }
+    }
+    for corruption in frames.values() {
+        tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a frame");
+    }
+    (frames.len() as u64, lost_slices)
 }
 
 /// One state per shard, at its checkpoint.

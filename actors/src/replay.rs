@@ -3,15 +3,17 @@
 //! A verdict that is found is adopted, never decided again. Two passes: the first, over the frames of verdicts alone,
 //! learns which traces are decided within the window, so that their spans are told from late ones in the second.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use spandrel_model::batch::SpanBatch;
-use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_storage::journal::{Frame, FrameId, RecordHead, RecordKind, Walk};
+use spandrel_storage::journal::{
+    Corruption, Frame, FrameId, JournalError, RecordHead, RecordKind, Walk,
+};
 
 use crate::assembler::{Decided, Effects, Prior, ShardState, Step};
 use crate::env::BlockingMode;
@@ -30,11 +32,12 @@ pub(crate) struct Recovered {
 }
 
 /// What a recovery did, for the log.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(crate) struct ReplayCost {
     pub(crate) frames: u64,
     pub(crate) spans: u64,
-    pub(crate) corrupt: u64,
+    /// Frames that were skipped because they are corrupt.
+    pub(crate) skipped: BTreeMap<FrameId, Corruption>,
 }
 
 type Known = HashMap<(ShardId, TraceId), Vec<(TenantId, Lsn, Verdict)>, FixedState>;
@@ -159,19 +162,18 @@ fn each_frame<T: Send>(
     visit: &mut dyn FnMut(T) -> Result<(), String>,
 ) -> Result<(), String> {
     let prepared = frames.map(|frame| match frame {
-        Ok((_, frame)) => prepare(frame).map(Some),
-        Err(error) if error.class() == ErrorClass::Corrupt => {
-            tracing::error!(%error, "a frame is skipped");
-            Ok(None)
-        }
+        Ok((_, frame)) => prepare(frame).map(Ok),
+        Err(JournalError::Corrupt(corruption)) => Ok(Err(corruption)),
         Err(error) => Err(error.to_string()),
     });
-    let mut take = |one: Result<Option<T>, String>| -> Result<(), String> {
+    let mut take = |one: Result<Result<T, Corruption>, String>| -> Result<(), String> {
         cost.frames += 1;
         match one? {
-            Some(one) => visit(one),
-            None => {
-                cost.corrupt += 1;
+            Ok(one) => visit(one),
+            Err(corruption) => {
+                // A walk meets damage frame by frame.
+                let frame = corruption.frame.unwrap_or(FrameId(0));
+                cost.skipped.insert(frame, corruption);
                 Ok(())
             }
         }

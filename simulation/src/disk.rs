@@ -89,6 +89,11 @@ impl LifeDisk {
         self.shared.inner.fail_sync(syncs);
     }
 
+    /// Whether the process has ended.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.shared.dead.load(Ordering::Relaxed)
+    }
+
     /// The process ends here: its handles are dead, whatever its destructors try.
     pub(crate) fn kill(&self) {
         self.shared.dead.store(true, Ordering::Relaxed);
@@ -231,16 +236,6 @@ impl Disk for LifeDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         self.shared.alive()?;
         self.shared.inner.read(path)
-    }
-
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let shared = &self.shared;
-        let detail = [bytes.len() as u64, xxh3_64(bytes), 0];
-        shared.sync(path, || {
-            shared.change("replace", path, detail, || {
-                shared.inner.write_atomically(path, bytes)
-            })
-        })
     }
 
     fn map(&self, path: &Path) -> io::Result<MappedFile> {

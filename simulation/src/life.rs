@@ -201,11 +201,16 @@ async fn ending(world: &Arc<World>, signals: &Signals) -> End {
 
 fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> Env {
     let (noting, told) = (Arc::clone(world), Arc::clone(signals));
+    let life = disk.clone();
     Env {
         clock: world.clock.clone(),
         disk: Arc::new(disk.clone()),
         blocking: BlockingMode::Inline,
         halt: Arc::new(move |reason| {
+            if life.is_dead() {
+                // A destructor whose file is gone with the process.
+                return;
+            }
             noting.note(format!("the node halts: {reason}"));
             told.halted.store(true, Ordering::Relaxed);
             told.changed.notify_one();
@@ -276,11 +281,12 @@ async fn live(
         "started: {} frames, {} spans replayed",
         recovery.frames, recovery.spans
     ));
-    if recovery.corrupt_frames > 0 {
-        return Err(violation(
-            "P1",
-            format!("{} frames are corrupt", recovery.corrupt_frames),
-        ));
+    if recovery.lost_frames + recovery.lost_slices > 0 {
+        let lost = format!(
+            "{} frames and {} slices are lost",
+            recovery.lost_frames, recovery.lost_slices
+        );
+        return Err(violation("P1", lost));
     }
     create_tenants(&world, &node).await?;
     let query = node.query();

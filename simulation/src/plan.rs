@@ -156,7 +156,7 @@ fn life(random: &mut ChaCha8Rng) -> LifePlan {
         4..6 => Fault::PowerInRecovery(random.random_range(1..400)),
         6..8 => Fault::FailedSync {
             syncs: random.random_range(1..400),
-            then_power: random.random_bool(0.7),
+            then_power: random.random_bool(0.4),
         },
         8 => Fault::Kill,
         _ => Fault::Stop,

@@ -7,7 +7,7 @@
 pub const MAX_FRAME_RAW_BYTES: usize = 128 << 20;
 /// Most bytes of a compressed frame: incompressible bytes grow by far less than this margin.
 pub const MAX_FRAME_BYTES: usize = MAX_FRAME_RAW_BYTES + (1 << 20);
-/// Bytes of a frame that one row of a slice file holds. redb gives a value a page of 2^k times 4 KiB; this and the
+/// Bytes of a row of a frame in a slice file, header included. redb gives a value a page of 2^k times 4 KiB; this and the
 /// page's own fields just fit 16 KiB.
 pub const FRAME_CHUNK_BYTES: usize = 16_300;
 /// Bytes of a checkpoint that one row holds: with the page's own fields just under 64 KiB.
@@ -24,3 +24,18 @@ pub const MAX_FRAME_IDS: usize = 65_536;
 pub const CACHE_SHARES: usize = 64;
 /// Smallest cache of one open redb file, in bytes: the inner pages of its trees.
 pub const MIN_REDB_CACHE_BYTES: usize = 64 << 10;
+
+// The disk.
+
+/// Bytes of the file that names what a sync failed on: about 150 names. A process that meets more failed syncs than
+/// that before it has stopped trusts nothing that the system holds in memory.
+pub const SUSPICION_FILE_BYTES: usize = 8 << 10;
+/// Bytes of a file that are rewritten at a time after a failed sync.
+pub const REWRITE_CHUNK_BYTES: usize = 1 << 20;
+
+// The journal's salvage.
+
+/// Bytes of a damaged file that are searched at a time.
+pub const SALVAGE_WINDOW_BYTES: usize = 4 << 20;
+/// Bytes of frames that are taken back in one transaction: the store holds about as much in memory.
+pub const SALVAGE_COMMIT_BYTES: usize = 8 << 20;

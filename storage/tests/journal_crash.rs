@@ -4,157 +4,17 @@
 
 mod support;
 
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use smallvec::smallvec;
 use spandrel_model::ids::{Lsn, ShardId, Term, TraceId, UnixNanos};
 use spandrel_model::verdict::VerdictRecord;
 use spandrel_storage::disk::{Disk, SimulatedDisk};
-use spandrel_storage::journal::{
-    EncodedFrame, Frame, FrameBuilder, FrameId, Journal, JournalError, JournalOptions,
+use spandrel_storage::journal::{FrameBuilder, FrameId, JournalError};
+use support::workload::{
+    Acknowledged, DIR, check, find, next_frame, open, open_with_damage, slice_files, work,
 };
 use support::{NOW, Numbers, all, batch, dropped, tenant};
-
-const DIR: &str = "/data/journal";
-const SHARDS: u16 = 3;
-
-fn options() -> JournalOptions {
-    JournalOptions {
-        slice_bytes: 10_000,
-        frame_cache_bytes: 0,
-        hash_seed: 99,
-        ..JournalOptions::default()
-    }
-}
-
-fn open(disk: &SimulatedDisk) -> Result<Journal, JournalError> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (journal, corrupt) = Journal::open(disk, Path::new(DIR), options(), UnixNanos(NOW))?;
-    assert_eq!(corrupt, []);
-    Ok(journal)
-}
-
-/// What the test knows to be durable.
-#[derive(Default)]
-struct Acknowledged {
-    frames: BTreeMap<FrameId, Vec<u8>>,
-    last: BTreeMap<ShardId, Lsn>,
-    checkpoint: Option<(Lsn, Vec<u8>)>,
-    verdicts: Vec<(ShardId, VerdictRecord)>,
-    /// Of the commit that was in flight.
-    in_flight: BTreeMap<ShardId, Lsn>,
-    checkpoint_in_flight: Option<(Lsn, Vec<u8>)>,
-}
-
-fn next_frame(
-    numbers: &mut Numbers,
-    last: &mut BTreeMap<ShardId, Lsn>,
-) -> (EncodedFrame, Vec<(ShardId, VerdictRecord)>) {
-    let mut builder = FrameBuilder::new(1).unwrap();
-    let mut verdicts = Vec::new();
-    for shard in (0..SHARDS).map(ShardId) {
-        if numbers.below(3) == 0 {
-            continue;
-        }
-        let lsn = last.entry(shard).or_default();
-        *lsn = lsn.next();
-        if numbers.below(2) == 0 {
-            let count = 1 + numbers.below(8) as usize;
-            let spans = batch(numbers, "default", count);
-            builder
-                .push_spans(shard, Term(1), *lsn, &spans, &all(&spans))
-                .unwrap();
-        } else {
-            let verdict = dropped(numbers, "default", lsn.0);
-            builder
-                .push_verdicts(shard, Term(1), *lsn, std::slice::from_ref(&verdict))
-                .unwrap();
-            verdicts.push((shard, verdict));
-        }
-    }
-    (builder.finish().unwrap(), verdicts)
-}
-
-/// Works until the power fails.
-fn work(
-    journal: &Journal,
-    numbers: &mut Numbers,
-    known: &mut Acknowledged,
-) -> Result<(), JournalError> {
-    for _ in 0..25 {
-        let mut last = known.last.clone();
-        let (frames, verdicts): (Vec<_>, Vec<_>) = (0..1 + numbers.below(2))
-            .map(|_| next_frame(numbers, &mut last))
-            .unzip();
-        known.in_flight.clone_from(&last);
-        let ids = journal.commit(&frames, UnixNanos(NOW))?;
-        known.last = last;
-        for (id, frame) in ids.into_iter().zip(&frames) {
-            known.frames.insert(id, frame.bytes().to_vec());
-        }
-        known.verdicts.extend(verdicts.into_iter().flatten());
-        if numbers.below(4) == 0 {
-            journal.maintain(UnixNanos(NOW))?;
-        }
-        if numbers.below(6) == 0 {
-            let content = vec![numbers.next() as u8; numbers.below(80_000) as usize];
-            let lsn = Lsn(numbers.next());
-            known.checkpoint_in_flight = Some((lsn, content.clone()));
-            journal.write_checkpoint(ShardId(1), lsn, &content)?;
-            known.checkpoint = Some((lsn, content));
-        }
-    }
-    Ok(())
-}
-
-/// Every acknowledged frame is there and intact, numbers are dense, and at most the commit in flight is there too.
-fn check(journal: &Journal, known: &mut Acknowledged) {
-    for (id, bytes) in &known.frames {
-        let stored = journal.frame(*id).unwrap();
-        let sent = Frame::decode(bytes).unwrap();
-        assert_eq!(stored.records(), sent.records());
-        for record in 0..sent.records().len() {
-            let mut spans = Vec::new();
-            stored.visit_spans(record, &mut |_, trace, span| {
-                spans.push((trace, span.to_vec()))
-            });
-            let mut expected = Vec::new();
-            sent.visit_spans(record, &mut |_, trace, span| {
-                expected.push((trace, span.to_vec()))
-            });
-            assert_eq!(spans, expected);
-        }
-    }
-    for shard in (0..SHARDS).map(ShardId) {
-        let last = journal.last_lsn(shard);
-        let acknowledged = known.last.get(&shard).copied().unwrap_or_default();
-        let in_flight = known.in_flight.get(&shard).copied().unwrap_or_default();
-        assert!(
-            last == acknowledged || last == in_flight.max(acknowledged),
-            "{shard:?} {last:?}"
-        );
-        for lsn in (1..=last.0).map(Lsn) {
-            let id = journal.locate(shard, lsn).unwrap().unwrap();
-            assert!(journal.frame(id).unwrap().find(shard, lsn).is_some());
-        }
-        assert_eq!(journal.locate(shard, last.next()).unwrap(), None);
-        known.last.insert(shard, last);
-    }
-    for (shard, verdict) in &known.verdicts {
-        assert!(journal.maybe_decided(*shard, &verdict.tenant, verdict.trace_id));
-        let found = journal
-            .verdict(*shard, &verdict.tenant, verdict.trace_id)
-            .unwrap();
-        assert_eq!(found.as_ref(), Some(verdict));
-    }
-    let ids: Vec<_> = journal.walk(None).map(|item| item.unwrap().0).collect();
-    assert!(ids.is_sorted() && known.frames.keys().all(|id| ids.contains(id)));
-    let checkpoint = journal.checkpoint(ShardId(1)).unwrap();
-    assert!(checkpoint == known.checkpoint || checkpoint == known.checkpoint_in_flight);
-    known.checkpoint = checkpoint;
-}
 
 /// Four power losses, some of them while recovering.
 fn crash_run(seed: u64) {
@@ -214,19 +74,6 @@ fn a_failed_sync_ends_all_commits_and_recovery_finds_what_was_acknowledged() {
     check(&open(&disk).unwrap(), &mut known);
 }
 
-fn slice_files(disk: &SimulatedDisk) -> Vec<std::path::PathBuf> {
-    let mut files = disk.list(Path::new(DIR)).unwrap();
-    files.retain(|path| path.to_string_lossy().contains("slice-"));
-    files
-}
-
-fn find(haystack: &[u8], needle: &[u8]) -> Option<u64> {
-    let mut windows = haystack.windows(needle.len());
-    windows
-        .position(|window| window == needle)
-        .map(|at| at as u64)
-}
-
 #[test]
 fn a_rotten_frame_is_lost_alone_and_named() {
     let disk = SimulatedDisk::new(6);
@@ -276,7 +123,7 @@ fn a_rotten_frame_is_lost_alone_and_named() {
 }
 
 #[test]
-fn a_slice_that_does_not_open_is_set_aside_and_its_gap_named() {
+fn a_slice_without_any_frame_left_is_set_aside_and_its_gap_named() {
     let disk = SimulatedDisk::new(7);
     let mut numbers = Numbers(7);
     let journal = open(&disk).unwrap();
@@ -295,11 +142,9 @@ fn a_slice_that_does_not_open_is_set_aside_and_its_gap_named() {
     let lost = journal.slices()[1].shards[0];
     drop(journal);
     let path = slice_files(&disk).remove(1);
-    assert!(disk.flip(&path, 0, 0xff));
+    disk.write_atomically(&path, &[0xa5; 10_000]).unwrap();
 
-    let arc: Arc<dyn Disk> = Arc::new(disk.clone());
-    let (journal, corrupt) =
-        Journal::open(Arc::clone(&arc), Path::new(DIR), options(), UnixNanos(NOW)).unwrap();
+    let (journal, corrupt) = open_with_damage(&disk).unwrap();
     assert_eq!(corrupt.len(), 1);
     assert_eq!((corrupt[0].frame, &*corrupt[0].lost), (None, &[lost][..]));
     assert_eq!(journal.last_lsn(ShardId(1)), Lsn(lsn));
@@ -333,9 +178,7 @@ fn flipped_bytes_anywhere_never_panic() {
             let offset = numbers.below(image.len() as u64);
             assert!(disk.flip(path, offset, numbers.next() as u8 | 1));
         }
-        let arc: Arc<dyn Disk> = Arc::new(disk.clone());
-        let opened = Journal::open(arc, Path::new(DIR), options(), UnixNanos(NOW));
-        if let Ok((journal, corrupt)) = opened {
+        if let Ok((journal, corrupt)) = open_with_damage(&disk) {
             let walked = journal.walk(None).filter(Result::is_err).count();
             damaged += usize::from(walked > 0 || !corrupt.is_empty());
             for (shard, verdict) in &known.verdicts {

@@ -221,9 +221,15 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
     );
     if !recovery.created {
         println!(
-            "  recovered   {} journal frames, {} undecided or unpaged spans, {} corrupt frames",
-            recovery.frames, recovery.spans, recovery.corrupt_frames
+            "  recovered   {} journal frames, {} undecided or unpaged spans",
+            recovery.frames, recovery.spans
         );
+        if recovery.lost_frames + recovery.lost_slices > 0 {
+            println!(
+                "  LOST        {} frames and {} whole slices of the journal are damaged: the log names their records",
+                recovery.lost_frames, recovery.lost_slices
+            );
+        }
     }
     println!(
         "  policy      version {} (the first that says keep counts):",

@@ -1,6 +1,4 @@
-//! A failed sync is never retried: the node stops.
-//!
-//! Not verified for the index, which is rebuilt from the blocks and may go on without a file of its own.
+//! A failed sync is never retried: the node stops, whatever file it was.
 
 use std::path::Path;
 
@@ -9,8 +7,7 @@ use crate::limits::HALT_MS;
 
 /// `halted`: the node has asked to be stopped by now, [`HALT_MS`] after the sync of `path` failed.
 pub(crate) fn halts_after_failed_sync(path: &Path, halted: bool) -> Result<(), Violation> {
-    let in_index = path.components().any(|part| part.as_os_str() == "index");
-    if halted || in_index {
+    if halted {
         return Ok(());
     }
     let problem = format!(

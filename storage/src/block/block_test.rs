@@ -20,9 +20,9 @@ use crate::disk::{Disk, RealDisk, SimulatedDisk};
 use crate::page::testing::contexts;
 use crate::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan, ValueKind};
 
-const DIR: &str = "/data/blocks";
+pub(super) const DIR: &str = "/data/blocks";
 
-fn open(disk: &SimulatedDisk, boot: u64) -> BlockStore {
+pub(super) fn open(disk: &SimulatedDisk, boot: u64) -> BlockStore {
     let options = BlockOptions {
         boot,
         max_open_files: 4,
@@ -40,7 +40,7 @@ fn trace(number: u64) -> TraceId {
 }
 
 /// Three spans of a trace: a client and a server, the last one an error with `n=<number>`.
-fn spans(number: u64) -> Vec<Vec<u8>> {
+pub(super) fn spans(number: u64) -> Vec<Vec<u8>> {
     use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value::Value};
     use opentelemetry_proto::tonic::trace::v1::{Span, Status};
     use prost::Message;
@@ -120,7 +120,7 @@ fn summary(number: u64, bucket: u32, tenant: &TenantId) -> TraceSummary {
     }
 }
 
-fn write(bucket: u32, name: &str, numbers: std::ops::Range<u64>) -> BlockWrite {
+pub(super) fn write(bucket: u32, name: &str, numbers: std::ops::Range<u64>) -> BlockWrite {
     let tenant = tenant(name);
     let summaries = numbers
         .clone()
@@ -134,7 +134,7 @@ fn write(bucket: u32, name: &str, numbers: std::ops::Range<u64>) -> BlockWrite {
 }
 
 /// All spans of a trace that the store finds.
-fn fetch(store: &BlockStore, name: &str, number: u64) -> Vec<Vec<u8>> {
+pub(super) fn fetch(store: &BlockStore, name: &str, number: u64) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
     for location in store
         .fragments(&tenant(name), ShardId(number as u16 % 8), trace(number))

@@ -20,6 +20,8 @@ mod summaries;
 
 #[cfg(test)]
 mod block_test;
+#[cfg(test)]
+mod failed_sync_test;
 
 pub use commit::BlockWrite;
 pub use error::BlockError;

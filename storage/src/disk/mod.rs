@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use redb::StorageBackend;
 
+mod guarded;
 mod real;
 mod simulated;
 mod simulated_file;
 
+pub use guarded::{GuardError, GuardedDisk};
 pub use real::RealDisk;
 pub use simulated::SimulatedDisk;
 
@@ -60,7 +62,17 @@ pub trait Disk: Debug + Send + Sync {
     ///
     /// # Errors
     /// Whatever the system says; the old file is then still there.
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let file = self.create(&temporary)?;
+        file.write(0, bytes)?;
+        file.sync_data()?;
+        drop(file);
+        self.rename(&temporary, path)?;
+        self.sync_dir(parent(path))
+    }
 
     /// Maps a file that will not change any more.
     ///
@@ -115,6 +127,14 @@ pub trait Disk: Debug + Send + Sync {
     /// # Errors
     /// Whatever the system says.
     fn space(&self, path: &Path) -> io::Result<Space>;
+}
+
+/// The directory of a path.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    }
 }
 
 /// A boxed backend, for redb's builder, which wants a sized one.

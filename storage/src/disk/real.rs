@@ -1,7 +1,7 @@
 //! The file system of the machine.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use redb::backends::FileBackend;
 use tantivy::directory::error::OpenReadError;
 use tantivy::directory::{Directory, MmapDirectory};
 
-use super::{Disk, MappedFile, Space};
+use super::{Disk, MappedFile, Space, parent};
 
 /// Bytes of a block in `st_blocks`, fixed by POSIX.
 const STAT_BLOCK_BYTES: u64 = 512;
@@ -32,13 +32,6 @@ fn unless_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    }
-}
-
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let file = OpenOptions::new()
@@ -56,18 +49,6 @@ impl Disk for RealDisk {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         fs::read(path)
-    }
-
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&temporary, path)?;
-        self.sync_dir(parent(path))
     }
 
     fn map(&self, path: &Path) -> io::Result<MappedFile> {

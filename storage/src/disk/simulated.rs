@@ -350,6 +350,9 @@ impl Disk for SimulatedDisk {
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let state = lock(&self.state);
+        if state.dirs.contains(path) {
+            return Err(ErrorKind::IsADirectory.into());
+        }
         Ok(Box::new(Handle {
             state: Arc::clone(&self.state),
             file: state.file(path)?,
@@ -360,17 +363,6 @@ impl Disk for SimulatedDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let file = lock(&self.state).file(path)?;
         Ok(lock(&file).bytes().to_vec())
-    }
-
-    fn write_atomically(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".tmp");
-        let temporary = PathBuf::from(name);
-        let file = self.create(&temporary)?;
-        file.write(0, bytes)?;
-        file.sync_data()?;
-        self.rename(&temporary, path)?;
-        self.sync_dir(path.parent().unwrap_or(Path::new("")))
     }
 
     fn map(&self, path: &Path) -> io::Result<MappedFile> {

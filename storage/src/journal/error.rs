@@ -9,7 +9,10 @@ use super::record::{FrameId, LsnRange};
 
 /// Stored bytes that cannot be trusted, and what was lost with them. The rest of the journal is unharmed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("journal slice {slice}, frame {frame:?} is corrupt: {reason}")]
+#[error(
+    "journal slice {slice}{} is corrupt: {reason}",
+    frame.map_or_else(String::new, |frame| format!(", frame {}", frame.0))
+)]
 pub struct Corruption {
     /// The slice.
     pub slice: u64,

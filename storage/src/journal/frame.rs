@@ -285,6 +285,13 @@ impl Frame {
         ranges.into_values().collect()
     }
 
+    /// The kinds of its records, a bit each.
+    pub(crate) fn kinds(&self) -> u8 {
+        self.heads
+            .iter()
+            .fold(0, |kinds, head| kinds | head.kind.bit())
+    }
+
     /// Bytes before compression.
     #[must_use]
     pub fn raw_bytes(&self) -> usize {

@@ -13,7 +13,8 @@ use super::error::{Corruption, JournalError};
 use super::frame::Frame;
 use super::options::JournalOptions;
 use super::record::{FrameId, SliceInfo};
-use super::slice::{Slice, SliceSettings};
+use super::slice::{NewFrame, Slice, SliceSettings};
+use super::slice_rows::FrameRow;
 use super::store::{Commit, StoreError};
 use crate::disk::Disk;
 use crate::limits::{CACHE_SHARES, MAX_FRAME_IDS, MIN_REDB_CACHE_BYTES};
@@ -86,7 +87,20 @@ impl Journal {
         let slice = self.writable_slice(writer, frames.len(), now)?;
         let first = writer.next_sequence;
         let carried = self.last_lsns().clone();
-        slice.commit(first, frames, &carried, now)?;
+        let new: Vec<NewFrame<'_>> = frames
+            .iter()
+            .map(|frame| NewFrame {
+                row: FrameRow {
+                    committed_at: now,
+                    kinds: frame.kinds(),
+                    bytes: frame.bytes().len() as u64,
+                    ranges: frame.ranges().to_vec(),
+                },
+                bytes: frame.bytes(),
+                verdict_keys: frame.verdict_keys(),
+            })
+            .collect();
+        slice.commit(first, &new, &carried, self.options.boot)?;
         writer.next_sequence += frames.len() as u64;
 
         let last_lsns = self.last_lsns.write();

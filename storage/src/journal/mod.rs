@@ -5,9 +5,9 @@
 //! [`Journal::maintain`] and deleted whole by [`Journal::trim`]. Records are found by `(shard, lsn)`, verdicts by
 //! trace. The format is described in `docs/formats/journal.md`.
 //!
-//! A frame's checksum is verified on every read from disk. A frame that fails is reported and skipped alone; a slice
-//! that does not open is set aside under the name `.corrupt`. Not verified: the bytes in redb's own cache and in the
-//! cache of decoded frames.
+//! A frame's checksum is verified on every read from disk. A frame that fails is reported and skipped alone. A slice
+//! whose tree is damaged is built anew from the frames that lie in its file, which is set aside under the name
+//! `.corrupt`. Not verified: the bytes in redb's own cache and in the cache of decoded frames.
 
 use std::path::{Path, PathBuf};
 
@@ -26,15 +26,23 @@ mod journal;
 mod location;
 mod open;
 mod options;
+mod piece;
+mod plan;
 mod record;
+mod repair;
+mod salvage;
 mod slice;
 mod slice_rows;
+mod slice_seal;
 mod store;
 mod upkeep;
 mod verdict_codec;
 mod verdict_index;
 mod walk;
 mod wire;
+
+/// Ends the name of a file that is set aside.
+const SET_ASIDE: &str = ".corrupt";
 
 pub use builder::FrameBuilder;
 pub use encoded::EncodedFrame;
@@ -48,10 +56,15 @@ pub use walk::Walk;
 /// Gives a file that cannot be used a name that nothing opens; somebody may want to look at it.
 fn set_aside(disk: &dyn Disk, path: &Path) -> Result<(), JournalError> {
     let mut name = path.as_os_str().to_owned();
-    name.push(".corrupt");
-    disk.rename(path, &PathBuf::from(name))
-        .map_err(JournalError::io("set a damaged file aside"))?;
-    let dir = path.parent().unwrap_or(Path::new("."));
+    name.push(SET_ASIDE);
+    rename(disk, path, &PathBuf::from(name))
+}
+
+/// Renames a file in the journal's directory, durably.
+fn rename(disk: &dyn Disk, from: &Path, to: &Path) -> Result<(), JournalError> {
+    disk.rename(from, to)
+        .map_err(JournalError::io("rename a file of the journal"))?;
+    let dir = to.parent().unwrap_or(Path::new("."));
     disk.sync_dir(dir)
         .map_err(JournalError::io("sync the journal's directory"))
 }

@@ -1,32 +1,37 @@
 //! Opening a journal: which files are slices, what was lost, where numbering goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 
-use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
+use spandrel_model::ids::UnixNanos;
 
 use super::cache::FrameCache;
 use super::checkpoint::CheckpointFile;
+use super::encoded::VerdictKey;
 use super::error::{Corruption, JournalError};
 use super::frame::Frame;
 use super::journal::{Journal, Writer, corrupt, slice_settings};
 use super::options::JournalOptions;
-use super::record::{FrameId, LsnRange, RecordKind};
+use super::plan::{After, Known};
+use super::record::{FrameId, RecordKind};
+use super::repair::{self, Repair};
 use super::slice::Slice;
-use super::store::StoreError;
+use super::store::{StoreError, guarded};
 use crate::disk::Disk;
 
 const PREFIX: &str = "slice-";
 const SUFFIX: &str = ".redb";
+/// The id of the first slice of a journal: its first frame has the sequence 1.
+const FIRST_SLICE: u64 = 1;
 
 /// The file of a slice.
 pub(super) fn slice_path(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("{PREFIX}{id:012}{SUFFIX}"))
 }
 
-fn slice_id(path: &Path) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
+/// The id in the name of a slice's file.
+fn slice_id(name: &str) -> Option<u64> {
     let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
     digits.parse().ok()
 }
@@ -43,27 +48,27 @@ impl Journal {
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
-        options: JournalOptions,
+        mut options: JournalOptions,
         now: UnixNanos,
     ) -> Result<(Self, Vec<Corruption>), JournalError> {
         disk.create_dir_all(dir)
             .map_err(JournalError::io("make the journal's directory"))?;
-        let files = disk.list(dir);
-        let files = files.map_err(JournalError::io("list the journal"))?;
+        let files = Files::of(disk.as_ref(), dir)?;
         let mut found = Found::default();
-        for path in &files {
-            if path.extension().is_some_and(|suffix| suffix == "tmp") {
-                disk.remove(path)
-                    .map_err(JournalError::io("remove an unfinished file"))?;
-            }
-            if let Some(id) = slice_id(path) {
-                found.open_slice(disk.as_ref(), path, id, &options)?;
-            }
+        for (id, path) in &files.slices {
+            found.open_slice(disk.as_ref(), path, *id, &options)?;
         }
-        found.report_lost();
+        let repair = Repair {
+            disk: disk.as_ref(),
+            settings: slice_settings(&options),
+            boot: options.boot,
+            now,
+        };
+        found.repair(&repair, &files.set_aside)?;
         let checkpoints = CheckpointFile::open(disk.as_ref(), dir, &mut found.corrupt)?;
         let frame_cache_bytes = options.frame_cache_bytes;
         let writer = found.take_writer();
+        options.boot = options.boot.max(found.last_boot()? + 1);
         let journal = Self {
             disk,
             dir: dir.to_owned(),
@@ -71,7 +76,7 @@ impl Journal {
             slices: RwLock::new(found.slices),
             writer: Mutex::new(writer),
             upkeep: Mutex::new(()),
-            last_lsns: RwLock::new(found.last_lsns),
+            last_lsns: RwLock::new(found.known.lsns),
             cache: Mutex::new(FrameCache::new(frame_cache_bytes)),
             checkpoints,
             opened_at: now,
@@ -81,13 +86,67 @@ impl Journal {
     }
 }
 
+/// The files of the directory, by what they are for.
+#[derive(Default)]
+struct Files {
+    slices: BTreeMap<u64, PathBuf>,
+    /// Ids of slices whose file was set aside, at an earlier start.
+    set_aside: BTreeSet<u64>,
+}
+
+impl Files {
+    /// Lists the directory, removes what is unfinished and finishes what a crash has interrupted.
+    fn of(disk: &dyn Disk, dir: &Path) -> Result<Self, JournalError> {
+        let mut files = Self::default();
+        let mut built = Vec::new();
+        for path in disk
+            .list(dir)
+            .map_err(JournalError::io("list the journal"))?
+        {
+            let name = path.file_name().and_then(|name| name.to_str());
+            let name = name.unwrap_or_default();
+            match path.extension().and_then(|suffix| suffix.to_str()) {
+                Some("tmp" | repair::BUILDING) => disk
+                    .remove(&path)
+                    .map_err(JournalError::io("remove an unfinished file"))?,
+                Some(repair::BUILT) => built.push(path),
+                _ => match name.strip_suffix(super::SET_ASIDE) {
+                    Some(slice) => files.set_aside.extend(slice_id(slice)),
+                    None => files.slices.extend(slice_id(name).map(|id| (id, path))),
+                },
+            }
+        }
+        for built in built {
+            let path = built.with_extension("redb");
+            let id = path.file_name().and_then(|name| slice_id(name.to_str()?));
+            let Some(id) = id else { continue };
+            let damaged_is_there = files.slices.contains_key(&id);
+            if repair::finish_exchange(disk, &built, &path, damaged_is_there)? {
+                files.slices.insert(id, path);
+            }
+        }
+        Ok(files)
+    }
+}
+
+/// A slice file after a first look at it.
+enum Opened {
+    Slice(Arc<Slice>),
+    Damaged {
+        id: u64,
+        path: PathBuf,
+        reason: String,
+    },
+}
+
 /// What the directory holds.
 #[derive(Default)]
 struct Found {
+    opened: Vec<Opened>,
     slices: Vec<Arc<Slice>>,
     corrupt: Vec<Corruption>,
     /// Highest numbers of all slices so far, in the order of slices.
-    last_lsns: BTreeMap<ShardId, Lsn>,
+    known: Known,
     highest_id: u64,
 }
 
@@ -100,44 +159,74 @@ impl Found {
         options: &JournalOptions,
     ) -> Result<(), JournalError> {
         self.highest_id = self.highest_id.max(id);
-        let slice = match Slice::open(disk, path, id, slice_settings(options)) {
-            Ok(slice) => slice,
-            Err(StoreError::Damaged(reason)) => {
-                super::set_aside(disk, path)?;
-                self.corrupt.push(Corruption {
-                    slice: id,
-                    frame: None,
-                    lost: Vec::new(),
-                    reason,
-                });
-                return Ok(());
-            }
+        let settings = slice_settings(options);
+        let opened = Slice::open(disk, path, id, settings)
+            .and_then(|slice| with_verdicts(slice, &mut self.corrupt));
+        self.opened.push(match opened {
+            Ok(slice) => Opened::Slice(Arc::new(slice)),
+            Err(StoreError::Damaged(reason)) => Opened::Damaged {
+                id,
+                path: path.to_owned(),
+                reason,
+            },
             Err(error) => return Err(error.during("open a slice")),
-        };
-        if !slice.state().is_sealed() {
-            restore_verdicts(&slice, &mut self.corrupt)?;
-        }
-        self.slices.push(Arc::new(slice));
+        });
         Ok(())
     }
 
-    /// Of each slice that was set aside: the numbers between its neighbours'. Of the newest one nobody knows.
-    fn report_lost(&mut self) {
-        let mut known = BTreeMap::new();
-        for slice in &self.slices {
-            let state = slice.state();
-            let previous = |corruption: &&mut Corruption| {
-                corruption.frame.is_none()
-                    && corruption.slice < slice.id
-                    && corruption.lost.is_empty()
-            };
-            for corruption in self.corrupt.iter_mut().filter(previous) {
-                corruption.lost = gaps(&known, &state.carried);
-            }
-            raise(&mut known, state.carried.iter().map(|(s, l)| (*s, *l)));
-            raise(&mut known, state.ranges.values().map(|r| (r.shard, r.last)));
+    /// Takes back what lies in slice files and is not shown, slice by slice: each knows what came before it.
+    fn repair(
+        &mut self,
+        repair: &Repair<'_>,
+        set_aside: &BTreeSet<u64>,
+    ) -> Result<(), JournalError> {
+        let mut opened = std::mem::take(&mut self.opened).into_iter();
+        if opened
+            .as_slice()
+            .first()
+            .is_some_and(|first| first.id() == FIRST_SLICE)
+        {
+            self.known.last_sequence = Some(0);
         }
-        self.last_lsns = known;
+        while let Some(one) = opened.next() {
+            let after = after(one.id(), opened.as_slice(), set_aside);
+            let slice = match one {
+                Opened::Slice(slice) => {
+                    self.known.raise_to(&slice);
+                    let is_whole = slice.was_closed || slice.state().is_sealed();
+                    if !is_whole {
+                        let after = after.filter(|after| after.adjacent);
+                        let lost = repair.adopt(&slice, &self.known, after.as_ref())?;
+                        self.corrupt.extend(lost);
+                    }
+                    slice
+                }
+                Opened::Damaged { id, path, reason } => {
+                    let (slice, lost) =
+                        repair.rebuild(id, &path, &reason, &self.known, after.as_ref())?;
+                    self.corrupt.extend(lost);
+                    let Some(slice) = slice else { continue };
+                    let slice = with_verdicts(slice, &mut self.corrupt);
+                    Arc::new(slice.map_err(|error| error.during("read verdicts"))?)
+                }
+            };
+            self.known.raise_to(&slice);
+            self.slices.push(slice);
+        }
+        Ok(())
+    }
+
+    /// The boot in which the newest frame was written; 0 when nothing tells.
+    fn last_boot(&self) -> Result<u64, JournalError> {
+        let Some(slice) = self.slices.last() else {
+            return Ok(0);
+        };
+        let last = slice.state().last_sequence().unwrap_or_default();
+        match slice.boot_of(FrameId(last)) {
+            Ok(boot) => Ok(boot.unwrap_or_default()),
+            Err(StoreError::Damaged(_)) => Ok(0),
+            Err(error) => Err(error.during("read the newest frame")),
+        }
     }
 
     /// Where numbering goes on. An empty slice at the end is the spare one.
@@ -160,30 +249,66 @@ impl Found {
     }
 }
 
-fn raise(known: &mut BTreeMap<ShardId, Lsn>, lsns: impl Iterator<Item = (ShardId, Lsn)>) {
-    for (shard, lsn) in lsns {
-        let last = known.entry(shard).or_default();
-        *last = lsn.max(*last);
+impl Opened {
+    fn id(&self) -> u64 {
+        match self {
+            Self::Slice(slice) => slice.id,
+            Self::Damaged { id, .. } => *id,
+        }
     }
 }
 
-fn gaps(known: &BTreeMap<ShardId, Lsn>, carried: &BTreeMap<ShardId, Lsn>) -> Vec<LsnRange> {
-    let gap = |(shard, last): (&ShardId, &Lsn)| {
-        let before = known.get(shard).copied().unwrap_or_default();
-        (before < *last).then(|| LsnRange {
-            shard: *shard,
-            first: before.next(),
-            last: *last,
-        })
-    };
-    carried.iter().filter_map(gap).collect()
+impl Known {
+    /// Takes note of a slice's frames, and of what it says of those before it.
+    fn raise_to(&mut self, slice: &Slice) {
+        let state = slice.state();
+        self.raise(state.carried.iter().map(|(shard, last)| (*shard, *last)));
+        self.raise(state.ranges.values().map(|range| (range.shard, range.last)));
+        if let Some(last) = state.last_sequence() {
+            self.last_sequence = Some(last);
+            self.last_commit = Some(state.last_commit);
+        }
+    }
 }
 
-/// Reads the verdicts of a slice that is not sealed.
-fn restore_verdicts(
-    slice: &Slice,
-    corrupt_frames: &mut Vec<Corruption>,
-) -> Result<(), JournalError> {
+/// The next frames behind a slice that some other slice holds.
+fn after(id: u64, later: &[Opened], set_aside: &BTreeSet<u64>) -> Option<After> {
+    let holder = later.iter().enumerate().find_map(|(place, one)| match one {
+        Opened::Slice(slice) if slice.state().frames > 0 => Some((place, slice)),
+        _ => None,
+    });
+    let (place, holder) = holder?;
+    let state = holder.state();
+    let aside = set_aside.range(id + 1..holder.id).next();
+    Some(After {
+        first_sequence: state.first_sequence,
+        carried: state.carried.clone(),
+        adjacent: place == 0 && aside.is_none(),
+    })
+}
+
+/// Completes a slice that is not sealed by its verdicts.
+fn with_verdicts(slice: Slice, corrupt: &mut Vec<Corruption>) -> Result<Slice, StoreError> {
+    if slice.state().is_sealed() {
+        return Ok(slice);
+    }
+    let mut lost = Vec::new();
+    let restored = restore_verdicts(&slice, &mut lost);
+    if let Err(error) = restored {
+        // A damaged database may assert while it is closed.
+        let _ = guarded(|| {
+            drop(slice);
+            Ok(())
+        });
+        return Err(error);
+    }
+    corrupt.append(&mut lost);
+    Ok(slice)
+}
+
+/// Reads the verdicts of a slice that is not sealed. A frame whose bytes are rotten is reported and skipped; damage of
+/// the tree is an error.
+fn restore_verdicts(slice: &Slice, lost: &mut Vec<Corruption>) -> Result<(), StoreError> {
     let (first, last) = {
         let state = slice.state();
         (state.first_sequence, state.last_sequence())
@@ -192,31 +317,19 @@ fn restore_verdicts(
         return Ok(());
     };
     for id in (first..=last).map(FrameId) {
-        let keys = match verdict_keys(slice, id) {
-            Ok(keys) => keys,
-            Err(StoreError::Damaged(reason)) => {
-                corrupt_frames.push(corrupt(slice, id, reason));
-                continue;
+        if slice.frame_row(id)?.kinds & RecordKind::Verdicts.bit() == 0 {
+            continue;
+        }
+        let bytes = slice.frame_bytes(id)?.unwrap_or_default();
+        let keys = Frame::decode(&bytes).and_then(|frame| frame.verdict_keys());
+        match keys {
+            Ok(keys) => {
+                let hash = |key: &VerdictKey| slice.hash(key.shard, &key.tenant, key.trace_id);
+                let hashes: Vec<_> = keys.iter().map(|key| (key.shard, hash(key))).collect();
+                slice.restore_verdicts(id, &hashes);
             }
-            Err(error) => return Err(error.during("read verdicts")),
-        };
-        slice.restore_verdicts(id, &keys);
+            Err(error) => lost.push(corrupt(slice, id, error.to_string())),
+        }
     }
     Ok(())
-}
-
-fn verdict_keys(slice: &Slice, id: FrameId) -> Result<Vec<(ShardId, u64)>, StoreError> {
-    if slice.frame_row(id)?.kinds & RecordKind::Verdicts.bit() == 0 {
-        return Ok(Vec::new());
-    }
-    let damaged = |reason: &dyn ToString| StoreError::Damaged(reason.to_string());
-    let bytes = slice.frame_bytes(id)?;
-    let bytes = bytes.ok_or_else(|| damaged(&"its bytes are missing"))?;
-    let frame = Frame::decode(&bytes).map_err(|error| damaged(&error))?;
-    let keys = frame.verdict_keys().map_err(|error| damaged(&error))?;
-    let hashes = keys.iter().map(|key| {
-        let hash = slice.hash(key.shard, &key.tenant, key.trace_id);
-        (key.shard, hash)
-    });
-    Ok(hashes.collect())
 }

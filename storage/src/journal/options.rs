@@ -19,6 +19,9 @@ pub struct JournalOptions {
     /// Secret of the cluster that seeds the hashes of trace keys in new slices, so that no client can make traces
     /// that collide. Default 0.
     pub hash_seed: u64,
+    /// How often the node's directory was opened: tells the frames of this process from those that an earlier one
+    /// could not commit. Default 0.
+    pub boot: u64,
 }
 
 impl Default for JournalOptions {
@@ -30,6 +33,7 @@ impl Default for JournalOptions {
             frame_cache_bytes: 16 << 20,
             redb_cache_bytes: 32 << 20,
             hash_seed: 0,
+            boot: 0,
         }
     }
 }

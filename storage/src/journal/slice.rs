@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use redb::{Database, WriteTransaction};
+use redb::{Database, Table};
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 
-use super::encoded::EncodedFrame;
+use super::encoded::VerdictKey;
 use super::filter::{Filter, trace_hash};
 use super::location::{self, OpenLocations};
+use super::piece::{HEADER_BYTES, PAYLOAD_BYTES, PieceHead, PieceSeal};
 use super::record::{FrameId, LsnRange, SliceInfo};
 use super::slice_rows::{
     CARRIED, CREATED, Created, DIRECTORY, FILTER, FRAMES, FrameRow, LOCATIONS, META, SEALED,
@@ -18,7 +19,14 @@ use super::slice_rows::{
 use super::store::{self, Commit, StoreError, open_blob, seal_blob};
 use super::verdict_index::{self, OpenVerdicts, Position};
 use crate::disk::Disk;
-use crate::limits::{FRAME_CHUNK_BYTES, MAX_FRAME_BYTES};
+use crate::limits::MAX_FRAME_BYTES;
+
+/// A frame as a slice stores it. Without bytes and of no kind: one that is lost, with what was in it.
+pub(crate) struct NewFrame<'a> {
+    pub(crate) row: FrameRow,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) verdict_keys: &'a [VerdictKey],
+}
 
 /// Of new files.
 #[derive(Debug, Clone, Copy)]
@@ -32,9 +40,12 @@ pub(crate) struct SliceSettings {
 pub(crate) struct Slice {
     pub(crate) id: u64,
     pub(crate) path: PathBuf,
-    database: Database,
+    pub(super) database: Database,
     pub(crate) created: Created,
+    pub(crate) piece_seal: PieceSeal,
     commit: Commit,
+    /// The file was closed in order when it was last open.
+    pub(crate) was_closed: bool,
     state: RwLock<State>,
 }
 
@@ -52,11 +63,11 @@ pub(crate) struct State {
     /// Highest number of each shard before the slice's first frame.
     pub(crate) carried: BTreeMap<ShardId, Lsn>,
     pub(crate) closed: bool,
-    index: Index,
+    pub(super) index: Index,
 }
 
 #[derive(Debug)]
-enum Index {
+pub(super) enum Index {
     Open {
         locations: OpenLocations,
         verdicts: OpenVerdicts,
@@ -152,7 +163,9 @@ impl Slice {
             path: path.to_owned(),
             database,
             created,
+            piece_seal: PieceSeal::new(created.hash_seed),
             commit: settings.commit,
+            was_closed: true,
             state: RwLock::new(State::new()),
         })
     }
@@ -165,7 +178,19 @@ impl Slice {
         id: u64,
         settings: SliceSettings,
     ) -> Result<Self, StoreError> {
-        let database = store::open_database(disk.open(path), settings.cache_bytes)?;
+        // Guarded as a whole: a damaged database may also assert while it is closed.
+        store::guarded(|| Self::open_unguarded(disk, path, id, settings))
+    }
+
+    fn open_unguarded(
+        disk: &dyn Disk,
+        path: &Path,
+        id: u64,
+        settings: SliceSettings,
+    ) -> Result<Self, StoreError> {
+        let backend = disk.open(path).map_err(redb::Error::Io)?;
+        let was_closed = store::was_closed(backend.as_ref());
+        let database = store::open_database(Ok(backend), settings.cache_bytes)?;
         let (created, state) = store::read(&database, |transaction| {
             let meta = transaction.open_table(META)?;
             let created = meta.get(CREATED)?;
@@ -178,8 +203,7 @@ impl Slice {
             match meta.get(SEALED)? {
                 Some(row) => {
                     let sealed = decoded(Sealed::decode(open_blob(row.value())?))?;
-                    restore_sealed(&mut state, sealed);
-                    state.index = Index::Sealed(read_filter(transaction)?);
+                    super::slice_seal::restore(&mut state, sealed, transaction)?;
                 }
                 None => {
                     for row in transaction.open_table(DIRECTORY)?.range::<u64>(..)? {
@@ -196,29 +220,22 @@ impl Slice {
             path: path.to_owned(),
             database,
             created,
+            piece_seal: PieceSeal::new(created.hash_seed),
             commit: settings.commit,
+            was_closed,
             state: RwLock::new(state),
         })
     }
 
     /// Commits frames with the sequences from `first_sequence` on: durable when this returns. `carried` are the
-    /// highest numbers of each shard before them; the slice's first commit stores them.
+    /// highest numbers of each shard before them; the slice's first commit stores them. `boot` goes into the pieces.
     pub(crate) fn commit(
         &self,
         first_sequence: u64,
-        frames: &[EncodedFrame],
+        frames: &[NewFrame<'_>],
         carried: &BTreeMap<ShardId, Lsn>,
-        now: UnixNanos,
+        boot: u64,
     ) -> Result<(), StoreError> {
-        let rows: Vec<FrameRow> = frames
-            .iter()
-            .map(|frame| FrameRow {
-                committed_at: now,
-                kinds: frame.kinds(),
-                bytes: frame.bytes().len() as u64,
-                ranges: frame.ranges().to_vec(),
-            })
-            .collect();
         let is_first = self.state().frames == 0;
         store::write(&self.database, self.commit, |transaction| {
             if is_first {
@@ -227,11 +244,9 @@ impl Slice {
             }
             let mut pieces = transaction.open_table(FRAMES)?;
             let mut directory = transaction.open_table(DIRECTORY)?;
-            for ((sequence, frame), row) in (first_sequence..).zip(frames).zip(&rows) {
-                for (chunk, piece) in (0_u32..).zip(frame.bytes().chunks(FRAME_CHUNK_BYTES)) {
-                    pieces.insert((sequence, chunk), piece)?;
-                }
-                directory.insert(sequence, &*seal_blob(&row.encode()))?;
+            for (sequence, frame) in (first_sequence..).zip(frames) {
+                self.insert_pieces(&mut pieces, sequence, frame.bytes, boot)?;
+                directory.insert(sequence, &*seal_blob(&frame.row.encode()))?;
             }
             Ok(())
         })?;
@@ -239,10 +254,10 @@ impl Slice {
         if is_first {
             state.carried.clone_from(carried);
         }
-        for ((sequence, frame), row) in (first_sequence..).zip(frames).zip(&rows) {
+        for (sequence, frame) in (first_sequence..).zip(frames) {
             let number = state.frames;
-            state.add_frame(sequence, row);
-            for (index, key) in (0_u32..).zip(frame.verdict_keys()) {
+            state.add_frame(sequence, &frame.row);
+            for (index, key) in (0_u32..).zip(frame.verdict_keys) {
                 let hash = self.hash(key.shard, &key.tenant, key.trace_id);
                 let position = Position {
                     frame: number,
@@ -254,7 +269,42 @@ impl Slice {
         Ok(())
     }
 
-    /// The bytes of a frame as they are stored; `None` when the slice has none of that number or parts are missing.
+    fn insert_pieces(
+        &self,
+        table: &mut Table<'_, (u64, u32), &'static [u8]>,
+        sequence: u64,
+        bytes: &[u8],
+        boot: u64,
+    ) -> Result<(), StoreError> {
+        let too_large = || StoreError::Failed("a frame is over its limit".to_owned());
+        let payloads = bytes.chunks(PAYLOAD_BYTES);
+        let pieces = u16::try_from(payloads.len()).map_err(|_| too_large())?;
+        for (piece, payload) in (0..pieces).zip(payloads) {
+            let head = PieceHead {
+                boot,
+                sequence,
+                piece,
+                pieces,
+                len: u32::try_from(payload.len()).map_err(|_| too_large())?,
+            };
+            let key = (sequence, u32::from(piece));
+            let mut row = table.insert_reserve(key, HEADER_BYTES + payload.len())?;
+            self.piece_seal.write(head, payload, row.as_mut());
+        }
+        Ok(())
+    }
+
+    /// The boot in which a frame was written; `None` when its first piece does not tell.
+    pub(crate) fn boot_of(&self, id: FrameId) -> Result<Option<u64>, StoreError> {
+        store::read(&self.database, |transaction| {
+            let piece = transaction.open_table(FRAMES)?.get((id.0, 0))?;
+            let head = piece.and_then(|piece| self.piece_seal.read(piece.value()));
+            Ok(head.map(|sealed| sealed.head.boot))
+        })
+    }
+
+    /// The bytes of a frame as they were committed, to be checked by its checksum; `None` when the slice has none of
+    /// that number.
     pub(crate) fn frame_bytes(&self, id: FrameId) -> Result<Option<Vec<u8>>, StoreError> {
         if !self.state().contains(id.0) {
             return Ok(None);
@@ -264,11 +314,14 @@ impl Slice {
             let mut bytes = Vec::new();
             for (expected, piece) in (0_u32..).zip(pieces.range((id.0, 0)..=(id.0, u32::MAX))?) {
                 let (key, piece) = piece?;
-                let piece = piece.value();
-                if key.value().1 != expected || bytes.len() + piece.len() > MAX_FRAME_BYTES {
+                let payload = piece.value().get(HEADER_BYTES..).unwrap_or_default();
+                if key.value().1 != expected || bytes.len() + payload.len() > MAX_FRAME_BYTES {
                     return Err(damaged("pieces of the frame are missing"));
                 }
-                bytes.extend_from_slice(piece);
+                bytes.extend_from_slice(payload);
+            }
+            if bytes.is_empty() {
+                return Err(damaged("its bytes are lost"));
             }
             Ok(Some(bytes))
         })
@@ -358,50 +411,6 @@ impl Slice {
         }
     }
 
-    /// Stores the indexes of a closed slice and lets go of their open form.
-    pub(crate) fn seal(&self) -> Result<(), StoreError> {
-        let (sealed, filter, verdicts, locations) = {
-            let state = self.state();
-            let Index::Open {
-                locations,
-                verdicts,
-            } = &state.index
-            else {
-                return Ok(());
-            };
-            let mut filter = Filter::with_capacity(verdicts.len());
-            verdicts.entries().for_each(|(hash, _)| filter.insert(hash));
-            let chunks = verdict_index::encode_chunks(verdicts.entries());
-            let sealed = Sealed {
-                first_sequence: state.first_sequence,
-                frames: state.frames,
-                bytes: state.bytes,
-                first_commit: state.first_commit,
-                last_commit: state.last_commit,
-                ranges: state.ranges.clone(),
-            };
-            (sealed, filter, chunks, locations.encode_chunks())
-        };
-        // Quick repair: the file stays open for an hour, and no start after a crash may read all of it.
-        store::write(&self.database, Commit::QuickRepair, |transaction| {
-            let mut table = transaction.open_table(VERDICTS)?;
-            for (first, chunk) in &verdicts {
-                table.insert(*first, &*seal_blob(chunk))?;
-            }
-            let mut table = transaction.open_table(LOCATIONS)?;
-            for (shard, first, chunk) in &locations {
-                table.insert((shard.0, *first), &*seal_blob(chunk))?;
-            }
-            write_filter(transaction, &filter)?;
-            let mut meta = transaction.open_table(META)?;
-            meta.insert(SEALED, &*seal_blob(&sealed.encode()))?;
-            Ok(())
-        })?;
-        let open = std::mem::replace(&mut self.state_mut().index, Index::Sealed(filter));
-        drop(open); // after the lock is released
-        Ok(())
-    }
-
     /// What was in a frame, as the commit noted it.
     pub(crate) fn frame_row(&self, id: FrameId) -> Result<FrameRow, StoreError> {
         store::read(&self.database, |transaction| {
@@ -419,7 +428,7 @@ impl Slice {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    pub(super) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -453,37 +462,10 @@ impl Slice {
     }
 }
 
-fn damaged(reason: &str) -> StoreError {
+pub(super) fn damaged(reason: &str) -> StoreError {
     StoreError::Damaged(reason.to_owned())
 }
 
-fn decoded<T>(value: Option<T>) -> Result<T, StoreError> {
+pub(super) fn decoded<T>(value: Option<T>) -> Result<T, StoreError> {
     value.ok_or_else(|| damaged("a row does not follow the format"))
-}
-
-fn restore_sealed(state: &mut State, sealed: Sealed) {
-    state.first_sequence = sealed.first_sequence;
-    state.frames = sealed.frames;
-    state.bytes = sealed.bytes;
-    state.first_commit = sealed.first_commit;
-    state.last_commit = sealed.last_commit;
-    state.ranges = sealed.ranges;
-    state.closed = true;
-}
-
-fn write_filter(transaction: &WriteTransaction, filter: &Filter) -> Result<(), StoreError> {
-    let mut table = transaction.open_table(FILTER)?;
-    let bytes = filter.to_bytes();
-    for (number, piece) in (0_u32..).zip(bytes.chunks(FRAME_CHUNK_BYTES)) {
-        table.insert(number, &*seal_blob(piece))?;
-    }
-    Ok(())
-}
-
-fn read_filter(transaction: &redb::ReadTransaction) -> Result<Filter, StoreError> {
-    let mut bytes = Vec::new();
-    for piece in transaction.open_table(FILTER)?.range::<u32>(..)? {
-        bytes.extend_from_slice(open_blob(piece?.1.value())?);
-    }
-    decoded(Filter::from_bytes(&bytes))
 }

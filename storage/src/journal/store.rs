@@ -15,6 +15,11 @@ const BLOB_VERSION: u8 = 1;
 /// Version and checksum before a blob's content.
 const BLOB_HEADER_BYTES: usize = 9;
 
+/// Where redb keeps the flags of a file: behind its magic number (redb's docs/design.md).
+const REDB_FLAGS: usize = 9;
+/// The flag of a file that is open or was left so.
+const REDB_RECOVERY_REQUIRED: u8 = 2;
+
 /// Why redb did not do it.
 #[derive(Debug, Clone)]
 pub(crate) enum StoreError {
@@ -79,6 +84,15 @@ pub(crate) fn open_database(
         builder.set_cache_size(cache_bytes);
         Ok(builder.create_with_backend(Backend(backend))?)
     })
+}
+
+/// Whether a database file was closed in order, and not left open by a crash: then its newest commit is whole. Asked
+/// before the file is opened, which changes it.
+pub(crate) fn was_closed(file: &dyn redb::StorageBackend) -> bool {
+    let mut header = [0; REDB_FLAGS + 1];
+    let read = file.read(0, &mut header);
+    let flags = header.last().copied().unwrap_or(REDB_RECOVERY_REQUIRED);
+    read.is_ok() && flags & REDB_RECOVERY_REQUIRED == 0
 }
 
 /// Makes a database under a temporary name and renames it when `fill` has committed: a crash while redb creates a

@@ -8,6 +8,8 @@
     clippy::unwrap_used
 )]
 
+pub mod workload;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
