@@ -240,17 +240,13 @@ fn a_fetch_writes_each_span_once() {
         ..tag("3")
     };
     let id = |number: u64| SpanId(number.to_be_bytes());
-    assert_eq!(store.matching_spans(location, &errors, 9).unwrap(), [id(3)]);
-    assert_eq!(
-        store.matching_spans(location, &tag("3"), 2).unwrap(),
-        [id(1), id(2)]
-    );
-    assert!(
-        store
-            .matching_spans(location, &tag("4"), 2)
-            .unwrap()
-            .is_empty()
-    );
+    let matching = |condition: &SpanCondition, limit| {
+        let location = std::slice::from_ref(location);
+        store.matching_spans(location, condition, limit).unwrap()
+    };
+    assert_eq!(matching(&errors, 9), [Some(vec![id(3)])]);
+    assert_eq!(matching(&tag("3"), 2), [Some(vec![id(1), id(2)])]);
+    assert_eq!(matching(&tag("4"), 2), [Some(vec![])]);
 }
 
 /// The pager commits again what a crash made it forget, perhaps divided into other pages.
@@ -365,7 +361,7 @@ fn a_scan_keeps_its_range_and_budget() {
     let mut traces = Vec::new();
     let cost = store
         .scan(&request, &mut |found| {
-            traces.push(found.location.trace_id);
+            traces.push(found.trace_id);
             ControlFlow::Continue(())
         })
         .unwrap();

@@ -22,5 +22,7 @@ pub const MIN_OPEN_FILES: usize = 4;
 pub const MIN_FILE_CACHE_BYTES: usize = 64 << 10;
 /// Files that may have a writer's share of the cache at once: the current bucket and the one before it.
 pub const WRITER_SHARES: usize = 2;
+/// Bytes of opened batches of summaries that stay in memory: about 200 batches of 40 KB, so 25,000 traces.
+pub const SUMMARY_CACHE_BYTES: usize = 8 << 20;
 /// Most summaries that one call returns.
 pub const MAX_SUMMARIES: usize = 100_000;

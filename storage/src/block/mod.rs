@@ -4,11 +4,13 @@
 //! a filter and the locator, and searched on the columns of the pages. Retention removes whole files.
 //! docs/formats/block.md describes the tables.
 
+mod batches;
 mod commit;
 mod error;
 mod file;
 mod filter;
 pub mod limits;
+mod matching;
 mod open_files;
 mod read;
 mod scan;

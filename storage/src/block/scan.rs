@@ -1,17 +1,17 @@
 //! Searching the columns of a block.
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use spandrel_model::ids::{Bucket, SpanId, TenantId, UnixNanos};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SpanCondition;
 
 use super::error::BlockError;
-use super::read::{FragmentLocation, into_page_error, stored_page};
-use super::schema::{PAGES, RESOURCES};
+use super::matching::ResourceMatches;
+use super::read::stored_page;
+use super::schema::PAGES;
 use super::store::BlockStore;
-use super::stored_page::{of_page, read_resource};
-use crate::page::{ContextHash, ContextMatch, PageCondition, PageError, PageReader, read_context};
+use super::stored_page::of_page;
+use crate::page::{PageCondition, PageError, PageReader};
 
 /// What a scan looks for.
 #[derive(Debug, Clone)]
@@ -33,8 +33,12 @@ pub struct ScanRequest<'a> {
 /// A fragment with spans that meet the condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFragment {
-    /// Where it lies, and so which trace it is of.
-    pub location: FragmentLocation,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// The lsn of its verdict or late record.
+    pub fragment: Lsn,
     /// Its matching spans in the order of the page, at least one.
     pub matched: Vec<SpanId>,
 }
@@ -77,19 +81,8 @@ impl BlockStore {
             }
         }
         pages.sort_unstable_by(|left, right| right.cmp(left));
-        let resources = view.table(RESOURCES)?;
         let condition = PageCondition::new(request.condition);
-        let mut matches: BTreeMap<ContextHash, ContextMatch> = BTreeMap::new();
-        let mut resource = |hash: ContextHash| {
-            if let Some(known) = matches.get(&hash) {
-                return Ok(known.clone());
-            }
-            let stored = read_resource(&resources, tenant, hash).map_err(into_page_error)?;
-            let resource = read_context(&stored).map_or(&[][..], |context| context.resource);
-            let matched = condition.match_resource(resource);
-            matches.insert(hash, matched.clone());
-            Ok(matched)
-        };
+        let mut resources = ResourceMatches::new(&view, tenant, &condition)?;
         let all = pages.len() as u64;
         for ((_, page, spans), inspected) in pages.into_iter().zip(0u64..) {
             let stop = cost.spans + u64::from(spans) > request.max_spans;
@@ -100,7 +93,7 @@ impl BlockStore {
             cost.spans += u64::from(spans);
             let source = stored_page(&view, tenant, page)?;
             let failed = of_page(request.bucket, page);
-            let found = find(&source, &condition, &mut resource, &mut cost.bytes);
+            let found = find(&source, &condition, &mut resources, &mut cost.bytes);
             let found = match found {
                 Ok(found) => found,
                 Err(PageError::Corrupt(error)) => {
@@ -110,19 +103,12 @@ impl BlockStore {
                 }
                 Err(error) => return Err(failed(error)),
             };
-            for (fragment, matched) in found {
-                let (shard, trace_id, lsn) = fragment.head.key();
+            for (placed, matched) in found {
+                let (shard, trace_id, fragment) = placed.head.key();
                 let found = FoundFragment {
-                    location: FragmentLocation {
-                        bucket: request.bucket,
-                        tenant: request.tenant.clone(),
-                        shard,
-                        trace_id,
-                        fragment: lsn,
-                        page,
-                        first_row: fragment.first_row,
-                        rows: fragment.rows,
-                    },
+                    shard,
+                    trace_id,
+                    fragment,
                     matched,
                 };
                 if visit(found).is_break() {
@@ -140,11 +126,11 @@ type Found = Vec<(crate::page::PlacedFragment, Vec<SpanId>)>;
 fn find(
     source: &dyn crate::page::PageBytes,
     condition: &PageCondition<'_>,
-    resource: &mut dyn FnMut(ContextHash) -> Result<ContextMatch, PageError>,
+    resources: &mut ResourceMatches<'_>,
     bytes: &mut u64,
 ) -> Result<Found, PageError> {
     let mut reader = PageReader::open(source)?;
-    let rows = reader.matching_rows(condition, resource)?;
+    let rows = reader.matching_rows(condition, &mut |hash| resources.of(hash))?;
     let mut found = Vec::new();
     if !rows.is_empty() {
         let ids = reader.span_ids(&rows)?;

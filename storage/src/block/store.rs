@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use spandrel_model::ids::{Bucket, UnixNanos};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::batches::BatchCache;
 use super::commit::{self, BlockWrite};
 use super::error::BlockError;
 use super::file::{BlockFile, View};
 use super::filter::{tenant_seed, trace_hash};
+use super::limits::SUMMARY_CACHE_BYTES;
 use super::open_files::{OpenFiles, Purpose, TEMPORARY_SUFFIX};
 use super::schema::Meta;
 use crate::disk::Disk;
@@ -28,6 +30,8 @@ pub struct BlockOptions {
     /// Bytes of filters of sealed blocks that stay in memory, newest first; those of unsealed blocks are there
     /// always. Default 64 MiB.
     pub filter_bytes: usize,
+    /// Bytes of opened batches of summaries that stay in memory. Default 8 MiB.
+    pub summary_cache_bytes: usize,
     /// Spans of a full page, which sealing makes from small ones. Default 5,000.
     pub full_page_spans: u32,
     /// A number that no earlier run of this node had (its boot counter): block ids come from it. Not a setting.
@@ -41,6 +45,7 @@ impl Default for BlockOptions {
             cache_bytes: 128 << 20,
             max_open_files: 256,
             filter_bytes: 64 << 20,
+            summary_cache_bytes: SUMMARY_CACHE_BYTES,
             full_page_spans: 5_000,
             boot: 0,
         }
@@ -86,6 +91,7 @@ pub struct BlockStore {
     dir: PathBuf,
     pub(super) options: BlockOptions,
     pub(super) open: OpenFiles,
+    pub(super) batches: BatchCache,
     blocks: RwLock<Blocks>,
 }
 
@@ -107,6 +113,7 @@ impl BlockStore {
                 options.max_open_files,
                 options.cache_bytes,
             ),
+            batches: BatchCache::new(options.summary_cache_bytes),
             disk,
             dir: dir.to_owned(),
             options,
@@ -284,6 +291,7 @@ impl BlockStore {
             expired.push(self.info(file)?);
             self.disk.remove(&file.path)?;
             self.open.retire(bucket);
+            self.batches.forget(file.meta().block_id);
             drop(_writer);
             blocks.files.remove(&bucket);
         }

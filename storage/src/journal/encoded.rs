@@ -151,7 +151,7 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Opened, InvalidFrame> {
     if raw_bytes > MAX_FRAME_RAW_BYTES {
         return Err(invalid("its raw length is over the limit"));
     }
-    let raw = zstd::bulk::decompress(compressed, raw_bytes)
+    let raw = crate::compression::decompress(compressed, raw_bytes)
         .map_err(|_| invalid("its compressed bytes are damaged"))?;
     if raw.len() != raw_bytes {
         return Err(invalid("its raw length is not what its header says"));

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
 
-use super::cache::FrameCache;
 use super::checkpoint::{self, CheckpointFile};
 use super::encoded::EncodedFrame;
 use super::error::{Corruption, JournalError};
@@ -15,6 +14,7 @@ use super::options::JournalOptions;
 use super::record::{FrameId, SliceInfo};
 use super::slice::{Slice, SliceSettings};
 use super::store::{Commit, StoreError};
+use crate::byte_cache::ByteCache;
 use crate::disk::Disk;
 use crate::limits::{CACHE_SHARES, MAX_FRAME_IDS, MIN_REDB_CACHE_BYTES};
 
@@ -32,7 +32,7 @@ pub struct Journal {
     /// Held by those who seal and trim.
     pub(super) upkeep: Mutex<()>,
     pub(super) last_lsns: RwLock<BTreeMap<ShardId, Lsn>>,
-    pub(super) cache: Mutex<FrameCache>,
+    pub(super) cache: Mutex<ByteCache<FrameId, Arc<Frame>>>,
     pub(super) checkpoints: CheckpointFile,
     pub(super) opened_at: UnixNanos,
 }
@@ -170,7 +170,7 @@ impl Journal {
             return Ok(frame);
         }
         let frame = self.read_frame(id)?;
-        lock(&self.cache).insert(id, &frame);
+        lock(&self.cache).insert(id, Arc::clone(&frame), frame.memory_bytes());
         Ok(frame)
     }
 

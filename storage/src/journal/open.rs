@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
 
-use super::cache::FrameCache;
 use super::checkpoint::CheckpointFile;
 use super::error::{Corruption, JournalError};
 use super::frame::Frame;
@@ -15,6 +14,7 @@ use super::options::JournalOptions;
 use super::record::{FrameId, LsnRange, RecordKind};
 use super::slice::Slice;
 use super::store::StoreError;
+use crate::byte_cache::ByteCache;
 use crate::disk::Disk;
 
 const PREFIX: &str = "slice-";
@@ -72,7 +72,7 @@ impl Journal {
             writer: Mutex::new(writer),
             upkeep: Mutex::new(()),
             last_lsns: RwLock::new(found.last_lsns),
-            cache: Mutex::new(FrameCache::new(frame_cache_bytes)),
+            cache: Mutex::new(ByteCache::new(frame_cache_bytes)),
             checkpoints,
             opened_at: now,
         };

@@ -60,7 +60,7 @@ fn unpack(method: u8, stored: &[u8], raw_len: usize) -> Option<Bytes> {
     match method {
         STORED => (stored.len() == raw_len).then(|| Bytes::copy_from_slice(stored)),
         ZSTD => {
-            let raw = zstd::bulk::decompress(stored, raw_len).ok()?;
+            let raw = crate::compression::decompress(stored, raw_len).ok()?;
             (raw.len() == raw_len).then(|| Bytes::from(raw))
         }
         _ => None,

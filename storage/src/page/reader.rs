@@ -148,6 +148,16 @@ impl<'a> PageReader<'a> {
         Ok(&self.rows()?.contexts)
     }
 
+    /// As [`Self::contexts`], without the rows that have them.
+    pub(super) fn context_hashes(&mut self) -> Result<Vec<ContextHash>, PageError> {
+        let hashes = self.column(field::CONTEXT_HASHES)?;
+        let (hashes, rest) = hashes.as_chunks::<16>();
+        match rest.is_empty() {
+            true => Ok(hashes.iter().map(|&hash| ContextHash(hash)).collect()),
+            false => Err(corrupt("context hashes")),
+        }
+    }
+
     /// The resources and scopes of the spans of a fragment, each once.
     ///
     /// # Errors
@@ -230,12 +240,7 @@ impl<'a> PageReader<'a> {
 
     fn read_rows(&mut self) -> Result<Rows, PageError> {
         let shapes = Shapes::read(&self.column(field::SHAPES)?).ok_or_else(|| corrupt("shapes"))?;
-        let hashes = self.column(field::CONTEXT_HASHES)?;
-        let (hashes, rest) = hashes.as_chunks::<16>();
-        if !rest.is_empty() {
-            return Err(corrupt("context hashes"));
-        }
-        let contexts: Vec<ContextHash> = hashes.iter().map(|&hash| ContextHash(hash)).collect();
+        let contexts = self.context_hashes()?;
         Ok(Rows {
             row_shapes: self.index_column(field::SHAPE, shapes.len())?,
             row_contexts: self.index_column(field::CONTEXT, contexts.len())?,
