@@ -12,8 +12,8 @@ use spandrel_model::verdict::VerdictRecord;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState,
-    Step,
+    Decided, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, Prior, Promotion,
+    ShardState, Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
 use crate::settings::Epoch;
@@ -26,7 +26,7 @@ pub(crate) struct ShardSearch {
     pub(crate) tenant: TenantId,
     pub(crate) filter: Arc<SearchFilter>,
     pub(crate) cursor: Option<Cursor>,
-    pub(crate) limit: usize,
+    pub(crate) limits: HitLimits,
     pub(crate) include_dropped: bool,
 }
 
@@ -38,7 +38,7 @@ pub(crate) enum AssemblerMessage {
     Confirmed(TenantId, TraceId, Option<VerdictRecord>),
     Tick,
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
-    Search(ShardSearch, oneshot::Sender<Vec<MemoryHit>>),
+    Search(ShardSearch, oneshot::Sender<MemoryHits>),
     Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
     /// Collect kept traces: bytes of spans, and whether those that wait for more spans count too.
     CollectKept(u64, bool, oneshot::Sender<Vec<KeptTrace>>),
@@ -173,13 +173,9 @@ impl AssemblerState {
                     &search.tenant,
                     &search.filter,
                     search.cursor,
-                    search.limit,
+                    search.limits,
                     search.include_dropped,
-                    &|key| {
-                        interests
-                            .number(key)
-                            .is_some_and(|number| number < interests.indexed())
-                    },
+                    &|key| interests.is_indexed(key),
                 );
                 let _ = reply.send(hits);
             }

@@ -10,7 +10,6 @@
 )]
 
 use std::hint::black_box;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -149,12 +148,19 @@ fn search(criterion: &mut Criterion) {
         dir.path(),
         BlockOptions {
             summary_cache_bytes: 0,
+            column_cache_bytes: 0,
             ..BlockOptions::default()
         },
     );
     criterion.bench_function("summaries of 20 hits in 20 pages, no cache", |bencher| {
         bencher.iter(|| summaries(&store, &tenant, &spread));
     });
+    criterion.bench_function(
+        "matching spans of 20 hits in 20 pages, no cache",
+        |bencher| {
+            bencher.iter(|| matching(&store, &tenant, &spread, &service));
+        },
+    );
     for (name, condition) in [
         ("key of no page", tag("no.such.key", "1")),
         ("dictionary, no match", tag("tenant.plan", "none")),
@@ -168,14 +174,12 @@ fn search(criterion: &mut Criterion) {
                     condition: &condition,
                     from: UnixNanos(0),
                     to: UnixNanos(u64::MAX),
-                    max_spans: u64::MAX,
                 };
+                let mut scan = store.scan(&request).unwrap().unwrap();
                 let mut found = 0;
-                let mut visit = |_| {
-                    found += 1;
-                    ControlFlow::Continue(())
-                };
-                store.scan(&request, &mut visit).unwrap();
+                while let Some(page) = scan.next_page().unwrap() {
+                    found += page.found.len();
+                }
                 black_box(found)
             });
         });

@@ -6,8 +6,8 @@ use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
-use super::Promotion;
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+use super::{HitLimits, MemoryHit, Promotion};
 
 fn tenant() -> TenantId {
     TenantId::default()
@@ -338,12 +338,18 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
     };
     let error = Some(spandrel_model::batch::StatusCode::Error);
     let find = |filter: &SearchFilter| -> Vec<_> {
-        let hits = world
+        let limits = HitLimits {
+            all: 10,
+            meeting: 10,
+        };
+        let found = world
             .state
-            .search(&tenant(), filter, None, 10, false, &|_| true);
-        hits.into_iter()
-            .map(|hit| (hit.found.trace_id, hit.exact, hit.found.matched_spans.len()))
-            .collect()
+            .search(&tenant(), filter, None, limits, false, &|_| true);
+        let hits = found.hits.into_iter().map(|hit| match hit {
+            MemoryHit::Meets(found) => (found.trace_id, true, found.matched_spans.len()),
+            MemoryHit::Unverified(trace) => (trace.trace_id, false, 0),
+        });
+        hits.collect()
     };
     assert_eq!(find(&filter("payment", error)), [(trace(1), true, 1)]);
     assert_eq!(find(&filter("payment", None)).len(), 2);

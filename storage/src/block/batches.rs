@@ -114,13 +114,13 @@ impl BlockStore {
 
     /// [`Self::newest_summary`] of many traces, in their order. Looked up in the order in which the blocks hold
     /// them, so that a batch is opened once however small the cache is.
-    pub fn newest_summaries(
+    pub fn newest_summaries<T: AsRef<[FragmentLocation]>>(
         &self,
-        traces: &[Vec<FragmentLocation>],
+        traces: &[T],
     ) -> Vec<Result<Option<TraceSummary>, BlockError>> {
         let mut order: Vec<(Bucket, u64, usize)> = Vec::with_capacity(traces.len());
         for (index, fragments) in traces.iter().enumerate() {
-            if let Some(newest) = newest_with_summary(fragments) {
+            if let Some(newest) = newest_with_summary(fragments.as_ref()) {
                 order.push((newest.bucket, newest.sequence, index));
             }
         }

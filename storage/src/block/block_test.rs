@@ -5,7 +5,6 @@
 )]
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -160,12 +159,13 @@ fn tag(value: &str) -> SpanCondition {
     }
 }
 
+/// All that a scan finds, and the pages that it looked at.
 fn scan(
     store: &BlockStore,
     bucket: u32,
     name: &str,
     condition: &SpanCondition,
-) -> (Vec<FoundFragment>, ScanCost) {
+) -> (Vec<FoundFragment>, Vec<ScannedPage>) {
     let tenant = tenant(name);
     let request = ScanRequest {
         bucket: Bucket(bucket),
@@ -173,16 +173,19 @@ fn scan(
         condition,
         from: UnixNanos(0),
         to: UnixNanos(u64::MAX),
-        max_spans: u64::MAX,
     };
-    let mut found = Vec::new();
-    let cost = store
-        .scan(&request, &mut |fragment| {
-            found.push(fragment);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    (found, cost)
+    let pages = pages(store.scan(&request).unwrap());
+    let found = pages.iter().flat_map(|page| page.found.clone());
+    (found.collect(), pages)
+}
+
+fn pages(scan: Option<BlockScan>) -> Vec<ScannedPage> {
+    let mut scan = scan.unwrap();
+    std::iter::from_fn(|| scan.next_page().unwrap()).collect()
+}
+
+fn spans_of(pages: &[ScannedPage]) -> u64 {
+    pages.iter().map(|page| page.spans).sum()
 }
 
 #[test]
@@ -313,9 +316,9 @@ fn a_seal_merges_small_pages_and_changes_no_answer() {
         (0..200).for_each(|number| assert_eq!(fetch(store, "a", number), spans(number)));
         let unknown = (10_000..11_000).filter(|&number| !fetch(store, "a", number).is_empty());
         assert_eq!(unknown.count(), 0);
-        let (found, cost) = scan(store, 5, "a", &tag("77"));
+        let (found, pages) = scan(store, 5, "a", &tag("77"));
         assert_eq!((found.len(), &found[0].matched), (1, &before[0].matched));
-        assert_eq!(cost.spans, 600);
+        assert_eq!(spans_of(&pages), 600);
         assert_eq!(store.summaries(Bucket(5), 0, 1_000).unwrap().len(), 210);
         let one = store
             .summary_of(&tenant("a"), ShardId(5), trace(77))
@@ -341,7 +344,7 @@ fn a_seal_merges_small_pages_and_changes_no_answer() {
 }
 
 #[test]
-fn a_scan_keeps_its_range_and_budget() {
+fn a_scan_keeps_its_range_and_order() {
     let disk = SimulatedDisk::new(1);
     let store = open(&disk, 1);
     for start in 0..5 {
@@ -356,29 +359,25 @@ fn a_scan_keeps_its_range_and_budget() {
         condition: &condition,
         from: UnixNanos(0),
         to: UnixNanos(u64::MAX),
-        max_spans: 70,
     };
-    let mut traces = Vec::new();
-    let cost = store
-        .scan(&request, &mut |found| {
-            traces.push(found.trace_id);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!((cost.spans, cost.pages_left, traces.len()), (60, 3, 20));
-    assert!(
-        traces.iter().all(|id| *id >= trace(30)),
-        "newest pages first"
-    );
-    (request.from, request.to, request.max_spans) = (UnixNanos(10_500), UnixNanos(20_000), 1_000);
-    let mut visited = 0;
-    let cost = store
-        .scan(&request, &mut |_| {
-            visited += 1;
-            ControlFlow::Break(())
-        })
-        .unwrap();
-    assert_eq!((cost.spans, visited), (30, 1));
+    let mut scan = store.scan(&request).unwrap().unwrap();
+    for newest in (0..5u64).rev() {
+        let latest = UnixNanos(1_000 * (10 * newest + 9) + 3);
+        assert_eq!(scan.next_start(), Some(latest), "newest pages first");
+        let page = scan.next_page().unwrap().unwrap();
+        assert_eq!(
+            (page.spans, page.found.len(), page.corrupt),
+            (30, 10, false)
+        );
+        assert!(
+            page.found
+                .iter()
+                .all(|found| found.trace_id >= trace(10 * newest))
+        );
+    }
+    assert_eq!((scan.next_start(), scan.next_page().unwrap()), (None, None));
+    (request.from, request.to) = (UnixNanos(10_500), UnixNanos(20_000));
+    assert_eq!(spans_of(&pages(store.scan(&request).unwrap())), 30);
 }
 
 #[test]
@@ -478,10 +477,11 @@ fn a_corrupt_page_fails_alone() {
     drop((chunks, read, database));
 
     let store = open(&disk, 2);
-    let (found, cost) = scan(&store, 5, "a", &tag("13"));
-    assert_eq!((found.len(), cost.corrupt_pages <= 1), (1, true));
-    let (found, cost) = scan(&store, 5, "a", &tag("3"));
-    assert_eq!((found.len(), cost.corrupt_pages), (0, 1));
+    let corrupt = |pages: &[ScannedPage]| pages.iter().filter(|page| page.corrupt).count();
+    let (found, pages) = scan(&store, 5, "a", &tag("13"));
+    assert_eq!((found.len(), corrupt(&pages) <= 1), (1, true));
+    let (found, pages) = scan(&store, 5, "a", &tag("3"));
+    assert_eq!((found.len(), corrupt(&pages)), (0, 1));
     let location = &store.fragments(&tenant("a"), ShardId(3), trace(3)).unwrap()[0];
     assert!(matches!(
         store.visit(location, &mut |_, _, _| {}),

@@ -12,39 +12,38 @@ use super::file::View;
 use super::read::{FragmentLocation, settled, stored_page, tenant_of};
 use super::schema::RESOURCES;
 use super::store::BlockStore;
-use super::stored_page::{of_page, read_resource};
+use super::stored_page::{PageCache, StoredPage, of_page, read_resource};
 use crate::page::{ContextHash, ContextMatch, PageCondition, PageError, PageReader, read_context};
 
 /// What the resources of a tenant in a block say about a condition, each asked once.
-pub(super) struct ResourceMatches<'a> {
-    condition: &'a PageCondition<'a>,
+pub(super) struct ResourceMatches {
     resources: ReadOnlyTable<&'static [u8; 18], &'static [u8]>,
     tenant: u16,
     known: BTreeMap<ContextHash, ContextMatch>,
 }
 
-impl<'a> ResourceMatches<'a> {
-    pub(super) fn new(
-        view: &View,
-        tenant: u16,
-        condition: &'a PageCondition<'a>,
-    ) -> Result<Self, BlockError> {
+impl ResourceMatches {
+    pub(super) fn new(view: &View, tenant: u16) -> Result<Self, BlockError> {
         Ok(Self {
-            condition,
             resources: view.table(RESOURCES)?,
             tenant,
             known: BTreeMap::new(),
         })
     }
 
-    pub(super) fn of(&mut self, hash: ContextHash) -> Result<ContextMatch, PageError> {
+    /// The answer of the resource with a hash; the condition is the same in every call.
+    pub(super) fn of(
+        &mut self,
+        condition: &PageCondition<'_>,
+        hash: ContextHash,
+    ) -> Result<ContextMatch, PageError> {
         if let Some(known) = self.known.get(&hash) {
             return Ok(known.clone());
         }
         let stored = read_resource(&self.resources, self.tenant, hash);
         let stored = stored.map_err(|error| PageError::Source(Box::new(error)))?;
         let resource = read_context(&stored).map_or(&[][..], |context| context.resource);
-        let matched = self.condition.match_resource(resource);
+        let matched = condition.match_resource(resource);
         self.known.insert(hash, matched.clone());
         Ok(matched)
     }
@@ -90,9 +89,14 @@ impl BlockStore {
         let Some((_, first)) = block.first() else {
             return Ok(());
         };
-        let view = self.view(first.bucket)?;
+        let file = self.file(first.bucket)?;
+        let view = file.view(&self.open)?;
+        let cache = PageCache {
+            columns: &self.columns,
+            block_id: file.meta().block_id,
+        };
         let tenant = tenant_of(&view, &first.tenant)?;
-        let mut resources = ResourceMatches::new(&view, tenant, condition)?;
+        let mut resources = ResourceMatches::new(&view, tenant)?;
         let mut pages: BTreeMap<u64, Vec<(usize, Range<u32>)>> = BTreeMap::new();
         for (index, location) in block {
             let place = match settled(&view, tenant, location) {
@@ -106,7 +110,10 @@ impl BlockStore {
             pages.entry(place.page).or_default().push((*index, rows));
         }
         for (page, fragments) in pages {
-            let source = stored_page(&view, tenant, page)?;
+            let source = StoredPage {
+                cache: Some(cache),
+                ..stored_page(&view, tenant, page)?
+            };
             let of_page = of_page(first.bucket, page);
             let matched = PageReader::open(&source)
                 .and_then(|mut reader| in_page(&mut reader, condition, &mut resources, &fragments));
@@ -133,11 +140,13 @@ impl BlockStore {
 fn in_page(
     reader: &mut PageReader<'_>,
     condition: &PageCondition<'_>,
-    resources: &mut ResourceMatches<'_>,
+    resources: &mut ResourceMatches,
     fragments: &[(usize, Range<u32>)],
 ) -> Result<Vec<Vec<SpanId>>, PageError> {
     let within: Vec<Range<u32>> = fragments.iter().map(|(_, rows)| rows.clone()).collect();
-    let rows = reader.matching_rows_within(condition, &within, &mut |hash| resources.of(hash))?;
+    let rows = reader.matching_rows_within(condition, &within, &mut |hash| {
+        resources.of(condition, hash)
+    })?;
     if rows.is_empty() {
         return Ok(vec![Vec::new(); fragments.len()]);
     }

@@ -26,5 +26,5 @@ mod block_test;
 pub use commit::BlockWrite;
 pub use error::BlockError;
 pub use read::{AttributeScope, FragmentLocation};
-pub use scan::{FoundFragment, ScanCost, ScanRequest};
+pub use scan::{BlockScan, FoundFragment, ScanRequest, ScannedPage};
 pub use store::{BlockInfo, BlockOptions, BlockStore};

@@ -316,11 +316,12 @@ pub(super) fn stored_page(
     view: &View,
     tenant: u16,
     page: u64,
-) -> Result<StoredPage<Chunks>, BlockError> {
+) -> Result<StoredPage<'static, Chunks>, BlockError> {
     Ok(StoredPage {
         chunks: view.table(CHUNKS)?,
         tenant,
         page,
+        cache: None,
     })
 }
 

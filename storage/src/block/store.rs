@@ -14,9 +14,10 @@ use super::commit::{self, BlockWrite};
 use super::error::BlockError;
 use super::file::{BlockFile, View};
 use super::filter::{tenant_seed, trace_hash};
-use super::limits::SUMMARY_CACHE_BYTES;
+use super::limits::{COLUMN_CACHE_BYTES, SUMMARY_CACHE_BYTES};
 use super::open_files::{OpenFiles, Purpose, TEMPORARY_SUFFIX};
 use super::schema::Meta;
+use super::stored_page::ColumnCache;
 use crate::disk::Disk;
 
 /// Settings of a block store.
@@ -32,6 +33,8 @@ pub struct BlockOptions {
     pub filter_bytes: usize,
     /// Bytes of opened batches of summaries that stay in memory. Default 8 MiB.
     pub summary_cache_bytes: usize,
+    /// Bytes of unpacked page columns that stay in memory for the matching spans of hits. Default 8 MiB.
+    pub column_cache_bytes: usize,
     /// Spans of a full page, which sealing makes from small ones. Default 5,000.
     pub full_page_spans: u32,
     /// A number that no earlier run of this node had (its boot counter): block ids come from it. Not a setting.
@@ -46,6 +49,7 @@ impl Default for BlockOptions {
             max_open_files: 256,
             filter_bytes: 64 << 20,
             summary_cache_bytes: SUMMARY_CACHE_BYTES,
+            column_cache_bytes: COLUMN_CACHE_BYTES,
             full_page_spans: 5_000,
             boot: 0,
         }
@@ -92,6 +96,7 @@ pub struct BlockStore {
     pub(super) options: BlockOptions,
     pub(super) open: OpenFiles,
     pub(super) batches: BatchCache,
+    pub(super) columns: ColumnCache,
     blocks: RwLock<Blocks>,
 }
 
@@ -114,6 +119,7 @@ impl BlockStore {
                 options.cache_bytes,
             ),
             batches: BatchCache::new(options.summary_cache_bytes),
+            columns: ColumnCache::new(options.column_cache_bytes),
             disk,
             dir: dir.to_owned(),
             options,
@@ -292,6 +298,7 @@ impl BlockStore {
             self.disk.remove(&file.path)?;
             self.open.retire(bucket);
             self.batches.forget(file.meta().block_id);
+            self.columns.forget(file.meta().block_id);
             drop(_writer);
             blocks.files.remove(&bucket);
         }

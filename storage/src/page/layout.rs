@@ -101,6 +101,14 @@ impl Head {
         }
     }
 
+    /// Bytes of memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let columns = self.attributes.iter();
+        let columns =
+            columns.map(|column| size_of::<(AttributeColumn, Place)>() + column.key.len());
+        size_of::<Self>() + self.groups.len() * size_of::<Group>() + columns.sum::<usize>()
+    }
+
     /// Length of the prefix and the head, from the prefix alone.
     pub(super) fn stored_len(prefix: &[u8]) -> Result<usize, PageError> {
         let prefix = Prefix::read(prefix)?;
