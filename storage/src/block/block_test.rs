@@ -252,6 +252,169 @@ fn a_fetch_writes_each_span_once() {
     assert_eq!(matching(&tag("4"), 2), [Some(vec![])]);
 }
 
+fn located(store: &BlockStore, name: &str, number: u64) -> Vec<FragmentLocation> {
+    store
+        .fragments(&tenant(name), ShardId(number as u16 % 8), trace(number))
+        .unwrap()
+}
+
+fn span_id(number: u64) -> SpanId {
+    SpanId(number.to_be_bytes())
+}
+
+#[test]
+fn matching_spans_come_in_the_order_asked_whatever_page_they_are_on() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    store.commit(&write(5, "a", 0..10)).unwrap();
+    store.commit(&write(5, "a", 10..20)).unwrap();
+    store.commit(&write(6, "b", 20..30)).unwrap();
+    let errors = SpanCondition {
+        status: Some(StatusCode::Error),
+        ..SpanCondition::default()
+    };
+    let locations: Vec<FragmentLocation> = [(3, "a"), (25, "b"), (17, "a"), (4, "a"), (3, "a")]
+        .iter()
+        .flat_map(|(number, name)| located(&store, name, *number))
+        .collect();
+    for _ in ["from the disk", "from the cache"] {
+        let found = store.matching_spans(&locations, &errors, 9).unwrap();
+        assert_eq!(found, vec![Some(vec![span_id(3)]); 5]);
+        let found = store.matching_spans(&locations, &tag("17"), 2).unwrap();
+        let mut expected = vec![Some(vec![]); 5];
+        expected[2] = Some(vec![span_id(1), span_id(2)]);
+        assert_eq!(found, expected);
+    }
+}
+
+/// A search located its hits, then the housekeeper sealed the block: their pages were merged into one with another
+/// number, and the search failed.
+#[test]
+fn what_was_located_before_a_seal_is_read_after_it() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    for start in 0..5 {
+        let numbers = start * 10..start * 10 + 10;
+        store.commit(&write(5, "a", numbers)).unwrap();
+    }
+    let numbers = [7, 23, 24, 48];
+    let before: Vec<FragmentLocation> = numbers
+        .iter()
+        .flat_map(|number| located(&store, "a", *number))
+        .collect();
+    let check = |store: &BlockStore| {
+        let found = store.matching_spans(&before, &tag("23"), 9).unwrap();
+        let of_23 = vec![span_id(1), span_id(2), span_id(3)];
+        assert_eq!(
+            found,
+            [Some(vec![]), Some(of_23), Some(vec![]), Some(vec![])]
+        );
+        for (location, number) in before.iter().zip(numbers) {
+            let mut visited = Vec::new();
+            store
+                .visit(location, &mut |_, _, span| visited.push(span.to_vec()))
+                .unwrap();
+            assert_eq!(visited, spans(number));
+            let newest = store.newest_summary(std::slice::from_ref(location));
+            assert_eq!(newest.unwrap(), Some(summary(number, 5, &tenant("a"))));
+        }
+    };
+    check(&store);
+    store.seal(Bucket(5)).unwrap();
+    assert_ne!(located(&store, "a", 23)[0].page, before[1].page);
+    check(&store);
+}
+
+/// Sequences and pages count from 1 in every file: what was cached of an expired block must not answer for a new one.
+#[test]
+fn a_new_block_of_an_expired_bucket_is_not_answered_from_the_cache() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    let check = |store: &BlockStore, number: u64| {
+        let locations = located(store, "a", number);
+        assert_eq!(locations.len(), 1);
+        let newest = store.newest_summary(&locations).unwrap();
+        assert_eq!(newest, Some(summary(number, 5, &tenant("a"))));
+        let found = store
+            .matching_spans(&locations, &tag(&number.to_string()), 1)
+            .unwrap();
+        assert_eq!(found, [Some(vec![span_id(1)])]);
+    };
+    store.commit(&write(5, "a", 0..10)).unwrap();
+    check(&store, 3);
+    let old = located(&store, "a", 3);
+    store.expire(Bucket(6)).unwrap();
+    assert!(matches!(
+        store.newest_summary(&old),
+        Err(BlockError::NoBlock { .. })
+    ));
+    assert_eq!(store.matching_spans(&old, &tag("3"), 1).unwrap(), [None]);
+    store.commit(&write(5, "a", 100..110)).unwrap();
+    check(&store, 103);
+}
+
+/// One rotten batch used to fail a whole search.
+#[test]
+fn a_corrupt_batch_of_summaries_fails_alone() {
+    use redb::ReadableDatabase;
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    store.commit(&write(5, "a", 0..10)).unwrap();
+    store.commit(&write(5, "a", 10..20)).unwrap();
+    drop(store);
+    let path = Path::new(DIR).join("bucket-5.block");
+    let backend = crate::disk::Backend(disk.open(&path).unwrap());
+    let database = redb::Builder::new().create_with_backend(backend).unwrap();
+    let read = database.begin_read().unwrap();
+    let batches = read.open_table(schema::SUMMARIES).unwrap();
+    let mut bytes = batches.get(11).unwrap().unwrap().value().to_vec();
+    bytes[20] ^= 1;
+    let transaction = database.begin_write().unwrap();
+    transaction
+        .open_table(schema::SUMMARIES)
+        .unwrap()
+        .insert(11, bytes.as_slice())
+        .unwrap();
+    transaction.commit().unwrap();
+    drop((batches, read, database));
+
+    let store = open(&disk, 2);
+    let traces = [located(&store, "a", 15), located(&store, "a", 5)];
+    for _ in ["from the disk", "from the cache"] {
+        let found = store.newest_summaries(&traces);
+        assert!(matches!(found[0], Err(BlockError::Corrupt { .. })));
+        assert_eq!(
+            found[1].as_ref().unwrap(),
+            &Some(summary(5, 5, &tenant("a")))
+        );
+    }
+}
+
+/// A scan stops at the latest start of the pages that it has not read. A late span may start before its trace, which
+/// keeps its place in the order: a page by the spans' starts alone made the scan stop before that trace.
+#[test]
+fn a_page_starts_no_earlier_than_its_traces() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    let mut late = write(5, "a", 3..4);
+    late.summaries[0].start = UnixNanos(1_000_000);
+    store.commit(&late).unwrap();
+    store.commit(&write(5, "a", 4..5)).unwrap();
+    let (tenant, condition) = (tenant("a"), SpanCondition::default());
+    let request = ScanRequest {
+        bucket: Bucket(5),
+        tenant: &tenant,
+        condition: &condition,
+        from: UnixNanos(0),
+        to: UnixNanos(u64::MAX),
+    };
+    let next_start = || store.scan(&request).unwrap().unwrap().next_start();
+    assert_eq!(next_start(), Some(UnixNanos(1_000_000)));
+    assert_eq!(store.buckets().unwrap()[0].max_start, UnixNanos(1_000_000));
+    store.seal(Bucket(5)).unwrap();
+    assert_eq!(next_start(), Some(UnixNanos(1_000_000)));
+}
+
 /// The pager commits again what a crash made it forget, perhaps divided into other pages.
 #[test]
 fn fragments_are_never_stored_twice() {
