@@ -120,3 +120,51 @@ impl RecentSummaries {
             .for_each(|(_, summary)| visit(summary));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+    use spandrel_model::summary::SummaryDecision;
+
+    fn summary(sequence: u64, decided_at: u64) -> Numbered {
+        let summary = TraceSummary {
+            tenant: TenantId::default(),
+            shard: ShardId(0),
+            trace_id: TraceId([1; 16]),
+            fragment: Lsn(sequence),
+            bucket: Bucket(1),
+            start: UnixNanos(0),
+            end: UnixNanos(0),
+            root: None,
+            span_count: 1,
+            error_count: 0,
+            classes: Vec::new(),
+            attributes: Vec::new(),
+            truncated: false,
+            decision: SummaryDecision {
+                decided_at: UnixNanos(decided_at),
+                ..SummaryDecision::default()
+            },
+        };
+        (sequence, Arc::new(summary))
+    }
+
+    #[test]
+    fn the_oldest_decision_follows_what_waits() {
+        let recent = RecentSummaries::default();
+        assert_eq!(recent.oldest_decision(), None);
+        recent.add(Bucket(1), vec![summary(1, 50), summary(2, 30)]);
+        recent.add(Bucket(1), vec![summary(3, 40)]);
+        recent.add(Bucket(2), vec![summary(1, 35)]);
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(30)));
+        assert_eq!(recent.first_sequence(Bucket(1)), Some(1));
+        recent.indexed(Bucket(1), 2);
+        assert_eq!(recent.first_sequence(Bucket(1)), Some(3));
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(35)));
+        recent.indexed(Bucket(2), 1);
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(40)));
+        recent.expire(Bucket(2));
+        assert_eq!(recent.oldest_decision(), None);
+    }
+}
