@@ -52,6 +52,16 @@ struct Progress {
     exhausted: bool,
 }
 
+/// Candidates that are verified together.
+#[derive(Default)]
+struct Group {
+    candidates: Vec<Candidate>,
+    /// The last candidate that was looked at, also one that cannot be a result.
+    passed: Option<Key>,
+    /// What ended the search behind it.
+    stopped: Option<Stop>,
+}
+
 impl QueryPort {
     pub(super) async fn find(&self, request: SearchRequest) -> Result<SearchAnswer, PortError> {
         let (started, timeout) = (Instant::now(), request.timeout_ms);
@@ -295,22 +305,22 @@ impl Progress {
         let mut merged = merged.into_iter();
         let mut stopped = None;
         while stopped.is_none() && !self.is_full() && merged.len() > 0 {
-            let (group, passed) = self.group(&mut live, &mut merged);
-            stopped = self.take(shared, group, passed)?;
+            let group = self.group(&mut live, &mut merged);
+            stopped = self.take(shared, group)?;
         }
         Ok(stopped)
     }
 
-    /// The next candidates that may be results, no more than the page has room for, and how far they reach.
+    /// The next candidates that may be results, no more than the page has room for.
     fn group(
         &mut self,
         live: &mut LiveScan<'_>,
         merged: &mut std::vec::IntoIter<Candidate>,
-    ) -> (Vec<Candidate>, Result<Option<Key>, Stop>) {
+    ) -> Group {
         let room = (self.request.limit - self.found.len()).min(SEARCH_GROUP);
         let of_spans = self.request.filter.has_span_conditions();
-        let (mut group, mut passed) = (Vec::with_capacity(room), None);
-        while group.len() < room
+        let mut group = Group::default();
+        while group.candidates.len() < room
             && let Some(candidate) = merged.next()
         {
             let may_meet = match &candidate.origin {
@@ -320,31 +330,24 @@ impl Progress {
             };
             match may_meet {
                 Ok(may_meet) => {
-                    passed = Some(candidate.key);
+                    group.passed = Some(candidate.key);
                     self.seen.insert(candidate.key.1);
-                    group.extend(may_meet.then_some(candidate));
+                    group.candidates.extend(may_meet.then_some(candidate));
                 }
                 Err(stop) => {
-                    if let Some(key) = passed {
-                        self.reach(key);
-                    }
-                    return (group, Err(stop));
+                    group.stopped = Some(stop);
+                    break;
                 }
             }
         }
-        (group, Ok(passed))
+        group
     }
 
     /// Verifies a group; says what stopped the search in it or behind it.
-    fn take(
-        &mut self,
-        shared: &Shared,
-        group: Vec<Candidate>,
-        passed: Result<Option<Key>, Stop>,
-    ) -> Result<Option<Stop>, PortError> {
+    fn take(&mut self, shared: &Shared, group: Group) -> Result<Option<Stop>, PortError> {
         let request = Arc::clone(&self.request);
         let in_page = |found: &FoundTrace| after(request.cursor, key(found.start, found.trace_id));
-        for prepared in prepare(shared, &request, group, &mut self.inspected)? {
+        for prepared in prepare(shared, &request, group.candidates, &mut self.inspected)? {
             let at = prepared.candidate.key;
             if Instant::now() >= self.deadline {
                 return Ok(Some(Stop::Time));
@@ -354,11 +357,9 @@ impl Progress {
             self.found.extend(found.filter(in_page));
             self.reach(at);
         }
-        match passed {
-            Ok(Some(key)) => self.reach(key),
-            Ok(None) => {}
-            Err(stop) => return Ok(Some(stop)),
+        if let Some(key) = group.passed {
+            self.reach(key);
         }
-        Ok(None)
+        Ok(group.stopped)
     }
 }
