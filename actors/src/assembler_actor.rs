@@ -12,8 +12,8 @@ use spandrel_model::verdict::VerdictRecord;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState,
-    Step,
+    Decided, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, Prior, Promotion,
+    ShardState, Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
 use crate::meters::Stage;
@@ -27,7 +27,7 @@ pub(crate) struct ShardSearch {
     pub(crate) tenant: TenantId,
     pub(crate) filter: Arc<SearchFilter>,
     pub(crate) cursor: Option<Cursor>,
-    pub(crate) limit: usize,
+    pub(crate) limits: HitLimits,
     pub(crate) include_dropped: bool,
 }
 
@@ -39,7 +39,7 @@ pub(crate) enum AssemblerMessage {
     Confirmed(TenantId, TraceId, Option<VerdictRecord>),
     Tick,
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
-    Search(ShardSearch, oneshot::Sender<Vec<MemoryHit>>),
+    Search(ShardSearch, oneshot::Sender<MemoryHits>),
     Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
     /// What waits for a page, up to so many bytes of spans; the flag: traces that wait for more spans count too.
     KeptBacklog(u64, bool, oneshot::Sender<(Vec<(UnixNanos, u64)>, bool)>),
@@ -179,13 +179,9 @@ impl AssemblerState {
                     &search.tenant,
                     &search.filter,
                     search.cursor,
-                    search.limit,
+                    search.limits,
                     search.include_dropped,
-                    &|key| {
-                        interests
-                            .number(key)
-                            .is_some_and(|number| number < interests.indexed())
-                    },
+                    &|key| interests.is_indexed(key),
                 );
                 let _ = reply.send(hits);
             }

@@ -86,15 +86,7 @@ pub(crate) fn evaluate(
         ..filter.clone()
     };
     let state = alone(shared, batch, epoch);
-    let hits = state.search(
-        &batch.tenant,
-        &without_span_conditions,
-        None,
-        1,
-        true,
-        &|_| true,
-    );
-    let mut found = hits.into_iter().next()?.found;
+    let mut found = state.only_found(&without_span_conditions)?;
     if !filter.has_span_conditions() {
         return Some(found);
     }

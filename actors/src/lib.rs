@@ -9,6 +9,7 @@ pub mod assembler;
 mod assembler_actor;
 mod env;
 mod facts;
+mod found;
 mod housekeeping;
 mod identity;
 mod indexer;

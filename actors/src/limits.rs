@@ -36,6 +36,14 @@ pub const QUERY_QUEUE_MS: u64 = 1_000;
 pub const TRACE_PIECE_BYTES: usize = 1 << 20;
 /// Bytes of credit that one query holds: a page's columns or some frames, and its results.
 pub const QUERY_CREDIT_BYTES: u64 = 4 << 20;
+/// Live candidates that one round of a search asks of a shard at most, beyond a page's own limit: 64 shards' are about
+/// 4 MB.
+pub const MAX_SHARD_CANDIDATES: usize = 512;
+/// Candidates of a search that are read together: enough that one page of a block serves several, few enough that the
+/// deadline is looked at every some milliseconds.
+pub const SEARCH_GROUP: usize = 64;
+/// Raw bytes of the journal's frames that one search walks at most: about a second of decompression.
+pub const MAX_SEARCH_FRAME_BYTES: u64 = 1 << 30;
 /// Policy sets that entries may still refer to; older entries are decided by the oldest of these.
 pub const MAX_LIVE_POLICIES: usize = 8;
 /// The part of the credit pool, in percent, from which traces are decided early.

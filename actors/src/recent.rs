@@ -3,32 +3,86 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use spandrel_model::ids::Bucket;
+use spandrel_model::ids::{Bucket, UnixNanos};
 use spandrel_model::summary::TraceSummary;
 
 /// A summary with its sequence in its block.
 type Numbered = (u64, Arc<TraceSummary>);
 
-/// Summaries by bucket, in the order of their sequence in the block.
+/// The summaries of one bucket, in the order of their sequence in the block.
+///
+/// Invariant: `oldest_decision` is the earliest decision of `summaries`.
+#[derive(Debug)]
+struct Waiting {
+    summaries: Vec<Numbered>,
+    oldest_decision: UnixNanos,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self {
+            summaries: Vec::new(),
+            oldest_decision: UnixNanos(u64::MAX),
+        }
+    }
+}
+
+impl Waiting {
+    fn add(&mut self, summaries: Vec<Numbered>) {
+        self.oldest_decision = self.oldest_decision.min(oldest_decision(&summaries));
+        self.summaries.extend(summaries);
+    }
+
+    fn indexed(&mut self, sequence: u64) {
+        self.summaries.retain(|(number, _)| *number > sequence);
+        self.oldest_decision = oldest_decision(&self.summaries);
+    }
+}
+
+fn oldest_decision(summaries: &[Numbered]) -> UnixNanos {
+    let decisions = summaries
+        .iter()
+        .map(|(_, summary)| summary.decision.decided_at);
+    decisions.min().unwrap_or(UnixNanos(u64::MAX))
+}
+
+/// Summaries by bucket.
 ///
 /// Invariant: for each bucket it holds every summary of the block after the index's checkpoint, once replay is done.
 #[derive(Debug, Default)]
 pub(crate) struct RecentSummaries {
-    buckets: RwLock<BTreeMap<Bucket, Vec<Numbered>>>,
+    buckets: RwLock<BTreeMap<Bucket, Waiting>>,
 }
 
 impl RecentSummaries {
     /// Adds summaries that a block has just made durable.
-    pub(crate) fn add(&self, bucket: Bucket, summaries: Vec<(u64, Arc<TraceSummary>)>) {
+    pub(crate) fn add(&self, bucket: Bucket, summaries: Vec<Numbered>) {
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(bucket).or_default().extend(summaries);
+        buckets.entry(bucket).or_default().add(summaries);
     }
 
     /// The oldest `limit` summaries of a bucket.
-    pub(crate) fn oldest(&self, bucket: Bucket, limit: usize) -> Vec<(u64, Arc<TraceSummary>)> {
+    pub(crate) fn oldest(&self, bucket: Bucket, limit: usize) -> Vec<Numbered> {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
-        let summaries = buckets.get(&bucket).map(Vec::as_slice).unwrap_or_default();
-        summaries.iter().take(limit).cloned().collect()
+        let summaries = buckets.get(&bucket).map(|waiting| &*waiting.summaries);
+        let summaries = summaries.unwrap_or_default().iter();
+        summaries.take(limit).cloned().collect()
+    }
+
+    /// The sequence of the oldest summary of a bucket.
+    pub(crate) fn first_sequence(&self, bucket: Bucket) -> Option<u64> {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        let (sequence, _) = buckets.get(&bucket)?.summaries.first()?;
+        Some(*sequence)
+    }
+
+    /// When the oldest of all was decided; `None` when none waits.
+    pub(crate) fn oldest_decision(&self) -> Option<UnixNanos> {
+        let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
+        buckets
+            .values()
+            .map(|waiting| waiting.oldest_decision)
+            .min()
     }
 
     /// How many summaries wait, by bucket.
@@ -36,16 +90,16 @@ impl RecentSummaries {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         buckets
             .iter()
-            .map(|(bucket, summaries)| (*bucket, summaries.len()))
+            .map(|(bucket, waiting)| (*bucket, waiting.summaries.len()))
             .collect()
     }
 
     /// The index holds everything of `bucket` up to `sequence` now.
     pub(crate) fn indexed(&self, bucket: Bucket, sequence: u64) {
         let mut buckets = self.buckets.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(summaries) = buckets.get_mut(&bucket) {
-            summaries.retain(|(number, _)| *number > sequence);
-            if summaries.is_empty() {
+        if let Some(waiting) = buckets.get_mut(&bucket) {
+            waiting.indexed(sequence);
+            if waiting.summaries.is_empty() {
                 buckets.remove(&bucket);
             }
         }
@@ -62,7 +116,55 @@ impl RecentSummaries {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         buckets
             .values()
-            .flatten()
+            .flat_map(|waiting| &waiting.summaries)
             .for_each(|(_, summary)| visit(summary));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+    use spandrel_model::summary::SummaryDecision;
+
+    fn summary(sequence: u64, decided_at: u64) -> Numbered {
+        let summary = TraceSummary {
+            tenant: TenantId::default(),
+            shard: ShardId(0),
+            trace_id: TraceId([1; 16]),
+            fragment: Lsn(sequence),
+            bucket: Bucket(1),
+            start: UnixNanos(0),
+            end: UnixNanos(0),
+            root: None,
+            span_count: 1,
+            error_count: 0,
+            classes: Vec::new(),
+            attributes: Vec::new(),
+            truncated: false,
+            decision: SummaryDecision {
+                decided_at: UnixNanos(decided_at),
+                ..SummaryDecision::default()
+            },
+        };
+        (sequence, Arc::new(summary))
+    }
+
+    #[test]
+    fn the_oldest_decision_follows_what_waits() {
+        let recent = RecentSummaries::default();
+        assert_eq!(recent.oldest_decision(), None);
+        recent.add(Bucket(1), vec![summary(1, 50), summary(2, 30)]);
+        recent.add(Bucket(1), vec![summary(3, 40)]);
+        recent.add(Bucket(2), vec![summary(1, 35)]);
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(30)));
+        assert_eq!(recent.first_sequence(Bucket(1)), Some(1));
+        recent.indexed(Bucket(1), 2);
+        assert_eq!(recent.first_sequence(Bucket(1)), Some(3));
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(35)));
+        recent.indexed(Bucket(2), 1);
+        assert_eq!(recent.oldest_decision(), Some(UnixNanos(40)));
+        recent.expire(Bucket(2));
+        assert_eq!(recent.oldest_decision(), None);
     }
 }

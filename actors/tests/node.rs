@@ -5,7 +5,7 @@
 mod support;
 
 use spandrel_model::batch::StatusCode;
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::policy::KEEP_ALL_POLICY;
 use spandrel_model::ports::{TraceAbsence, TraceLookup};
 use spandrel_model::search::{NamesKind, NamesRequest, SearchFilter, TagCondition, TraceState};
@@ -263,38 +263,178 @@ async fn a_new_policy_decides_new_traces_and_open_ones_keep_theirs() {
     node.node.stop().await;
 }
 
+fn with_tag(key: &str, value: &str) -> SearchFilter {
+    SearchFilter {
+        tags: vec![TagCondition {
+            key: key.to_owned(),
+            value: value.to_owned(),
+        }],
+        ..SearchFilter::default()
+    }
+}
+
+/// Pages end within the hits of one page of a block, between blocks, and between stores.
 #[tokio::test(start_paused = true)]
 async fn pages_of_a_search_neither_repeat_nor_skip() {
     let dir = tempfile::tempdir().unwrap();
     let clock = TestClock::new();
     let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
     for trace in 0..60 {
-        node.send(&tenant(), &[span(trace, 1, 0)]).await;
+        let note = if trace % 3 == 0 { "third" } else { "plain" };
+        let root = Sent {
+            note,
+            ..span(trace, 1, 0)
+        };
+        node.send(&tenant(), &[root]).await;
+        clock.jump(u64::from(trace % 2));
         if trace == 20 || trace == 40 {
             pass(12).await;
             node.flush().await;
         }
-    }
-    let mut request = node.request(&tenant(), with_service("shop"));
-    request.limit = 7;
-    let mut seen = Vec::new();
-    loop {
-        let answer = node.node.query().search(request.clone()).await.unwrap();
-        seen.extend(
-            answer
-                .traces
-                .iter()
-                .map(|found| (found.start, found.trace_id)),
-        );
-        match answer.next {
-            Some(cursor) => request.cursor = Some(cursor),
-            None => break,
+        if trace == 30 {
+            clock.jump(HOUR);
         }
     }
-    assert_eq!(seen.len(), 60);
-    assert!(
-        seen.is_sorted_by(|a, b| (b.0, a.1) < (a.0, b.1)),
-        "newest start first, then id"
-    );
+    let cases = [
+        (with_service("shop"), 60),
+        (with_tag("http.route", "/items/{id}"), 60),
+        (with_tag("shop.note", "third"), 20),
+        (with_tag("shop.note", "plain"), 40),
+        (with_tag("shop.note", "none"), 0),
+    ];
+    for (filter, expected) in cases {
+        let mut request = node.request(&tenant(), filter.clone());
+        request.limit = 7;
+        let mut seen = Vec::new();
+        loop {
+            let answer = node.node.query().search(request.clone()).await.unwrap();
+            assert!(answer.receipt.complete, "{:?}", answer.receipt);
+            assert!(answer.traces.len() <= 7);
+            for found in &answer.traces {
+                assert_eq!(found.matched_spans.len(), 1);
+                seen.push((found.start, found.trace_id));
+            }
+            match answer.next {
+                Some(cursor) => request.cursor = Some(cursor),
+                None => break,
+            }
+        }
+        assert_eq!(seen.len(), expected, "{filter:?}");
+        assert!(
+            seen.is_sorted_by(|a, b| (b.0, a.1) < (a.0, b.1)),
+            "newest start first, then id"
+        );
+    }
+    node.node.stop().await;
+}
+
+/// A search for an attribute that is not indexed read every live trace by itself. Now it walks the journal's frames,
+/// and says what it did not reach.
+#[tokio::test(start_paused = true)]
+async fn live_traces_are_searched_by_their_spans() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    for trace in 0..200 {
+        let rare = Sent {
+            note: if trace % 50 == 7 { "rare" } else { "plain" },
+            ..span(trace, 2, 1)
+        };
+        node.send(&tenant(), &[span(trace, 1, 0), rare]).await;
+        clock.jump(1_000);
+    }
+    pass(12).await;
+    let filter = with_tag("shop.note", "rare");
+    let found = node.search(&tenant(), filter.clone()).await;
+    let ids: Vec<_> = found.iter().map(|found| found.trace_id).collect();
+    assert_eq!(ids.len(), 4);
+    for (id, trace) in ids.iter().zip([157, 107, 57, 7]) {
+        assert_eq!(*id, trace_id(trace));
+    }
+    assert!(found.iter().all(|found| found.state == TraceState::Kept));
+    let other_service = SearchFilter {
+        services: vec!["payment".to_owned()],
+        ..filter.clone()
+    };
+    assert!(node.search(&tenant(), other_service).await.is_empty());
+
+    let mut request = node.request(&tenant(), filter);
+    request.timeout_ms = 0;
+    let answer = node.node.query().search(request).await.unwrap();
+    assert_eq!((answer.traces.len(), answer.next), (0, None));
+    let missing = &answer.receipt.missing;
+    assert!(!answer.receipt.complete);
+    assert_eq!(missing.len(), 1);
+    assert_eq!(missing[0].reason, "not inspected within 0 ms");
+    assert!(missing[0].to > found[0].start);
+    node.node.stop().await;
+}
+
+/// Changes a byte of every segment of the index; the manifests stay.
+fn damage_segments(index: &std::path::Path) {
+    let mut damaged = 0;
+    for entry in std::fs::read_dir(index).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|kind| kind == "segment") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x55;
+            std::fs::write(&path, bytes).unwrap();
+            damaged += 1;
+        }
+    }
+    assert!(damaged > 0);
+}
+
+/// A damaged index failed every listing of names, and a lost one left names out of answers that called themselves
+/// complete.
+#[tokio::test(start_paused = true)]
+async fn names_do_not_need_the_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    node.send(&tenant(), &[span(1, 1, 0)]).await;
+    pass(12).await;
+    node.flush().await;
+    let check = async |node: &TestNode| {
+        let kinds = [
+            (NamesKind::Services, "shop"),
+            (
+                NamesKind::Operations {
+                    service: "shop".to_owned(),
+                },
+                "GET /",
+            ),
+            (
+                NamesKind::TagValues {
+                    key: "http.route".to_owned(),
+                },
+                "/items/{id}",
+            ),
+        ];
+        for (kind, expected) in kinds {
+            let request = NamesRequest {
+                tenant: tenant(),
+                kind,
+                prefix: String::new(),
+                from: UnixNanos(0),
+                to: UnixNanos(u64::MAX),
+                limit: 10,
+            };
+            let answer = node.node.query().names(request).await.unwrap();
+            assert!(answer.receipt.complete);
+            let names: Vec<&str> = answer.names.iter().map(|name| &*name.name).collect();
+            assert_eq!(names, [expected]);
+        }
+    };
+    check(&node).await;
+    node.node.stop().await;
+    damage_segments(&dir.path().join("index"));
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    check(&node).await;
+    node.node.stop().await;
+    std::fs::remove_dir_all(dir.path().join("index")).unwrap();
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    check(&node).await;
     node.node.stop().await;
 }

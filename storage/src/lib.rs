@@ -6,6 +6,8 @@
 //! call blocks and says so; the caller chooses the thread.
 
 pub mod block;
+mod byte_cache;
+mod compression;
 pub mod disk;
 pub mod index;
 pub mod journal;

@@ -1,5 +1,9 @@
 //! Every bound of the disk, with its unit and its reason.
 
+/// Decompression contexts that are kept for the next call, about 100 KB each: as many as queries and actors decompress
+/// with at once on a common machine.
+pub const MAX_IDLE_DECOMPRESSORS: usize = 8;
+
 // The journal.
 
 /// Most bytes of a frame before compression. A frame is about 256 KiB; one request of the largest size that is

@@ -12,7 +12,7 @@ mod view;
 pub use decide::Promotion;
 pub use paging::KeptTrace;
 pub use state::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
-pub use view::{EntryView, LiveNames, MemoryHit};
+pub use view::{EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, UnverifiedTrace};
 
 #[cfg(test)]
 mod state_test;

@@ -3,11 +3,11 @@
 use spandrel_model::ids::{Lsn, TenantId, UnixNanos};
 use spandrel_model::limits::MAX_TRACE_SPANS;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
-use spandrel_model::search::{SearchFilter, TraceState};
+use spandrel_model::search::{SearchFilter, TagCondition, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
-use super::Promotion;
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+use super::{HitLimits, MemoryHit, Promotion};
 
 const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
 
@@ -342,12 +342,18 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
     };
     let error = Some(spandrel_model::batch::StatusCode::Error);
     let find = |filter: &SearchFilter| -> Vec<_> {
-        let hits = world
+        let limits = HitLimits {
+            all: 10,
+            meeting: 10,
+        };
+        let found = world
             .state
-            .search(&tenant(), filter, None, 10, false, &|_| true);
-        hits.into_iter()
-            .map(|hit| (hit.found.trace_id, hit.exact, hit.found.matched_spans.len()))
-            .collect()
+            .search(&tenant(), filter, None, limits, false, &|_| true);
+        let hits = found.hits.into_iter().map(|hit| match hit {
+            MemoryHit::Meets(found) => (found.trace_id, true, found.matched_spans.len()),
+            MemoryHit::Unverified(trace) => (trace.trace_id, false, 0),
+        });
+        hits.collect()
     };
     assert_eq!(find(&filter("payment", error)), [(trace(1), true, 1)]);
     assert_eq!(find(&filter("payment", None)).len(), 2);
@@ -356,6 +362,38 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
         [],
         "the shop's own span did not fail"
     );
+}
+
+#[test]
+fn a_search_says_when_there_is_more() {
+    let mut world = World::new(ERRORS_ONLY);
+    for number in 1..=6 {
+        world.send(number, &[span(1, 0)]);
+    }
+    let search = |filter: SearchFilter, limits| {
+        let filter = SearchFilter {
+            to: spandrel_model::ids::UnixNanos(u64::MAX),
+            ..filter
+        };
+        let found = world
+            .state
+            .search(&tenant(), &filter, None, limits, false, &|_| false);
+        let meeting = found.hits.iter();
+        let meeting = meeting.filter(|hit| matches!(hit, MemoryHit::Meets(_)));
+        (found.hits.len(), meeting.count(), found.more)
+    };
+    let limits = |all, meeting| HitLimits { all, meeting };
+    assert_eq!(search(SearchFilter::default(), limits(6, 6)), (6, 6, false));
+    assert_eq!(search(SearchFilter::default(), limits(4, 6)), (4, 4, true));
+    assert_eq!(search(SearchFilter::default(), limits(6, 2)), (2, 2, true));
+    let by_tag = SearchFilter {
+        tags: vec![TagCondition {
+            key: "shop.note".to_owned(),
+            value: "rare".to_owned(),
+        }],
+        ..SearchFilter::default()
+    };
+    assert_eq!(search(by_tag, limits(5, 1)), (5, 0, true));
 }
 
 #[test]

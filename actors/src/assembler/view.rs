@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Lsn, SpanId, TenantId, TraceId, UnixNanos};
-use spandrel_model::limits::MAX_MATCHED_SPANS;
 use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, TraceState};
 use spandrel_model::summary::{RootSpan, SummaryDecision, TraceSummary};
 use spandrel_model::verdict::VerdictRecord;
 
 use super::entry::{Entry, Phase};
 use super::state::ShardState;
+use crate::found::TraceFacts;
 
 /// A trace as its shard holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,11 +29,44 @@ pub struct EntryView {
 
 /// A trace of a shard that meets a search's conditions, or may.
 #[derive(Debug, Clone, PartialEq)]
-pub struct MemoryHit {
-    /// What the shard knows of it.
-    pub found: FoundTrace,
-    /// False: a candidate whose spans must be read.
-    pub exact: bool,
+pub enum MemoryHit {
+    /// It meets them.
+    Meets(FoundTrace),
+    /// Only its spans can tell.
+    Unverified(UnverifiedTrace),
+}
+
+/// A live trace whose spans must be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnverifiedTrace {
+    /// The trace.
+    pub trace_id: TraceId,
+    /// Its start, as far as the shard knows it.
+    pub start: UnixNanos,
+    /// Where it stands.
+    pub state: TraceState,
+    /// Records that hold its spans, those of an earlier drop included.
+    pub references: Vec<Lsn>,
+    /// All of its spans are in these records.
+    pub whole: bool,
+}
+
+/// How much a search asks of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HitLimits {
+    /// Most hits.
+    pub all: usize,
+    /// Most hits that meet the conditions: those are results as they stand.
+    pub meeting: usize,
+}
+
+/// The newest hits of a shard.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct MemoryHits {
+    /// Newest start first, then by trace id.
+    pub hits: Vec<MemoryHit>,
+    /// There are more after the last one.
+    pub more: bool,
 }
 
 /// The names of a shard's live traces of one tenant.
@@ -75,26 +108,15 @@ impl ShardState {
     pub fn view(&self, tenant: &TenantId, trace_id: TraceId) -> Option<EntryView> {
         let slot = self.find(tenant, trace_id)?;
         let entry = self.slots[slot as usize].as_ref()?;
-        let mut references: Vec<Lsn> = entry.references.to_vec();
-        let (state, record) = match &entry.phase {
-            Phase::Open | Phase::Unconfirmed => (TraceState::Open, None),
-            // The verdict is not durable: until it is, the trace is open to the outside.
-            Phase::Deciding(record) => {
-                references.extend(record.references.iter().copied());
-                (TraceState::Open, None)
-            }
-            Phase::Kept(kept) => (TraceState::Kept, Some(kept.record.clone())),
-            Phase::LateDropped(record) => {
-                references.extend(record.references.iter().copied());
-                (TraceState::Dropped, Some((**record).clone()))
-            }
+        let record = match &entry.phase {
+            Phase::Kept(kept) => Some(kept.record.clone()),
+            Phase::LateDropped(record) => Some((**record).clone()),
+            _ => None,
         };
-        references.sort_unstable();
-        references.dedup();
         Some(EntryView {
-            state,
+            state: state_of(entry),
             record,
-            references,
+            references: references_of(entry),
             unconfirmed: entry.phase == Phase::Unconfirmed,
         })
     }
@@ -238,23 +260,24 @@ impl ShardState {
         entry.truncated.then_some(false)
     }
 
-    /// The newest `limit` traces of a tenant after the cursor that meet the filter or may.
+    /// The newest traces of a tenant after the cursor that meet the filter or may.
     #[must_use]
     pub fn search(
         &self,
         tenant: &TenantId,
         filter: &SearchFilter,
         cursor: Option<Cursor>,
-        limit: usize,
+        limits: HitLimits,
         include_dropped: bool,
         indexed: &dyn Fn(&str) -> bool,
-    ) -> Vec<MemoryHit> {
+    ) -> MemoryHits {
         let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
-            return Vec::new();
+            return MemoryHits::default();
         };
         let resolved = self.resolve(filter);
         // A heap whose top is the worst of the best: the oldest start, then the greatest id.
         let mut best: BinaryHeap<(Reverse<UnixNanos>, TraceId, u32, bool)> = BinaryHeap::new();
+        let mut more = false;
         for (slot, entry) in (0u32..).zip(&self.slots) {
             let Some(entry) = entry
                 .as_ref()
@@ -276,68 +299,70 @@ impl ShardState {
                 continue;
             };
             best.push((Reverse(start), entry.trace_id, slot, exact));
-            if best.len() > limit {
+            if best.len() > limits.all {
                 best.pop();
+                more = true;
             }
         }
         let matched = resolved.matched();
-        let sorted = best.into_sorted_vec().into_iter();
-        let hits = sorted.filter_map(|(_, _, slot, exact)| {
-            let entry = self.slots[slot as usize].as_ref()?;
-            let found = self.found(entry, &matched);
-            Some(MemoryHit { found, exact })
-        });
-        hits.collect()
+        let mut found = MemoryHits {
+            hits: Vec::with_capacity(best.len()),
+            more,
+        };
+        let mut meeting = 0;
+        for (_, _, slot, exact) in best.into_sorted_vec() {
+            let Some(entry) = self.slots[slot as usize].as_ref() else {
+                continue;
+            };
+            if exact && meeting == limits.meeting {
+                found.more = true;
+                break;
+            }
+            meeting += usize::from(exact);
+            found.hits.push(match exact {
+                true => MemoryHit::Meets(self.found(entry, &matched)),
+                false => MemoryHit::Unverified(unverified(entry)),
+            });
+        }
+        found
+    }
+
+    /// The only trace of a state that was made of one trace's spans, if it meets a filter without tags.
+    pub(crate) fn only_found(&self, filter: &SearchFilter) -> Option<FoundTrace> {
+        let entry = self.entries().next()?;
+        let resolved = self.resolve(filter);
+        self.meets(entry, filter, &resolved, &|_| true)?;
+        Some(self.found(entry, &resolved.matched()))
     }
 
     fn found(&self, entry: &Entry, matched: &[bool]) -> FoundTrace {
-        let root = self.root(entry);
-        let services: BTreeSet<&str> = entry
-            .classes
-            .iter()
-            .filter_map(|&class| self.classes.get(class).map(|class| &*class.service))
-            .collect();
-        let matches = |class: u8| {
-            let number = entry.classes.get(usize::from(class));
-            number.is_some_and(|&number| matched.get(number as usize).copied().unwrap_or(false))
-        };
-        let matched = entry
-            .rows
-            .iter()
-            .filter(|row| matches(row.class))
-            .take(MAX_MATCHED_SPANS);
+        let class_of = |class: u8| entry.classes.get(usize::from(class)).copied();
         let root_class = entry.rows.get(entry.root_row as usize).map(|row| row.class);
         let root_status = root_class
-            .and_then(|class| entry.classes.get(usize::from(class)))
-            .and_then(|&class| self.classes.get(class))
+            .and_then(class_of)
+            .and_then(|class| self.classes.get(class))
             .map_or(StatusCode::Unset, |class| class.status);
-        let start = known_start(entry);
-        FoundTrace {
+        let matches = |class: u8| {
+            class_of(class)
+                .is_some_and(|number| matched.get(number as usize).copied().unwrap_or(false))
+        };
+        let (start, root) = (known_start(entry), self.root(entry));
+        let facts = TraceFacts {
             trace_id: entry.trace_id,
-            root_service: root
-                .as_ref()
-                .map(|root| root.service.to_string())
-                .unwrap_or_default(),
-            root_operation: root
-                .map(|root| root.operation.to_string())
-                .unwrap_or_default(),
+            root: root.as_ref(),
+            root_status,
             start,
             duration: entry.end.max(start).since(start),
-            status: if entry.error_count > 0 {
-                StatusCode::Error
-            } else {
-                root_status
-            },
             span_count: entry.span_count(),
             error_count: entry.error_count,
-            services: services.into_iter().map(str::to_owned).collect(),
-            state: match entry.phase {
-                Phase::Kept(_) => TraceState::Kept,
-                Phase::LateDropped(_) => TraceState::Dropped,
-                _ => TraceState::Open,
-            },
-            matched_spans: matched.map(|row| SpanId(row.span_id)).collect(),
-        }
+            state: state_of(entry),
+        };
+        let services = entry.classes.iter();
+        let rows = entry.rows.iter().filter(|row| matches(row.class));
+        facts.found(
+            services.filter_map(|&class| self.classes.get(class).map(|class| &*class.service)),
+            rows.map(|row| SpanId(row.span_id)),
+        )
     }
 
     /// The names of the tenant's live traces whose start lies in the range.
@@ -386,6 +411,38 @@ impl ShardState {
                 .attributes
                 .insert((Arc::clone(&text.key), Arc::clone(&text.value)));
         }
+    }
+}
+
+/// Where a trace stands. While its verdict is not durable, it is open to the outside.
+fn state_of(entry: &Entry) -> TraceState {
+    match entry.phase {
+        Phase::Kept(_) => TraceState::Kept,
+        Phase::LateDropped(_) => TraceState::Dropped,
+        _ => TraceState::Open,
+    }
+}
+
+/// The records that hold its spans, those of an earlier drop included, ascending.
+fn references_of(entry: &Entry) -> Vec<Lsn> {
+    let mut references: Vec<Lsn> = entry.references.to_vec();
+    match &entry.phase {
+        Phase::Deciding(record) => references.extend(record.references.iter().copied()),
+        Phase::LateDropped(record) => references.extend(record.references.iter().copied()),
+        Phase::Open | Phase::Unconfirmed | Phase::Kept(_) => {}
+    }
+    references.sort_unstable();
+    references.dedup();
+    references
+}
+
+fn unverified(entry: &Entry) -> UnverifiedTrace {
+    UnverifiedTrace {
+        trace_id: entry.trace_id,
+        start: known_start(entry),
+        state: state_of(entry),
+        references: references_of(entry),
+        whole: !entry.rows.is_empty() && !entry.partial,
     }
 }
 

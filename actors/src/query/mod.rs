@@ -1,7 +1,9 @@
 //! The query port: a coordinator plans, asks every shard and store that may hold an answer, merges in a total
 //! order, and says in a receipt what it did not reach.
 
+mod columns;
 mod gate;
+mod live;
 mod names;
 mod reader;
 mod search;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use spandrel_model::batch::SpanKind;
 use spandrel_model::error::PortError;
-use spandrel_model::search::{Name, NamesAnswer, NamesKind, NamesRequest, Receipt};
+use spandrel_model::search::{MissingPart, Name, NamesAnswer, NamesKind, NamesRequest, Receipt};
+use spandrel_model::summary::TraceSummary;
 
 use spandrel_storage::block::AttributeScope;
+use spandrel_storage::index::IndexError;
 use spandrel_storage::page::ValueKind;
 
+use super::sources::visit_unindexed;
 use super::{QueryPort, storage_error};
 use crate::assembler::LiveNames;
 use crate::assembler_actor::AssemblerMessage;
@@ -37,15 +40,22 @@ impl QueryPort {
                 names: BTreeMap::new(),
             };
             live.iter().for_each(|live| names.live(live));
-            names.recent(&shared);
-            names.stored(&shared)?;
+            let unreadable = names.stored(&shared)?;
+            let missing = (unreadable > 0).then(|| MissingPart {
+                node: shared.node,
+                shards: Vec::new(),
+                from: request.from,
+                to: request.to,
+                reason: format!("summaries of {unreadable} blocks cannot be read"),
+            });
             Ok(NamesAnswer {
                 names: names.names.into_values().take(request.limit).collect(),
                 receipt: Receipt {
-                    complete: true,
+                    complete: missing.is_none(),
                     from: request.from,
                     to: request.to,
                     index_watermark: watermark,
+                    missing: missing.into_iter().collect(),
                     ..Receipt::default()
                 },
             })
@@ -121,39 +131,54 @@ impl Names<'_> {
         }
     }
 
-    fn recent(&mut self, shared: &Shared) {
+    /// A summary that the index does not hold.
+    fn summary(&mut self, summary: &TraceSummary) {
         let request = self.request;
-        shared.recent.visit(|summary| {
-            let in_range = summary.start >= request.from && summary.start < request.to;
-            if summary.tenant != request.tenant || !in_range {
-                return;
-            }
-            for class in &summary.classes {
-                self.operation(&class.service, &class.operation, class.kind);
-            }
-            for text in &summary.attributes {
-                self.attribute(&text.key, &text.value);
-            }
-        });
+        let in_range = summary.start >= request.from && summary.start < request.to;
+        if summary.tenant != request.tenant || !in_range {
+            return;
+        }
+        for class in &summary.classes {
+            self.operation(&class.service, &class.operation, class.kind);
+        }
+        for text in &summary.attributes {
+            self.attribute(&text.key, &text.value);
+        }
     }
 
-    fn stored(&mut self, shared: &Shared) -> Result<(), PortError> {
+    /// Summaries that are not indexed first: they are in the index by the time that they leave the memory. Returns how
+    /// many blocks have summaries that cannot be read.
+    fn stored(&mut self, shared: &Shared) -> Result<u64, PortError> {
         let request = self.request;
-        for block in shared.blocks.buckets().map_err(storage_error)? {
-            if block.max_start < request.from || block.min_start >= request.to {
-                continue;
-            }
+        let mut blocks = shared.blocks.buckets().map_err(storage_error)?;
+        blocks.retain(|block| block.max_start >= request.from && block.min_start < request.to);
+        let mut unreadable =
+            visit_unindexed(shared, &blocks, &mut |summary| self.summary(summary))?;
+        for block in blocks {
             let (tenant, limit) = (&request.tenant, request.limit);
             let index = &shared.index;
             let known = index.names(block.bucket, tenant, &request.kind, &request.prefix, limit);
-            for name in known.map_err(storage_error)? {
-                let is_tag = matches!(request.kind, NamesKind::Tags);
-                let is_value = matches!(request.kind, NamesKind::TagValues { .. });
-                self.add(&name.name, name.kind, is_tag.then_some(true), is_value);
+            match known {
+                // A damaged index is gone by now: what it held is read from the block's summaries.
+                Err(IndexError::Corrupt { .. }) => {
+                    let block = std::slice::from_ref(&block);
+                    unreadable +=
+                        visit_unindexed(shared, block, &mut |summary| self.summary(summary))?;
+                }
+                known => known
+                    .map_err(storage_error)?
+                    .iter()
+                    .for_each(|name| self.indexed(name)),
             }
             self.page_attributes(shared, block.bucket)?;
         }
-        Ok(())
+        Ok(unreadable)
+    }
+
+    fn indexed(&mut self, name: &Name) {
+        let is_tag = matches!(self.request.kind, NamesKind::Tags);
+        let is_value = matches!(self.request.kind, NamesKind::TagValues { .. });
+        self.add(&name.name, name.kind, is_tag.then_some(true), is_value);
     }
 
     /// Keys and values that the index does not hold are in the pages' dictionaries.
@@ -165,11 +190,7 @@ impl Names<'_> {
         let request = self.request;
         let epoch = shared.epoch();
         let interests = epoch.rules().interests();
-        let indexed = |key: &str| {
-            interests
-                .number(key)
-                .is_some_and(|number| number < interests.indexed())
-        };
+        let indexed = |key: &str| interests.is_indexed(key);
         match &request.kind {
             NamesKind::Tags => {
                 let keys = shared.blocks.attribute_keys(bucket, &request.tenant);

@@ -1,73 +1,101 @@
 //! The coordinator of a search: rounds of candidates from every source, merged in the total order, verified, until
 //! the page is full, nothing is left or the time is over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{Lsn, TraceId, UnixNanos};
+use spandrel_model::ids::{TraceId, UnixNanos};
 use spandrel_model::search::{
     Cursor, FoundTrace, MissingPart, Receipt, SearchAnswer, SearchRequest,
 };
+use spandrel_storage::block::BlockInfo;
+use spandrel_storage::page::PageCondition;
 use tokio::time::Instant;
 
+use super::columns::ColumnScan;
+use super::live::{LiveScan, Stop};
 use super::sources::{self, Batch, Candidate, Key, Origin, after, key};
-use super::verify::{Inspected, verify};
+use super::verify::{Inspected, prepare, verify};
 use super::{QueryPort, storage_error};
+use crate::assembler::HitLimits;
 use crate::assembler_actor::{AssemblerMessage, ShardSearch};
+use crate::limits::{MAX_SEARCH_FRAME_BYTES, MAX_SHARD_CANDIDATES, SEARCH_GROUP};
 use crate::meters::Stage;
 use crate::shared::Shared;
 
 /// Candidates beyond the page's limit that a round takes from each source.
 const ROUND_SPARE: usize = 30;
+/// By how much more a round asks of each shard than the one before: conditions that only spans answer leave few of
+/// many candidates.
+const ROUND_GROWTH: usize = 4;
+/// The part of a search's time, in percent, in which columns are scanned; the rest is for what was found.
+const SCAN_TIME_PERCENT: u64 = 75;
 
 /// A search under way.
 struct Progress {
-    request: SearchRequest,
+    request: Arc<SearchRequest>,
+    /// When columns and frames are scanned no more; what was found by then is still read.
+    scan_deadline: Instant,
     deadline: Instant,
     cursor: Option<Cursor>,
+    /// Candidates that a round asks of each shard.
+    shard_candidates: usize,
     found: Vec<FoundTrace>,
     seen: BTreeSet<TraceId>,
     inspected: Inspected,
-    /// Results of the column scan, once it was needed.
-    scanned: Option<Vec<Candidate>>,
-    timed_out: bool,
+    /// Blocks with summaries that cannot be read.
+    unreadable_blocks: u64,
+    /// The column scan, once it was needed.
+    columns: Option<ColumnScan>,
+    stopped: Option<Stop>,
     exhausted: bool,
+}
+
+/// Candidates that are verified together.
+#[derive(Default)]
+struct Group {
+    candidates: Vec<Candidate>,
+    /// The last candidate that was looked at, also one that cannot be a result.
+    passed: Option<Key>,
+    /// What ended the search behind it.
+    stopped: Option<Stop>,
 }
 
 impl QueryPort {
     pub(super) async fn find(&self, request: SearchRequest) -> Result<SearchAnswer, PortError> {
+        let (started, timeout) = (Instant::now(), request.timeout_ms);
+        let scan_ms = timeout.saturating_mul(SCAN_TIME_PERCENT) / 100;
         let mut progress = Progress {
-            deadline: Instant::now() + Duration::from_millis(request.timeout_ms),
+            scan_deadline: started + Duration::from_millis(scan_ms),
+            deadline: started + Duration::from_millis(timeout),
             cursor: request.cursor,
+            shard_candidates: request.limit + ROUND_SPARE,
             found: Vec::new(),
             seen: BTreeSet::new(),
             inspected: Inspected::default(),
-            scanned: None,
-            timed_out: false,
+            unreadable_blocks: 0,
+            columns: None,
+            stopped: None,
             exhausted: false,
-            request,
+            request: Arc::new(request),
         };
         while !progress.is_done() {
             let live = self.live(&progress).await?;
-            let references = self.live_references(&progress, &live).await?;
             let shared = Arc::clone(&self.shared);
             progress = self
                 .shared
-                .block(Stage::Query, move || {
-                    progress.round(&shared, live, &references)
-                })
+                .block(Stage::Query, move || progress.round(&shared, live))
                 .await?;
         }
         Ok(self.answer_search(progress))
     }
 
-    /// The shards' candidates of a round. The whole facts of an entry with late spans are elsewhere, so its place
-    /// in the order is not known: such entries come all, and are placed by their stored start.
-    async fn live(&self, progress: &Progress) -> Result<Batch, PortError> {
+    /// The shards' candidates of a round, each shard's as a source of its own. The whole facts of an entry with late
+    /// spans are elsewhere, so its place in the order is not known: such entries are placed by their stored start.
+    async fn live(&self, progress: &Progress) -> Result<Vec<Batch>, PortError> {
         let request = &progress.request;
-        let limit = request.limit + ROUND_SPARE;
         let filter = Arc::new(request.filter.clone());
         let answers = self
             .ask_all(|reply| {
@@ -75,43 +103,16 @@ impl QueryPort {
                     tenant: request.tenant.clone(),
                     filter: Arc::clone(&filter),
                     cursor: progress.cursor,
-                    limit: limit + 1,
+                    limits: HitLimits {
+                        all: progress.shard_candidates,
+                        meeting: request.limit,
+                    },
                     include_dropped: request.include_dropped,
                 };
                 AssemblerMessage::Search(search, reply)
             })
             .await?;
-        let candidates = answers.into_iter().flatten().map(|hit| Candidate {
-            key: key(hit.found.start, hit.found.trace_id),
-            exact: hit.exact,
-            origin: Origin::Live(Box::new(hit.found)),
-        });
-        Ok(Batch::of(candidates.collect(), limit))
-    }
-
-    /// The journal records of live candidates whose spans must be read.
-    async fn live_references(
-        &self,
-        progress: &Progress,
-        live: &Batch,
-    ) -> Result<BTreeMap<TraceId, Vec<Lsn>>, PortError> {
-        let tenant = &progress.request.tenant;
-        let mut references = BTreeMap::new();
-        for candidate in live.candidates.iter().filter(|candidate| !candidate.exact) {
-            let trace_id = candidate.key.1;
-            let shard = self.shared.shard(tenant, trace_id);
-            let owner = tenant.clone();
-            let view = self
-                .ask(shard, |reply| {
-                    AssemblerMessage::View(owner, trace_id, reply)
-                })
-                .await?;
-            references.insert(
-                trace_id,
-                view.map(|view| view.references).unwrap_or_default(),
-            );
-        }
-        Ok(references)
+        Ok(answers.into_iter().map(Batch::live).collect())
     }
 
     fn answer_search(&self, progress: Progress) -> SearchAnswer {
@@ -123,16 +124,20 @@ impl QueryPort {
             from: request.filter.from,
             to: progress
                 .cursor
-                .map_or(request.filter.to, |cursor| cursor.start),
+                .map_or(request.filter.to, |cursor| cursor.start.plus(1)),
             reason,
         };
-        if progress.timed_out {
-            missing.push(part(format!(
+        match progress.stopped {
+            Some(Stop::Time) => missing.push(part(format!(
                 "not inspected within {} ms",
                 request.timeout_ms
-            )));
+            ))),
+            Some(Stop::Bytes) => missing.push(part(format!(
+                "not inspected: a search reads at most {MAX_SEARCH_FRAME_BYTES} bytes of the journal"
+            ))),
+            None => {}
         }
-        let unreadable = progress.inspected.unreadable;
+        let unreadable = progress.inspected.unreadable + progress.unreadable_blocks;
         if unreadable > 0 {
             missing.push(part(format!(
                 "{unreadable} records, fragments or pages cannot be read"
@@ -168,137 +173,193 @@ impl QueryPort {
 
     /// Everything that was kept before is in the index.
     pub(crate) fn index_watermark(&self) -> UnixNanos {
-        let mut oldest = self.shared.gauges.oldest().min(self.shared.env.now());
-        self.shared
-            .recent
-            .visit(|summary| oldest = oldest.min(summary.decision.decided_at));
-        oldest
+        let oldest = self.shared.gauges.oldest().min(self.shared.env.now());
+        let waiting = self.shared.recent.oldest_decision();
+        waiting.map_or(oldest, |waiting| waiting.min(oldest))
     }
 }
 
 impl Progress {
     fn is_done(&self) -> bool {
-        self.exhausted || self.timed_out || self.found.len() >= self.request.limit
-    }
-
-    fn round(
-        mut self,
-        shared: &Shared,
-        live: Batch,
-        references: &BTreeMap<TraceId, Vec<Lsn>>,
-    ) -> Result<Self, PortError> {
-        let limit = self.request.limit + ROUND_SPARE;
-        let epoch = shared.epoch();
-        let interests = epoch.rules().interests();
-        let indexed = |key: &str| {
-            interests
-                .number(key)
-                .is_some_and(|number| number < interests.indexed())
-        };
-        let by_columns = self
-            .request
-            .filter
-            .tags
-            .iter()
-            .any(|tag| !indexed(&tag.key));
-        let [recent, stored] = if by_columns {
-            let recent = sources::recent(shared, &self.request, self.cursor, limit, &indexed)?;
-            [recent, self.columns(shared, limit)?]
-        } else {
-            self.summaries(shared, limit, &indexed)?
-        };
-        let batches = [live, recent, stored];
-        // A source with more to give may still hold something before the others' last ones.
-        let safe: Option<Key> = batches
-            .iter()
-            .filter(|batch| batch.more)
-            .filter_map(|batch| batch.candidates.last().map(|candidate| candidate.key))
-            .min();
-        let mut merged: Vec<Candidate> = batches
-            .into_iter()
-            .flat_map(|batch| batch.candidates)
-            .collect();
-        merged.sort_by_key(|candidate| (candidate.key, candidate.origin.rank()));
-        for candidate in merged {
-            let at = candidate.key;
-            if safe.is_some_and(|safe| at > safe) || self.is_done() {
-                break;
-            }
-            if !after(self.cursor, at) && self.cursor.is_some() {
-                continue;
-            }
-            if Instant::now() >= self.deadline {
-                self.timed_out = true;
-                break;
-            }
-            self.take(shared, candidate, references)?;
-        }
-        self.exhausted = safe.is_none() && !self.is_full();
-        if let (Some(safe), false) = (safe, self.is_full()) {
-            self.cursor = Some(Cursor {
-                start: safe.0.0,
-                trace_id: safe.1,
-            });
-        }
-        Ok(self)
-    }
-
-    /// Summaries that are not indexed, and those of the index. Where the index is damaged, looking drops it, and the
-    /// next look reads that bucket's summaries from its block: a damaged index costs time, not answers.
-    fn summaries(
-        &self,
-        shared: &Shared,
-        limit: usize,
-        indexed: &dyn Fn(&str) -> bool,
-    ) -> Result<[Batch; 2], PortError> {
-        // Each look but the last one drops the index of a bucket.
-        let buckets = shared.blocks.buckets().map_err(storage_error)?.len();
-        for _ in 0..=buckets {
-            let recent = sources::recent(shared, &self.request, self.cursor, limit, indexed)?;
-            if let Some(stored) = sources::index(shared, &self.request, self.cursor, limit)? {
-                return Ok([recent, stored]);
-            }
-        }
-        Err(storage_error("the index is damaged again and again"))
+        self.exhausted || self.stopped.is_some() || self.is_full()
     }
 
     fn is_full(&self) -> bool {
         self.found.len() >= self.request.limit
     }
 
-    fn take(
-        &mut self,
-        shared: &Shared,
-        candidate: Candidate,
-        references: &BTreeMap<TraceId, Vec<Lsn>>,
-    ) -> Result<(), PortError> {
-        let trace_id = candidate.key.1;
-        if !self.seen.insert(trace_id) {
-            return Ok(());
+    fn round(mut self, shared: &Shared, live: Vec<Batch>) -> Result<Self, PortError> {
+        let blocks = shared.blocks.buckets().map_err(storage_error)?;
+        let mut batches = live;
+        let in_time = self.stored(shared, &blocks, &mut batches)?;
+        // A source with more to give may still hold something before the others' last ones.
+        let safe: Option<Key> = batches.iter().filter_map(|batch| batch.bound).min();
+        let merged = self.merge(batches, safe);
+        let stopped = self.inspect(shared, merged)?;
+        self.shard_candidates = self
+            .shard_candidates
+            .saturating_mul(ROUND_GROWTH)
+            .min(MAX_SHARD_CANDIDATES)
+            .max(self.shard_candidates);
+        if self.is_full() {
+            return Ok(self);
         }
-        let live = |trace_id| references.get(&trace_id).cloned().unwrap_or_default();
-        let request = &self.request;
-        let found = verify(shared, request, candidate, &live, &mut self.inspected)?;
-        // Late spans and stored ones give a start of their own: it must lie where the page is.
-        let in_page = |found: &FoundTrace| after(request.cursor, key(found.start, found.trace_id));
-        if let Some(found) = found.filter(in_page) {
-            self.found.push(found);
+        if stopped.is_none()
+            && let Some(safe) = safe
+        {
+            self.reach(safe);
         }
-        Ok(())
+        self.exhausted = stopped.is_none() && safe.is_none();
+        self.stopped = stopped.or((!in_time).then_some(Stop::Time));
+        Ok(self)
     }
 
-    fn columns(&mut self, shared: &Shared, limit: usize) -> Result<Batch, PortError> {
-        if self.scanned.is_none() {
-            let (candidates, cost, in_time) =
-                sources::columns(shared, &self.request, self.deadline)?;
-            self.inspected.spans += cost.spans;
-            self.inspected.bytes += cost.bytes;
-            self.inspected.unreadable += cost.corrupt_pages;
-            self.timed_out |= !in_time;
-            self.scanned = Some(candidates);
+    fn reach(&mut self, key: Key) {
+        self.cursor = Some(Cursor {
+            start: key.0.0,
+            trace_id: key.1,
+        });
+    }
+
+    /// Adds the candidates of the stores. False when the time was over before the columns were scanned.
+    fn stored(
+        &mut self,
+        shared: &Shared,
+        blocks: &[BlockInfo],
+        batches: &mut Vec<Batch>,
+    ) -> Result<bool, PortError> {
+        let limit = self.request.limit + ROUND_SPARE;
+        let epoch = shared.epoch();
+        let interests = epoch.rules().interests();
+        let indexed = |key: &str| interests.is_indexed(key);
+        let mut tags = self.request.filter.tags.iter();
+        if tags.all(|tag| indexed(&tag.key)) {
+            batches.extend(self.summaries(shared, blocks, limit, &indexed)?);
+            return Ok(true);
         }
-        let all = self.scanned.as_deref().unwrap_or_default().iter();
-        let rest = all.filter(|candidate| after(self.cursor, candidate.key));
-        Ok(Batch::of(rest.cloned().collect(), limit))
+        let (request, cursor) = (&self.request, self.cursor);
+        let (recent, unreadable) =
+            sources::recent(shared, request, blocks, cursor, limit, &indexed)?;
+        self.unreadable_blocks = unreadable;
+        batches.push(recent);
+        let columns = self
+            .columns
+            .get_or_insert_with(|| ColumnScan::new(request, blocks));
+        let deadline = self.scan_deadline;
+        let (found, in_time) = columns.next(
+            shared,
+            request,
+            cursor,
+            limit,
+            deadline,
+            &mut self.inspected,
+        )?;
+        batches.push(found);
+        Ok(in_time)
+    }
+
+    /// Summaries that are not indexed, and those of the index. Where the index is damaged, looking drops it, and the
+    /// next look reads that bucket's summaries from its block: a damaged index costs time, not answers.
+    fn summaries(
+        &mut self,
+        shared: &Shared,
+        blocks: &[BlockInfo],
+        limit: usize,
+        indexed: &dyn Fn(&str) -> bool,
+    ) -> Result<[Batch; 2], PortError> {
+        let (request, cursor) = (&self.request, self.cursor);
+        // Each look but the last one drops the index of a bucket.
+        for _ in 0..=blocks.len() {
+            let (recent, unreadable) =
+                sources::recent(shared, request, blocks, cursor, limit, indexed)?;
+            if let Some(stored) = sources::index(shared, request, blocks, cursor, limit)? {
+                self.unreadable_blocks = unreadable;
+                return Ok([recent, stored]);
+            }
+        }
+        Err(storage_error("the index is damaged again and again"))
+    }
+
+    /// The candidates of all sources that nothing can come before any more, each trace once, in the total order.
+    fn merge(&mut self, batches: Vec<Batch>, safe: Option<Key>) -> Vec<Candidate> {
+        let candidates = batches.into_iter().flat_map(|batch| batch.candidates);
+        let in_order = |candidate: &Candidate| {
+            safe.is_none_or(|safe| candidate.key <= safe) && after(self.cursor, candidate.key)
+        };
+        let mut merged: Vec<Candidate> = candidates.filter(in_order).collect();
+        merged.sort_unstable_by_key(|candidate| (candidate.key, candidate.origin.rank()));
+        merged
+    }
+
+    /// Takes candidates until the page is full. Says what stopped it before; the cursor is then where it came to.
+    fn inspect(
+        &mut self,
+        shared: &Shared,
+        merged: Vec<Candidate>,
+    ) -> Result<Option<Stop>, PortError> {
+        let request = Arc::clone(&self.request);
+        let condition = request.filter.span_condition();
+        let condition = PageCondition::new(&condition);
+        let (tenant, deadline) = (&request.tenant, self.scan_deadline);
+        let mut live = LiveScan::new(shared, tenant, condition, deadline, &merged);
+        let mut merged = merged.into_iter();
+        let mut stopped = None;
+        while stopped.is_none() && !self.is_full() && merged.len() > 0 {
+            let group = self.group(&mut live, &mut merged);
+            stopped = self.take(shared, group)?;
+        }
+        Ok(stopped)
+    }
+
+    /// The next candidates that may be results, no more than the page has room for.
+    fn group(
+        &mut self,
+        live: &mut LiveScan<'_>,
+        merged: &mut std::vec::IntoIter<Candidate>,
+    ) -> Group {
+        let room = (self.request.limit - self.found.len()).min(SEARCH_GROUP);
+        let of_spans = self.request.filter.has_span_conditions();
+        let mut group = Group::default();
+        while group.candidates.len() < room
+            && let Some(candidate) = merged.next()
+        {
+            let may_meet = match &candidate.origin {
+                _ if self.seen.contains(&candidate.key.1) => Ok(false),
+                Origin::Unverified(trace) if of_spans => live.may_meet(trace, &mut self.inspected),
+                _ => Ok(true),
+            };
+            match may_meet {
+                Ok(may_meet) => {
+                    group.passed = Some(candidate.key);
+                    self.seen.insert(candidate.key.1);
+                    group.candidates.extend(may_meet.then_some(candidate));
+                }
+                Err(stop) => {
+                    group.stopped = Some(stop);
+                    break;
+                }
+            }
+        }
+        group
+    }
+
+    /// Verifies a group; says what stopped the search in it or behind it.
+    fn take(&mut self, shared: &Shared, group: Group) -> Result<Option<Stop>, PortError> {
+        let request = Arc::clone(&self.request);
+        let in_page = |found: &FoundTrace| after(request.cursor, key(found.start, found.trace_id));
+        for prepared in prepare(shared, &request, group.candidates, &mut self.inspected)? {
+            let at = prepared.candidate.key;
+            if Instant::now() >= self.deadline {
+                return Ok(Some(Stop::Time));
+            }
+            let found = verify(shared, &request, prepared, &mut self.inspected)?;
+            // Late spans and stored ones give a start of their own: it must lie where the page is.
+            self.found.extend(found.filter(in_page));
+            self.reach(at);
+        }
+        if let Some(key) = group.passed {
+            self.reach(key);
+        }
+        Ok(group.stopped)
     }
 }

@@ -1,18 +1,19 @@
-//! Where a search looks: live traces, summaries that the index does not hold yet, the index, and the columns of
-//! pages for attributes that are not indexed.
+//! Where a search looks: live traces, summaries that the index does not hold yet, and the index.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, SearchRequest};
 use spandrel_model::summary::TraceSummary;
-use spandrel_storage::block::{BlockInfo, ScanCost, ScanRequest};
+use spandrel_storage::block::{BlockError, BlockInfo};
 use spandrel_storage::index::{IndexError, IndexQuery};
 
 use super::storage_error;
+use crate::assembler::{MemoryHit, MemoryHits, UnverifiedTrace};
 use crate::shared::Shared;
 
 /// The total order of results: newest start first, then trace id.
@@ -33,22 +34,20 @@ pub(super) struct Candidate {
 /// Where a candidate was found, best first: of several for one trace the first one counts.
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
-    /// A shard's live entry.
+    /// A shard's live entry, which meets the conditions.
     Live(Box<FoundTrace>),
+    /// A shard's live entry, of which only the spans can tell.
+    Unverified(UnverifiedTrace),
     /// A summary that is not indexed yet.
     Recent(Arc<TraceSummary>),
-    /// The index, or a scan of columns with the spans that it found.
-    Stored {
-        shard: ShardId,
-        fragment: Lsn,
-        matched: Option<Vec<SpanId>>,
-    },
+    /// The index, or a scan of columns.
+    Stored { shard: ShardId, fragment: Lsn },
 }
 
 impl Origin {
     pub(super) fn rank(&self) -> (u8, Reverse<Lsn>) {
         match self {
-            Self::Live(_) => (0, Reverse(Lsn(0))),
+            Self::Live(_) | Self::Unverified(_) => (0, Reverse(Lsn(0))),
             Self::Recent(summary) => (1, Reverse(summary.fragment)),
             Self::Stored { fragment, .. } => (2, Reverse(*fragment)),
         }
@@ -63,18 +62,51 @@ pub(super) fn after(cursor: Option<Cursor>, candidate: Key) -> bool {
     cursor.is_none_or(|cursor| candidate > key(cursor.start, cursor.trace_id))
 }
 
-/// The best `limit` of what a source found, and whether it had more.
+/// What a source gives in a round.
 pub(super) struct Batch {
+    /// In the total order.
     pub(super) candidates: Vec<Candidate>,
-    pub(super) more: bool,
+    /// Nothing that the source holds besides comes before this; `None` when it holds nothing besides.
+    pub(super) bound: Option<Key>,
 }
 
 impl Batch {
+    /// The best `limit`, at least one, of all that a source found.
     pub(super) fn of(mut candidates: Vec<Candidate>, limit: usize) -> Self {
-        candidates.sort_by_key(|candidate| (candidate.key, candidate.origin.rank()));
+        let order = |candidate: &Candidate| (candidate.key, candidate.origin.rank());
         let more = candidates.len() > limit;
-        candidates.truncate(limit);
-        Self { candidates, more }
+        if more {
+            candidates.select_nth_unstable_by_key(limit, order);
+            candidates.truncate(limit);
+        }
+        candidates.sort_unstable_by_key(order);
+        let last = candidates.last().map(|candidate| candidate.key);
+        Self {
+            bound: last.filter(|_| more),
+            candidates,
+        }
+    }
+
+    /// What a shard found.
+    pub(super) fn live(found: MemoryHits) -> Self {
+        let candidates = found.hits.into_iter().map(|hit| match hit {
+            MemoryHit::Meets(found) => Candidate {
+                key: key(found.start, found.trace_id),
+                origin: Origin::Live(Box::new(found)),
+                exact: true,
+            },
+            MemoryHit::Unverified(trace) => Candidate {
+                key: key(trace.start, trace.trace_id),
+                origin: Origin::Unverified(trace),
+                exact: false,
+            },
+        });
+        let candidates: Vec<Candidate> = candidates.collect();
+        let last = candidates.last().map(|candidate| candidate.key);
+        Self {
+            bound: last.filter(|_| found.more),
+            candidates,
+        }
     }
 }
 
@@ -124,21 +156,56 @@ pub(super) fn summary_meets(
     }
 }
 
-/// Summaries that the index does not hold: from memory, or from blocks where the index was lost.
+/// Visits the summaries that the index does not hold: those in memory, and those of blocks where the index was lost.
+/// Returns how many blocks have summaries that cannot be read.
+pub(super) fn visit_unindexed(
+    shared: &Shared,
+    blocks: &[BlockInfo],
+    visit: &mut dyn FnMut(&Arc<TraceSummary>),
+) -> Result<u64, PortError> {
+    shared.recent.visit(&mut *visit);
+    let mut unreadable = 0;
+    for block in blocks {
+        let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
+        let first_in_memory = shared.recent.first_sequence(block.bucket);
+        let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);
+        while done < end {
+            let chunk = match shared.blocks.summaries(block.bucket, done, SUMMARY_CHUNK) {
+                // It expired while the query went on.
+                Err(BlockError::NoBlock { .. }) => break,
+                Err(error @ BlockError::Corrupt { .. }) => {
+                    tracing::error!(bucket = block.bucket.0, %error, "summaries left out of a query");
+                    unreadable += 1;
+                    break;
+                }
+                chunk => chunk.map_err(storage_error)?,
+            };
+            let Some((last, _)) = chunk.last() else { break };
+            done = *last;
+            for (_, summary) in chunk {
+                visit(&Arc::new(summary));
+            }
+        }
+    }
+    Ok(unreadable)
+}
+
+/// Candidates among the summaries that the index does not hold, and how many blocks have some that cannot be read.
 pub(super) fn recent(
     shared: &Shared,
     request: &SearchRequest,
+    blocks: &[BlockInfo],
     cursor: Option<Cursor>,
     limit: usize,
     indexed: &dyn Fn(&str) -> bool,
-) -> Result<Batch, PortError> {
+) -> Result<(Batch, u64), PortError> {
     // Of several summaries of one trace the newest fragment's counts, whether it meets the filter or not.
-    let mut newest: BTreeMap<TraceId, Arc<TraceSummary>> = BTreeMap::new();
+    let mut newest: HashMap<TraceId, Arc<TraceSummary>, FixedState> = HashMap::default();
+    let filter = &request.filter;
     let mut offer = |summary: &Arc<TraceSummary>| {
-        let filter = &request.filter;
-        if summary.tenant != request.tenant
-            || summary.start < filter.from
+        if summary.start < filter.from
             || summary.start >= filter.to
+            || summary.tenant != request.tenant
         {
             return;
         }
@@ -149,55 +216,42 @@ pub(super) fn recent(
             *known = Arc::clone(summary);
         }
     };
-    shared.recent.visit(&mut offer);
-    for block in shared.blocks.buckets().map_err(storage_error)? {
-        let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
-        let first_in_memory = shared
-            .recent
-            .oldest(block.bucket, 1)
-            .first()
-            .map(|(at, _)| *at);
-        let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);
-        while done < end {
-            let chunk = shared.blocks.summaries(block.bucket, done, SUMMARY_CHUNK);
-            let chunk = chunk.map_err(storage_error)?;
-            let Some((last, _)) = chunk.last() else { break };
-            done = *last;
-            chunk
-                .into_iter()
-                .for_each(|(_, summary)| offer(&Arc::new(summary)));
-        }
-    }
+    let unreadable = visit_unindexed(shared, blocks, &mut offer)?;
     let candidates = newest.into_values().filter_map(|summary| {
         let key = key(summary.start, summary.trace_id);
-        let exact = summary_meets(&summary, &request.filter, indexed)?;
-        after(cursor, key).then_some(Candidate {
+        if !after(cursor, key) {
+            return None;
+        }
+        let exact = summary_meets(&summary, filter, indexed)?;
+        Some(Candidate {
             key,
             origin: Origin::Recent(summary),
             exact,
         })
     });
-    Ok(Batch::of(candidates.collect(), limit))
+    Ok((Batch::of(candidates.collect(), limit), unreadable))
 }
 
-/// Blocks that may hold traces of the range, the youngest start first.
-fn blocks_of(shared: &Shared, request: &SearchRequest) -> Result<Vec<BlockInfo>, PortError> {
+/// Those of the blocks that may hold traces of the range, the youngest start first.
+pub(super) fn of_range(blocks: &[BlockInfo], request: &SearchRequest) -> Vec<BlockInfo> {
     let filter = &request.filter;
-    let mut blocks = shared.blocks.buckets().map_err(storage_error)?;
-    blocks.retain(|block| block.max_start >= filter.from && block.min_start < filter.to);
+    let in_range =
+        |block: &&BlockInfo| block.max_start >= filter.from && block.min_start < filter.to;
+    let mut blocks: Vec<BlockInfo> = blocks.iter().filter(in_range).cloned().collect();
     blocks.sort_by_key(|block| Reverse(block.max_start));
-    Ok(blocks)
+    blocks
 }
 
 /// The index; `None` when a damaged one was dropped by this look at it: its summaries are now among [`recent`].
 pub(super) fn index(
     shared: &Shared,
     request: &SearchRequest,
+    blocks: &[BlockInfo],
     cursor: Option<Cursor>,
     limit: usize,
 ) -> Result<Option<Batch>, PortError> {
     let mut candidates: Vec<Candidate> = Vec::new();
-    for block in blocks_of(shared, request)? {
+    for block in of_range(blocks, request) {
         let enough = candidates.len() > limit
             && candidates
                 .get(limit)
@@ -223,84 +277,10 @@ pub(super) fn index(
             origin: Origin::Stored {
                 shard: hit.shard,
                 fragment: hit.fragment,
-                matched: None,
             },
             exact: hit.exact,
         }));
         candidates.sort_by_key(|candidate| candidate.key);
     }
     Ok(Some(Batch::of(candidates, limit)))
-}
-
-/// Traces found by scanning the columns of every page in the range: for attributes that are not indexed.
-pub(super) fn columns(
-    shared: &Shared,
-    request: &SearchRequest,
-    deadline: tokio::time::Instant,
-) -> Result<(Vec<Candidate>, ScanCost, bool), PortError> {
-    use std::ops::ControlFlow::{Break, Continue};
-    let condition = request.filter.span_condition();
-    let mut cost = ScanCost::default();
-    let mut found: BTreeMap<(ShardId, TraceId), Vec<SpanId>> = BTreeMap::new();
-    let mut in_time = true;
-    for block in blocks_of(shared, request)? {
-        let mut visit = |fragment: spandrel_storage::block::FoundFragment| {
-            let location = fragment.location;
-            let matched = found
-                .entry((location.shard, location.trace_id))
-                .or_default();
-            matched.extend(fragment.matched);
-            if tokio::time::Instant::now() < deadline {
-                Continue(())
-            } else {
-                Break(())
-            }
-        };
-        let filter = &request.filter;
-        let scan = ScanRequest {
-            bucket: block.bucket,
-            tenant: &request.tenant,
-            condition: &condition,
-            from: filter.from,
-            to: UnixNanos(u64::MAX),
-            max_spans: u64::MAX,
-        };
-        let scanned = shared
-            .blocks
-            .scan(&scan, &mut visit)
-            .map_err(storage_error)?;
-        cost.spans += scanned.spans;
-        cost.bytes += scanned.bytes;
-        cost.corrupt_pages += scanned.corrupt_pages;
-        if tokio::time::Instant::now() >= deadline {
-            in_time = false;
-            break;
-        }
-    }
-    let mut candidates = Vec::new();
-    for ((shard, trace_id), matched) in found {
-        let summary = shared.blocks.summary_of(&request.tenant, shard, trace_id);
-        let Some(summary) = summary.map_err(storage_error)? else {
-            continue;
-        };
-        let trace_level = SearchFilter {
-            operation: None,
-            status: None,
-            tags: Vec::new(),
-            ..request.filter.clone()
-        };
-        if let Some(exact) = summary_meets(&summary, &trace_level, &|_| true) {
-            candidates.push(Candidate {
-                key: key(summary.start, trace_id),
-                origin: Origin::Stored {
-                    shard,
-                    fragment: summary.fragment,
-                    matched: Some(matched),
-                },
-                exact,
-            });
-        }
-    }
-    candidates.sort_by_key(|candidate| candidate.key);
-    Ok((candidates, cost, in_time))
 }

@@ -232,14 +232,10 @@ fn stored(
         .blocks
         .fragments(tenant, shard, trace_id)
         .map_err(storage_error)?;
-    let summary = if fragments.is_empty() {
-        None
-    } else {
-        shared
-            .blocks
-            .summary_of(tenant, shard, trace_id)
-            .map_err(storage_error)?
-    };
+    let summary = shared
+        .blocks
+        .newest_summary(&fragments)
+        .map_err(storage_error)?;
     let asks =
         !decided && fragments.is_empty() && shared.journal.maybe_decided(shard, tenant, trace_id);
     let verdict = if asks {

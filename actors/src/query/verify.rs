@@ -1,6 +1,8 @@
-//! From a candidate to a result: what the summaries cannot tell is read from the spans.
+//! From candidates to results: what the summaries cannot tell is read from the spans. Candidates are taken in groups,
+//! so that a page of a block is opened once for all of them.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use spandrel_model::batch::StatusCode;
 use spandrel_model::error::PortError;
@@ -9,85 +11,232 @@ use spandrel_model::limits::MAX_MATCHED_SPANS;
 use spandrel_model::search::{FoundTrace, SearchRequest, SpanCondition, TraceState};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::CERTAIN;
+use spandrel_storage::block::{BlockError, FragmentLocation};
 
 use super::reader::{TraceParts, all_spans};
 use super::sources::{Candidate, Origin};
 use super::storage_error;
+use crate::assembler::UnverifiedTrace;
 use crate::facts::evaluate;
+use crate::found::TraceFacts;
 use crate::shared::Shared;
 
-/// What a verification read.
+/// What a search read.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Inspected {
     pub(super) spans: u64,
     pub(super) bytes: u64,
+    /// Raw bytes of the journal's frames that were walked.
+    pub(super) frame_bytes: u64,
     /// Records, fragments and pages that could not be read.
     pub(super) unreadable: u64,
+}
+
+/// A candidate with what the blocks know of it.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub(super) candidate: Candidate,
+    /// Nothing for live ones.
+    fragments: Vec<FragmentLocation>,
+    /// The newest one; nothing for live ones, and where it is gone or cannot be read.
+    summary: Option<Arc<TraceSummary>>,
+    matched: Vec<SpanId>,
+}
+
+impl Prepared {
+    /// True when only the spans tell whether the trace meets the conditions.
+    fn needs_spans(&self) -> bool {
+        let truncated = self
+            .summary
+            .as_ref()
+            .is_some_and(|summary| summary.truncated);
+        truncated && !self.candidate.exact
+    }
+}
+
+/// Reads summaries and matching spans of a group of candidates.
+pub(super) fn prepare(
+    shared: &Shared,
+    request: &SearchRequest,
+    group: Vec<Candidate>,
+    inspected: &mut Inspected,
+) -> Result<Vec<Prepared>, PortError> {
+    let mut prepared = Vec::with_capacity(group.len());
+    for candidate in group {
+        let fragments = match &candidate.origin {
+            Origin::Live(_) | Origin::Unverified(_) => Vec::new(),
+            Origin::Recent(summary) => fragments(shared, request, summary.shard, &candidate)?,
+            Origin::Stored { shard, .. } => fragments(shared, request, *shard, &candidate)?,
+        };
+        let summary = match &candidate.origin {
+            Origin::Recent(summary) => Some(Arc::clone(summary)),
+            _ => None,
+        };
+        prepared.push(Prepared {
+            candidate,
+            fragments,
+            summary,
+            matched: Vec::new(),
+        });
+    }
+    read_summaries(shared, &mut prepared, inspected)?;
+    read_matched(shared, request, &mut prepared, inspected)?;
+    Ok(prepared)
+}
+
+fn fragments(
+    shared: &Shared,
+    request: &SearchRequest,
+    shard: ShardId,
+    candidate: &Candidate,
+) -> Result<Vec<FragmentLocation>, PortError> {
+    shared
+        .blocks
+        .fragments(&request.tenant, shard, candidate.key.1)
+        .map_err(storage_error)
+}
+
+fn read_summaries(
+    shared: &Shared,
+    prepared: &mut [Prepared],
+    inspected: &mut Inspected,
+) -> Result<(), PortError> {
+    let mut without: Vec<&mut Prepared> = prepared
+        .iter_mut()
+        .filter(|one| matches!(one.candidate.origin, Origin::Stored { .. }))
+        .collect();
+    let fragments: Vec<&[FragmentLocation]> = without.iter().map(|one| &*one.fragments).collect();
+    let summaries = shared.blocks.newest_summaries(&fragments);
+    for (one, summary) in without.iter_mut().zip(summaries) {
+        one.summary = match summary {
+            Err(error @ (BlockError::Corrupt { .. } | BlockError::NoBlock { .. })) => {
+                tracing::error!(%error, trace = %one.candidate.key.1, "trace left out of a search");
+                inspected.unreadable += 1;
+                None
+            }
+            summary => summary.map_err(storage_error)?.map(Arc::new),
+        };
+    }
+    Ok(())
+}
+
+/// The spans that a result names: those that meet the conditions, else those of the services.
+fn read_matched(
+    shared: &Shared,
+    request: &SearchRequest,
+    prepared: &mut [Prepared],
+    inspected: &mut Inspected,
+) -> Result<(), PortError> {
+    let filter = &request.filter;
+    let conditions = match filter.has_span_conditions() {
+        true => vec![filter.span_condition()],
+        false => {
+            let services = filter.services.iter().map(|service| SpanCondition {
+                service: Some(service.clone()),
+                ..SpanCondition::default()
+            });
+            services.collect()
+        }
+    };
+    let mut wanted: Vec<&mut Prepared> = prepared
+        .iter_mut()
+        .filter(|one| one.summary.is_some() && !one.needs_spans())
+        .collect();
+    let locations: Vec<FragmentLocation> = wanted
+        .iter()
+        .flat_map(|one| one.fragments.iter().cloned())
+        .collect();
+    for condition in &conditions {
+        let found = shared
+            .blocks
+            .matching_spans(&locations, condition, MAX_MATCHED_SPANS)
+            .map_err(storage_error)?;
+        let mut found = locations.iter().zip(found);
+        for one in &mut wanted {
+            for (location, spans) in found.by_ref().take(one.fragments.len()) {
+                inspected.spans += u64::from(location.rows);
+                inspected.unreadable += u64::from(spans.is_none());
+                one.matched.extend(spans.unwrap_or_default());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The result of a candidate, or nothing when it does not meet the conditions.
 pub(super) fn verify(
     shared: &Shared,
     request: &SearchRequest,
-    candidate: Candidate,
-    live_references: &dyn Fn(TraceId) -> Vec<Lsn>,
+    prepared: Prepared,
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
-    let trace_id = candidate.key.1;
-    match candidate.origin {
-        Origin::Live(found) if candidate.exact => Ok(Some(*found)),
-        Origin::Live(found) => {
-            let verified = from_spans(
-                shared,
-                request,
-                trace_id,
-                live_references(trace_id),
-                inspected,
-            )?;
-            Ok(verified.map(|verified| FoundTrace {
-                state: found.state,
-                ..verified
-            }))
-        }
-        Origin::Recent(summary) => {
-            stored(shared, request, &summary, candidate.exact, None, inspected)
-        }
-        Origin::Stored { shard, matched, .. } => {
-            let summary = shared.blocks.summary_of(&request.tenant, shard, trace_id);
-            let Some(summary) = summary.map_err(storage_error)? else {
+    let needs_spans = prepared.needs_spans();
+    match prepared.candidate.origin {
+        Origin::Live(found) => Ok(Some(*found)),
+        Origin::Unverified(trace) => live(shared, request, trace, inspected),
+        Origin::Recent(_) | Origin::Stored { .. } => {
+            let Some(summary) = prepared.summary else {
                 return Ok(None);
             };
-            stored(
-                shared,
-                request,
-                &summary,
-                candidate.exact,
-                matched,
-                inspected,
-            )
+            if needs_spans {
+                let parts = StoredParts {
+                    shard: summary.shard,
+                    trace_id: summary.trace_id,
+                    references: VecDeque::new(),
+                    fragments: prepared.fragments,
+                };
+                return from_spans(shared, request, parts, TraceState::Kept, inspected);
+            }
+            if request.filter.has_span_conditions() && prepared.matched.is_empty() {
+                return Ok(None);
+            }
+            Ok(Some(found(&summary, prepared.matched)))
         }
     }
 }
 
-/// A trace with live spans: everything is read.
+fn live(
+    shared: &Shared,
+    request: &SearchRequest,
+    trace: UnverifiedTrace,
+    inspected: &mut Inspected,
+) -> Result<Option<FoundTrace>, PortError> {
+    let shard = shared.shard(&request.tenant, trace.trace_id);
+    let fragments = shared
+        .blocks
+        .fragments(&request.tenant, shard, trace.trace_id)
+        .map_err(storage_error)?;
+    let parts = StoredParts {
+        shard,
+        trace_id: trace.trace_id,
+        references: trace.references.into(),
+        fragments,
+    };
+    from_spans(shared, request, parts, trace.state, inspected)
+}
+
+/// Where the spans of a trace are.
+struct StoredParts {
+    shard: ShardId,
+    trace_id: TraceId,
+    references: VecDeque<Lsn>,
+    fragments: Vec<FragmentLocation>,
+}
+
+/// Reads all spans of a trace and evaluates the conditions on them.
 fn from_spans(
     shared: &Shared,
     request: &SearchRequest,
-    trace_id: TraceId,
-    references: Vec<Lsn>,
+    parts: StoredParts,
+    state: TraceState,
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
-    let shard = shared.shard(&request.tenant, trace_id);
-    let fragments = shared
-        .blocks
-        .fragments(&request.tenant, shard, trace_id)
-        .map_err(storage_error)?;
     let parts = TraceParts {
         tenant: request.tenant.clone(),
-        shard,
-        trace_id,
-        references: VecDeque::from(references),
-        fragments: fragments.into(),
+        shard: parts.shard,
+        trace_id: parts.trace_id,
+        references: parts.references,
+        fragments: parts.fragments.into(),
         probability: CERTAIN,
     };
     let (spans, unreadable) = all_spans(shared, &parts);
@@ -96,117 +245,28 @@ fn from_spans(
     inspected.bytes += spans.bytes() as u64;
     let epoch = shared.epoch();
     let batch = spans.scan(&request.tenant, shared.env.now(), &epoch);
-    Ok(batch.and_then(|batch| evaluate(shared, &batch, &request.filter, &epoch)))
+    let found = batch.and_then(|batch| evaluate(shared, &batch, &request.filter, &epoch));
+    Ok(found.map(|found| FoundTrace { state, ..found }))
 }
 
-fn stored(
-    shared: &Shared,
-    request: &SearchRequest,
-    summary: &TraceSummary,
-    exact: bool,
-    matched: Option<Vec<SpanId>>,
-    inspected: &mut Inspected,
-) -> Result<Option<FoundTrace>, PortError> {
-    let filter = &request.filter;
-    if summary.truncated && !exact {
-        return from_spans(shared, request, summary.trace_id, Vec::new(), inspected).map(|found| {
-            found.map(|found| FoundTrace {
-                state: TraceState::Kept,
-                ..found
-            })
-        });
-    }
-    let matched = match matched {
-        Some(matched) => matched,
-        None if filter.has_span_conditions() => matching(
-            shared,
-            request,
-            summary.shard,
-            summary.trace_id,
-            &filter.span_condition(),
-            inspected,
-        )?,
-        None => {
-            let mut spans = Vec::new();
-            for service in &filter.services {
-                let condition = SpanCondition {
-                    service: Some(service.clone()),
-                    ..SpanCondition::default()
-                };
-                spans.extend(matching(
-                    shared,
-                    request,
-                    summary.shard,
-                    summary.trace_id,
-                    &condition,
-                    inspected,
-                )?);
-            }
-            spans
-        }
-    };
-    if filter.has_span_conditions() && matched.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(found(summary, matched)))
-}
-
-fn matching(
-    shared: &Shared,
-    request: &SearchRequest,
-    shard: ShardId,
-    trace_id: TraceId,
-    condition: &SpanCondition,
-    inspected: &mut Inspected,
-) -> Result<Vec<SpanId>, PortError> {
-    let blocks = &shared.blocks;
-    let mut matched: Vec<SpanId> = Vec::new();
-    for location in blocks
-        .fragments(&request.tenant, shard, trace_id)
-        .map_err(storage_error)?
-    {
-        let spans = blocks.matching_spans(&location, condition, MAX_MATCHED_SPANS);
-        matched.extend(spans.map_err(storage_error)?);
-        inspected.spans += u64::from(location.rows);
-    }
-    Ok(matched)
-}
-
-fn found(summary: &TraceSummary, mut matched: Vec<SpanId>) -> FoundTrace {
-    let services: BTreeSet<&str> = summary
-        .classes
-        .iter()
-        .map(|class| &*class.service)
-        .collect();
+fn found(summary: &TraceSummary, matched: Vec<SpanId>) -> FoundTrace {
     let root = summary.root.as_ref();
-    let mut seen = BTreeSet::new();
-    matched.retain(|span| seen.insert(*span));
-    matched.truncate(MAX_MATCHED_SPANS);
     let root_status = root.and_then(|root| {
-        let class = summary
-            .classes
-            .iter()
+        let classes = summary.classes.iter();
+        let of_root = classes
             .filter(|class| class.service == root.service && class.operation == root.operation);
-        class.map(|class| class.status).max()
+        of_root.map(|class| class.status).max()
     });
-    FoundTrace {
+    let facts = TraceFacts {
         trace_id: summary.trace_id,
-        root_service: root
-            .map(|root| root.service.to_string())
-            .unwrap_or_default(),
-        root_operation: root
-            .map(|root| root.operation.to_string())
-            .unwrap_or_default(),
+        root,
+        root_status: root_status.unwrap_or(StatusCode::Unset),
         start: summary.start,
         duration: summary.duration_nanos(),
-        status: match summary.error_count {
-            0 => root_status.unwrap_or(StatusCode::Unset),
-            _ => StatusCode::Error,
-        },
         span_count: summary.span_count,
         error_count: summary.error_count,
-        services: services.into_iter().map(str::to_owned).collect(),
         state: TraceState::Kept,
-        matched_spans: matched,
-    }
+    };
+    let services = summary.classes.iter().map(|class| &*class.service);
+    facts.found(services, matched.into_iter())
 }

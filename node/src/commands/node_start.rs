@@ -14,6 +14,7 @@ use spandrel_model::ids::UnixNanos;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_raft::ClusterSeed;
 use spandrel_raft::state::NodeAddresses;
+use spandrel_storage::block::limits::{COLUMN_CACHE_BYTES, SUMMARY_CACHE_BYTES};
 use spandrel_storage::disk::RealDisk;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -141,7 +142,8 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
         (None, false) => DEFAULT_POLICY.to_owned(),
     };
     PolicySet::parse(&policy_yaml, 1).context("the policy is not valid")?;
-    let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + FIXED_BYTES;
+    let query_caches = u64::try_from(SUMMARY_CACHE_BYTES + COLUMN_CACHE_BYTES)?;
+    let fixed = 2 * STORE_CACHE_BYTES + FRAME_CACHE_BYTES + query_caches + FIXED_BYTES;
     // The least memory that the settings allow leaves room for credit.
     let credit_bytes = options.memory_bytes.saturating_sub(fixed);
     #[allow(clippy::disallowed_methods)]

@@ -59,6 +59,12 @@ impl Interests {
         self.indexed
     }
 
+    /// True for a key of the index allowlist.
+    #[must_use]
+    pub fn is_indexed(&self, key: &str) -> bool {
+        self.number(key).is_some_and(|number| number < self.indexed)
+    }
+
     /// All keys in the order of their numbers.
     #[must_use]
     pub fn keys(&self) -> &[Arc<str>] {

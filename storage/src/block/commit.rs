@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use redb::{Durability, ReadableTable, Table, WriteTransaction};
-use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::summary::TraceSummary;
 
 use super::error::{BlockError, corrupt};
@@ -123,8 +123,9 @@ pub(super) fn apply(
         };
         meta.last_page += 1;
         meta.spans += u64::from(page.span_count);
-        meta.cover(page.min_start, page.max_start);
-        put_page(transaction, tenant, meta.last_page, page)?;
+        let latest_start = latest_start(page, &new_summaries);
+        meta.cover(page.min_start, latest_start);
+        put_page(transaction, tenant, meta.last_page, page, latest_start)?;
         let sequence_of = |key: &Key| sequences.get(key).copied().unwrap_or(0);
         put_locators(
             transaction,
@@ -152,6 +153,21 @@ pub(super) fn apply(
     }
     put_meta(transaction, &meta)?;
     Ok(Some((meta, traces)))
+}
+
+/// No span of the page and none of its traces starts later: a late span may start before its trace, which keeps the
+/// place in the order of results that it has, and a scan stops by this.
+fn latest_start(page: &EncodedPage, summaries: &[&TraceSummary]) -> UnixNanos {
+    let fragments: BTreeSet<Key> = page
+        .fragments
+        .iter()
+        .map(|fragment| fragment.head.key())
+        .collect();
+    let of_page = summaries
+        .iter()
+        .filter(|summary| fragments.contains(&(summary.shard, summary.trace_id, summary.fragment)));
+    let starts = of_page.map(|summary| summary.start);
+    starts.fold(page.max_start, UnixNanos::max)
 }
 
 /// Summaries of fragments that the block does not have yet.
@@ -228,13 +244,14 @@ pub(super) fn put_page(
     tenant: u16,
     page_id: u64,
     page: &EncodedPage,
+    latest_start: UnixNanos,
 ) -> Result<(), BlockError> {
     let mut chunks = transaction.open_table(CHUNKS)?;
     for (chunk, number) in page.bytes.chunks(CHUNK_BYTES).zip(0u32..) {
         chunks.insert((tenant, page_id, number), chunk)?;
     }
     let bytes = u32::try_from(page.bytes.len()).unwrap_or(u32::MAX);
-    let row = (page.span_count, bytes, page.min_start.0, page.max_start.0);
+    let row = (page.span_count, bytes, page.min_start.0, latest_start.0);
     transaction
         .open_table(PAGES)?
         .insert((tenant, page_id), row)?;

@@ -22,5 +22,10 @@ pub const MIN_OPEN_FILES: usize = 4;
 pub const MIN_FILE_CACHE_BYTES: usize = 64 << 10;
 /// Files that may have a writer's share of the cache at once: the current bucket and the one before it.
 pub const WRITER_SHARES: usize = 2;
+/// Bytes of opened batches of summaries that stay in memory: about 200 batches of 40 KB, so 25,000 traces.
+pub const SUMMARY_CACHE_BYTES: usize = 8 << 20;
+/// Bytes of unpacked page columns that stay in memory: the columns that tell the matching spans of hits are about 60
+/// KB a page of 5,000 spans, so those of 130 pages.
+pub const COLUMN_CACHE_BYTES: usize = 8 << 20;
 /// Most summaries that one call returns.
 pub const MAX_SUMMARIES: usize = 100_000;

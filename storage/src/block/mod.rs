@@ -4,11 +4,13 @@
 //! a filter and the locator, and searched on the columns of the pages. Retention removes whole files.
 //! docs/formats/block.md describes the tables.
 
+mod batches;
 mod commit;
 mod error;
 mod file;
 mod filter;
 pub mod limits;
+mod matching;
 mod open_files;
 mod read;
 mod scan;
@@ -26,5 +28,5 @@ mod failed_sync_test;
 pub use commit::BlockWrite;
 pub use error::BlockError;
 pub use read::{AttributeScope, FragmentLocation};
-pub use scan::{FoundFragment, ScanCost, ScanRequest};
+pub use scan::{BlockScan, FoundFragment, ScanRequest, ScannedPage};
 pub use store::{BlockInfo, BlockOptions, BlockStore};

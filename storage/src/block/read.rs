@@ -4,23 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::otlp::{RawContext, TracesDataWriter, visit_resource_attributes};
-use spandrel_model::search::SpanCondition;
-use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::{BlockError, corrupt};
 use super::file::{Residency, View};
-use super::limits::MAX_SUMMARIES;
 use super::schema::{
-    CHUNKS, LOCATOR, Located, PAGES, RESOURCES, SUMMARIES, locator_key, resource_key,
-    split_locator_key,
+    CHUNKS, LOCATOR, Located, PAGES, RESOURCES, locator_key, resource_key, split_locator_key,
 };
 use super::store::BlockStore;
 use super::stored_page::{StoredPage, of_page, read_resource};
-use super::summaries;
 use crate::page::{
-    ContextHash, FragmentHead, PageCondition, PageError, PageReader, PlacedFragment, RebuiltSpan,
-    ValueKind, read_context,
+    ContextHash, FragmentHead, PageReader, PlacedFragment, RebuiltSpan, ValueKind, read_context,
 };
 
 /// Where a fragment lies.
@@ -42,6 +36,8 @@ pub struct FragmentLocation {
     pub first_row: u32,
     /// Its spans.
     pub rows: u32,
+    /// The sequence of its summary in the block; 0 when it has none.
+    pub sequence: u64,
 }
 
 impl FragmentLocation {
@@ -126,6 +122,7 @@ impl BlockStore {
                     page: located.page,
                     first_row: located.first_row,
                     rows: located.rows,
+                    sequence: located.sequence,
                 });
             }
         }
@@ -143,6 +140,7 @@ impl BlockStore {
     ) -> Result<(), BlockError> {
         let view = self.view(location.bucket)?;
         let tenant = tenant_of(&view, &location.tenant)?;
+        let location = &settled(&view, tenant, location)?;
         let source = stored_page(&view, tenant, location.page)?;
         let resources = view.table(RESOURCES)?;
         let failed = of_page(location.bucket, location.page);
@@ -188,104 +186,6 @@ impl BlockStore {
             }
         })?;
         Ok(written)
-    }
-
-    /// The first `limit` spans of a fragment that meet a condition, in the order of the page.
-    ///
-    /// # Errors
-    /// When the block or the page cannot be read.
-    pub fn matching_spans(
-        &self,
-        location: &FragmentLocation,
-        condition: &SpanCondition,
-        limit: usize,
-    ) -> Result<Vec<SpanId>, BlockError> {
-        let view = self.view(location.bucket)?;
-        let tenant = tenant_of(&view, &location.tenant)?;
-        let source = stored_page(&view, tenant, location.page)?;
-        let resources = view.table(RESOURCES)?;
-        let failed = of_page(location.bucket, location.page);
-        let condition = PageCondition::new(condition);
-        let mut resource = |hash: ContextHash| {
-            let stored = read_resource(&resources, tenant, hash).map_err(into_page_error)?;
-            let resource = read_context(&stored).map_or(&[][..], |context| context.resource);
-            Ok(condition.match_resource(resource))
-        };
-        let mut reader = PageReader::open(&source).map_err(&failed)?;
-        let rows = reader
-            .matching_rows(&condition, &mut resource)
-            .map_err(&failed)?;
-        let end = location.first_row.saturating_add(location.rows);
-        let of_fragment: Vec<u32> = rows
-            .into_iter()
-            .filter(|row| (location.first_row..end).contains(row))
-            .take(limit)
-            .collect();
-        reader.span_ids(&of_fragment).map_err(&failed)
-    }
-
-    /// The summaries of a block after a sequence, in order, at most `limit` and 100,000.
-    ///
-    /// # Errors
-    /// When the block cannot be read, or a batch is corrupt.
-    pub fn summaries(
-        &self,
-        bucket: Bucket,
-        after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<(u64, TraceSummary)>, BlockError> {
-        let limit = limit.min(MAX_SUMMARIES);
-        let view = self.view(bucket)?;
-        let batches = view.table(SUMMARIES)?;
-        let next = after_sequence.saturating_add(1);
-        let first = match batches.range(..=next)?.next_back() {
-            Some(row) => row?.0.value(),
-            None => next,
-        };
-        let mut found = Vec::new();
-        for row in batches.range(first..)? {
-            let (sequence, stored) = row?;
-            let batch = summaries::decode(stored.value(), bucket)
-                .ok_or_else(|| corrupt("batch of summaries"))?;
-            let numbered = (sequence.value()..).zip(batch);
-            found.extend(numbered.filter(|(sequence, _)| *sequence >= next));
-            if found.len() >= limit {
-                found.truncate(limit);
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    /// The newest summary of a trace: that of its highest fragment.
-    ///
-    /// # Errors
-    /// When a block cannot be read, or a batch is corrupt.
-    pub fn summary_of(
-        &self,
-        tenant: &TenantId,
-        shard: ShardId,
-        trace: TraceId,
-    ) -> Result<Option<TraceSummary>, BlockError> {
-        let mut fragments = self.fragments(tenant, shard, trace)?;
-        fragments.sort_by_key(|location| std::cmp::Reverse(location.fragment));
-        for location in fragments {
-            let view = self.view(location.bucket)?;
-            let tenant = tenant_of(&view, &location.tenant)?;
-            let key = locator_key(tenant, shard, trace, location.fragment);
-            let located = view.table(LOCATOR)?.get(&key)?;
-            let sequence = located
-                .and_then(|row| Located::decode(row.value()))
-                .map_or(0, |located| located.sequence);
-            if sequence == 0 {
-                continue;
-            }
-            let found = self.summaries(location.bucket, sequence - 1, 1)?;
-            if let Some((_, summary)) = found.into_iter().next() {
-                return Ok(Some(summary));
-            }
-        }
-        Ok(None)
     }
 
     /// The attribute keys of a tenant's spans and resources in a block, from the directories of its pages. Corrupt
@@ -392,22 +292,37 @@ pub(super) fn tenant_of(view: &View, tenant: &TenantId) -> Result<u16, BlockErro
         .ok_or_else(|| corrupt("tenant of a fragment"))
 }
 
+/// Where a fragment lies in this view: a seal may have moved it to another page since it was located.
+pub(super) fn settled(
+    view: &View,
+    tenant: u16,
+    location: &FragmentLocation,
+) -> Result<FragmentLocation, BlockError> {
+    let mut settled = location.clone();
+    if view.table(PAGES)?.get((tenant, location.page))?.is_none() {
+        let key = locator_key(tenant, location.shard, location.trace_id, location.fragment);
+        let row = view.table(LOCATOR)?.get(&key)?;
+        let located = row.and_then(|row| Located::decode(row.value()));
+        let located = located.ok_or_else(|| corrupt("locator"))?;
+        settled.page = located.page;
+        settled.first_row = located.first_row;
+    }
+    Ok(settled)
+}
+
 type Chunks = redb::ReadOnlyTable<(u16, u64, u32), &'static [u8]>;
 
 pub(super) fn stored_page(
     view: &View,
     tenant: u16,
     page: u64,
-) -> Result<StoredPage<Chunks>, BlockError> {
+) -> Result<StoredPage<'static, Chunks>, BlockError> {
     Ok(StoredPage {
         chunks: view.table(CHUNKS)?,
         tenant,
         page,
+        cache: None,
     })
-}
-
-pub(super) fn into_page_error(error: BlockError) -> PageError {
-    PageError::Source(Box::new(error))
 }
 
 fn locate(

@@ -1,17 +1,17 @@
-//! Searching the columns of a block.
+//! Searching the columns of a block, page by page.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-
-use spandrel_model::ids::{Bucket, SpanId, TenantId, UnixNanos};
+use redb::ReadOnlyTable;
+use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SpanCondition;
 
 use super::error::BlockError;
-use super::read::{FragmentLocation, into_page_error, stored_page};
-use super::schema::{PAGES, RESOURCES};
+use super::file::View;
+use super::matching::ResourceMatches;
+use super::read::stored_page;
+use super::schema::PAGES;
 use super::store::BlockStore;
-use super::stored_page::{of_page, read_resource};
-use crate::page::{ContextHash, ContextMatch, PageCondition, PageError, PageReader, read_context};
+use super::stored_page::of_page;
+use crate::page::{PageBytes, PageCondition, PageError, PageReader, PlacedFragment};
 
 /// What a scan looks for.
 #[derive(Debug, Clone)]
@@ -26,137 +26,150 @@ pub struct ScanRequest<'a> {
     pub from: UnixNanos,
     /// Pages all of whose spans start at or after this are skipped.
     pub to: UnixNanos,
-    /// Stop before the page with which more spans than this would be inspected.
-    pub max_spans: u64,
 }
 
 /// A fragment with spans that meet the condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundFragment {
-    /// Where it lies, and so which trace it is of.
-    pub location: FragmentLocation,
+    /// Its shard.
+    pub shard: ShardId,
+    /// Its trace.
+    pub trace_id: TraceId,
+    /// The lsn of its verdict or late record.
+    pub fragment: Lsn,
     /// Its matching spans in the order of the page, at least one.
     pub matched: Vec<SpanId>,
 }
 
-/// What a scan inspected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct ScanCost {
-    /// Spans of the pages inspected.
+/// A page that a scan has inspected.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ScannedPage {
+    /// Fragments with matching spans, in the order of the page.
+    pub found: Vec<FoundFragment>,
+    /// Spans of the page.
     pub spans: u64,
     /// Stored bytes read.
     pub bytes: u64,
-    /// Pages passed over because they are corrupt.
-    pub corrupt_pages: u64,
-    /// Pages not inspected: the visitor stopped the scan, or the budget was used up.
-    pub pages_left: u64,
+    /// It was passed over because it is corrupt, which is logged.
+    pub corrupt: bool,
+}
+
+/// A scan under way, over the block as it was when the scan began. What it holds keeps a read transaction open.
+pub struct BlockScan {
+    bucket: Bucket,
+    condition: SpanCondition,
+    tenant: u16,
+    /// Latest start, number and spans of the pages to be inspected; the last one comes next.
+    pages: Vec<(u64, u64, u32)>,
+    resources: ResourceMatches,
+    view: View,
+}
+
+impl std::fmt::Debug for BlockScan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BlockScan")
+            .field("bucket", &self.bucket)
+            .field("pages", &self.pages.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl BlockStore {
-    /// Finds the spans of a block that meet a condition, in pages with the newest spans first. Only columns that the
-    /// condition names are read, and the dictionary of an attribute decides whether the rows are looked at.
+    /// Begins to look for the spans of a block that meet a condition; `None` when the block has nothing of the tenant.
     ///
     /// # Errors
-    /// When the block cannot be read. A corrupt page is counted, not an error.
-    pub fn scan(
-        &self,
-        request: &ScanRequest<'_>,
-        visit: &mut dyn FnMut(FoundFragment) -> ControlFlow<()>,
-    ) -> Result<ScanCost, BlockError> {
+    /// When the block cannot be read.
+    pub fn scan(&self, request: &ScanRequest<'_>) -> Result<Option<BlockScan>, BlockError> {
         let view = self.view(request.bucket)?;
-        let mut cost = ScanCost::default();
         let Some(tenant) = view.tenant(request.tenant)? else {
-            return Ok(cost);
+            return Ok(None);
         };
+        let table: ReadOnlyTable<_, _> = view.table(PAGES)?;
         let mut pages = Vec::new();
-        for row in view.table(PAGES)?.range((tenant, 0)..=(tenant, u64::MAX))? {
+        for row in table.range((tenant, 0)..=(tenant, u64::MAX))? {
             let (key, row) = row?;
             let (spans, _, min_start, max_start) = row.value();
             if max_start >= request.from.0 && min_start < request.to.0 {
                 pages.push((max_start, key.value().1, spans));
             }
         }
-        pages.sort_unstable_by(|left, right| right.cmp(left));
-        let resources = view.table(RESOURCES)?;
-        let condition = PageCondition::new(request.condition);
-        let mut matches: BTreeMap<ContextHash, ContextMatch> = BTreeMap::new();
-        let mut resource = |hash: ContextHash| {
-            if let Some(known) = matches.get(&hash) {
-                return Ok(known.clone());
-            }
-            let stored = read_resource(&resources, tenant, hash).map_err(into_page_error)?;
-            let resource = read_context(&stored).map_or(&[][..], |context| context.resource);
-            let matched = condition.match_resource(resource);
-            matches.insert(hash, matched.clone());
-            Ok(matched)
-        };
-        let all = pages.len() as u64;
-        for ((_, page, spans), inspected) in pages.into_iter().zip(0u64..) {
-            let stop = cost.spans + u64::from(spans) > request.max_spans;
-            if stop {
-                cost.pages_left = all - inspected;
-                break;
-            }
-            cost.spans += u64::from(spans);
-            let source = stored_page(&view, tenant, page)?;
-            let failed = of_page(request.bucket, page);
-            let found = find(&source, &condition, &mut resource, &mut cost.bytes);
-            let found = match found {
-                Ok(found) => found,
-                Err(PageError::Corrupt(error)) => {
-                    tracing::error!(bucket = request.bucket.0, page, %error, "page skipped");
-                    cost.corrupt_pages += 1;
-                    continue;
-                }
-                Err(error) => return Err(failed(error)),
-            };
-            for (fragment, matched) in found {
-                let (shard, trace_id, lsn) = fragment.head.key();
-                let found = FoundFragment {
-                    location: FragmentLocation {
-                        bucket: request.bucket,
-                        tenant: request.tenant.clone(),
-                        shard,
-                        trace_id,
-                        fragment: lsn,
-                        page,
-                        first_row: fragment.first_row,
-                        rows: fragment.rows,
-                    },
-                    matched,
-                };
-                if visit(found).is_break() {
-                    cost.pages_left = all - inspected - 1;
-                    return Ok(cost);
-                }
-            }
-        }
-        Ok(cost)
+        pages.sort_unstable();
+        Ok(Some(BlockScan {
+            bucket: request.bucket,
+            condition: request.condition.clone(),
+            tenant,
+            pages,
+            resources: ResourceMatches::new(&view, tenant)?,
+            view,
+        }))
     }
 }
 
-type Found = Vec<(crate::page::PlacedFragment, Vec<SpanId>)>;
+impl BlockScan {
+    /// The latest start of a span that was not inspected yet; `None` when all were.
+    #[must_use]
+    pub fn next_start(&self) -> Option<UnixNanos> {
+        self.pages.last().map(|(latest, ..)| UnixNanos(*latest))
+    }
+
+    /// Inspects the next page, that with the newest spans first; `None` when there is none. Only columns that the
+    /// condition names are read, and keys and dictionaries decide whether the rows are looked at.
+    ///
+    /// # Errors
+    /// When the block cannot be read. A corrupt page is told, not an error.
+    pub fn next_page(&mut self) -> Result<Option<ScannedPage>, BlockError> {
+        let Some((_, page, spans)) = self.pages.pop() else {
+            return Ok(None);
+        };
+        let mut scanned = ScannedPage {
+            spans: u64::from(spans),
+            ..ScannedPage::default()
+        };
+        let source = stored_page(&self.view, self.tenant, page)?;
+        let condition = PageCondition::new(&self.condition);
+        let found = find(&source, &condition, &mut self.resources, &mut scanned.bytes);
+        match found {
+            Ok(found) => scanned.found = found,
+            Err(PageError::Corrupt(error)) => {
+                tracing::error!(bucket = self.bucket.0, page, %error, "page skipped");
+                scanned.corrupt = true;
+            }
+            Err(error) => return Err(of_page(self.bucket, page)(error)),
+        }
+        Ok(Some(scanned))
+    }
+}
 
 fn find(
-    source: &dyn crate::page::PageBytes,
+    source: &dyn PageBytes,
     condition: &PageCondition<'_>,
-    resource: &mut dyn FnMut(ContextHash) -> Result<ContextMatch, PageError>,
+    resources: &mut ResourceMatches,
     bytes: &mut u64,
-) -> Result<Found, PageError> {
+) -> Result<Vec<FoundFragment>, PageError> {
     let mut reader = PageReader::open(source)?;
-    let rows = reader.matching_rows(condition, resource)?;
+    let rows = reader.matching_rows(condition, &mut |hash| resources.of(condition, hash))?;
     let mut found = Vec::new();
     if !rows.is_empty() {
         let ids = reader.span_ids(&rows)?;
         let mut matched = rows.into_iter().zip(ids).peekable();
-        for fragment in reader.fragments()? {
-            let end = fragment.first_row + fragment.rows;
+        for placed in reader.fragments()? {
+            let PlacedFragment {
+                head,
+                first_row,
+                rows,
+            } = placed;
+            let end = first_row.saturating_add(rows);
             let mut of_fragment = Vec::new();
             while let Some((_, id)) = matched.next_if(|(row, _)| *row < end) {
                 of_fragment.push(id);
             }
             if !of_fragment.is_empty() {
-                found.push((fragment, of_fragment));
+                found.push(FoundFragment {
+                    shard: head.shard,
+                    trace_id: head.trace_id,
+                    fragment: head.fragment,
+                    matched: of_fragment,
+                });
             }
         }
     }

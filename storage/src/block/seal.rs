@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
-use spandrel_model::ids::Bucket;
+use spandrel_model::ids::{Bucket, UnixNanos};
 
 use super::commit::{self, Key};
 use super::error::{BlockError, corrupt};
@@ -174,6 +174,7 @@ fn read_page(
         chunks: transaction.open_table(CHUNKS)?,
         tenant,
         page,
+        cache: None,
     };
     let resources = transaction.open_table(RESOURCES)?;
     let Ok(mut reader) = PageReader::open(&source) else {
@@ -213,6 +214,7 @@ fn replace(
     meta: &mut Meta,
 ) -> Result<(), BlockError> {
     let mut sequences: BTreeMap<Key, u64> = BTreeMap::new();
+    let mut latest_start = page.max_start;
     {
         let locator = transaction.open_table(LOCATOR)?;
         for fragment in &page.fragments {
@@ -226,11 +228,13 @@ fn replace(
         let mut pages = transaction.open_table(PAGES)?;
         for (page, _) in old {
             chunks.retain_in((tenant, *page, 0)..=(tenant, *page, u32::MAX), |_, _| false)?;
-            pages.remove((tenant, *page))?;
+            if let Some(row) = pages.remove((tenant, *page))? {
+                latest_start = latest_start.max(UnixNanos(row.value().3));
+            }
         }
     }
     meta.last_page += 1;
-    commit::put_page(transaction, tenant, meta.last_page, page)?;
+    commit::put_page(transaction, tenant, meta.last_page, page, latest_start)?;
     let sequence_of = |key: &Key| sequences.get(key).copied().unwrap_or(0);
     commit::put_locators(
         transaction,

@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 use spandrel_model::ids::{Bucket, UnixNanos};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::batches::BatchCache;
 use super::commit::{self, BlockWrite};
 use super::error::BlockError;
 use super::file::{BlockFile, Residency, View};
 use super::filter::{tenant_seed, trace_hash};
+use super::limits::{COLUMN_CACHE_BYTES, SUMMARY_CACHE_BYTES};
 use super::open_files::{OpenFiles, Purpose, TEMPORARY_SUFFIX};
 use super::schema::Meta;
+use super::stored_page::ColumnCache;
 use crate::disk::Disk;
 
 /// Settings of a block store.
@@ -28,6 +31,10 @@ pub struct BlockOptions {
     /// Bytes of filters of sealed blocks that stay in memory, newest first; those of unsealed blocks are there
     /// always. Default 64 MiB.
     pub filter_bytes: usize,
+    /// Bytes of opened batches of summaries that stay in memory. Default 8 MiB.
+    pub summary_cache_bytes: usize,
+    /// Bytes of unpacked page columns that stay in memory for the matching spans of hits. Default 8 MiB.
+    pub column_cache_bytes: usize,
     /// Spans of a full page, which sealing makes from small ones. Default 5,000.
     pub full_page_spans: u32,
     /// A number that no earlier run of this node had (its boot counter): block ids come from it. Not a setting.
@@ -41,6 +48,8 @@ impl Default for BlockOptions {
             cache_bytes: 128 << 20,
             max_open_files: 256,
             filter_bytes: 64 << 20,
+            summary_cache_bytes: SUMMARY_CACHE_BYTES,
+            column_cache_bytes: COLUMN_CACHE_BYTES,
             full_page_spans: 5_000,
             boot: 0,
         }
@@ -86,6 +95,8 @@ pub struct BlockStore {
     dir: PathBuf,
     pub(super) options: BlockOptions,
     pub(super) open: OpenFiles,
+    pub(super) batches: BatchCache,
+    pub(super) columns: ColumnCache,
     blocks: RwLock<Blocks>,
 }
 
@@ -107,6 +118,8 @@ impl BlockStore {
                 options.max_open_files,
                 options.cache_bytes,
             ),
+            batches: BatchCache::new(options.summary_cache_bytes),
+            columns: ColumnCache::new(options.column_cache_bytes),
             disk,
             dir: dir.to_owned(),
             options,
@@ -293,6 +306,8 @@ impl BlockStore {
             expired.push(self.info(file)?);
             self.disk.remove(&file.path)?;
             self.open.retire(bucket);
+            self.batches.forget(file.meta().block_id);
+            self.columns.forget(file.meta().block_id);
             drop(_writer);
             blocks.files.remove(&bucket);
         }

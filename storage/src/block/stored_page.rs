@@ -1,5 +1,7 @@
 //! A page in its chunks.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use bytes::Bytes;
 use redb::ReadableTable;
 use spandrel_model::ids::Bucket;
@@ -7,16 +9,46 @@ use spandrel_model::ids::Bucket;
 use super::error::{BlockError, corrupt};
 use super::limits::CHUNK_BYTES;
 use super::schema::resource_key;
-use crate::page::{ContextHash, CorruptPage, PageBytes, PageError};
+use crate::byte_cache::ByteCache;
+use crate::page::{ContextHash, CorruptPage, PageBytes, PageError, PagePart, Unpacked};
 
 /// Chunks of one page, read when asked for.
-pub(super) struct StoredPage<T> {
+pub(super) struct StoredPage<'a, T> {
     pub(super) chunks: T,
     pub(super) tenant: u16,
     pub(super) page: u64,
+    /// Where unpacked parts are kept, if they are.
+    pub(super) cache: Option<PageCache<'a>>,
 }
 
-impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<T> {
+/// Unpacked parts of pages: the id of the block, the page, the part. Pages never change and their numbers are never
+/// used again, so what is cached cannot be stale.
+#[derive(Debug)]
+pub(super) struct ColumnCache(Mutex<ByteCache<(u64, u64, PagePart), Unpacked>>);
+
+impl ColumnCache {
+    pub(super) fn new(capacity_bytes: usize) -> Self {
+        Self(Mutex::new(ByteCache::new(capacity_bytes)))
+    }
+
+    /// Forgets a block that is gone.
+    pub(super) fn forget(&self, block_id: u64) {
+        self.lock().retain(|(block, ..)| *block != block_id);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByteCache<(u64, u64, PagePart), Unpacked>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cache of columns for the pages of one block.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PageCache<'a> {
+    pub(super) columns: &'a ColumnCache,
+    pub(super) block_id: u64,
+}
+
+impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<'_, T> {
     fn read(&self, offset: usize, len: usize) -> Result<Bytes, PageError> {
         let short = || PageError::Corrupt(CorruptPage { part: "length" });
         let end = offset.checked_add(len).ok_or_else(short)?;
@@ -44,6 +76,19 @@ impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<
             (number, at) = (number + 1, 0);
         }
         Ok(Bytes::from(bytes))
+    }
+
+    fn cached(&self, part: PagePart) -> Option<Unpacked> {
+        let cache = self.cache?;
+        cache.columns.lock().get((cache.block_id, self.page, part))
+    }
+
+    fn keep(&self, part: PagePart, unpacked: &Unpacked) {
+        if let Some(cache) = self.cache {
+            let key = (cache.block_id, self.page, part);
+            let bytes = unpacked.memory_bytes();
+            cache.columns.lock().insert(key, unpacked.clone(), bytes);
+        }
     }
 }
 

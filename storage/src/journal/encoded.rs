@@ -1,17 +1,16 @@
 //! A frame as it lies on disk and goes to followers.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use bytes::Bytes;
 use spandrel_model::ids::{ShardId, TenantId, TraceId};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 use zstd::bulk::Compressor;
-use zstd::zstd_safe::DCtx;
 
 use super::error::{InvalidFrame, JournalError};
 use super::frame::Frame;
 use super::record::LsnRange;
+use crate::compression::decompress_into;
 use crate::limits::{MAX_FRAME_BYTES, MAX_FRAME_RAW_BYTES};
 
 /// Version of the frame format that this code writes.
@@ -123,12 +122,6 @@ fn checksum(header: &[u8], compressed: &[u8]) -> u64 {
     xxh3_64_with_seed(compressed, xxh3_64(header))
 }
 
-thread_local! {
-    /// One decompression context a thread: making one costs a twentieth of reading a frame (measured). It holds
-    /// nothing of a frame.
-    static DECOMPRESSOR: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
-}
-
 /// The raw bytes of a frame.
 pub(crate) struct Opened {
     pub(crate) raw: Vec<u8>,
@@ -137,8 +130,8 @@ pub(crate) struct Opened {
     pub(crate) kinds: u8,
 }
 
-/// Checks and decompresses a frame, into `raw`.
-pub(crate) fn open(bytes: &[u8], mut raw: Vec<u8>) -> Result<Opened, InvalidFrame> {
+/// Checks and decompresses a frame, into `buffer`.
+pub(crate) fn open(bytes: &[u8], buffer: Vec<u8>) -> Result<Opened, InvalidFrame> {
     let invalid = |reason| InvalidFrame { reason };
     if bytes.len() > MAX_FRAME_BYTES {
         return Err(invalid("longer than the limit"));
@@ -159,10 +152,7 @@ pub(crate) fn open(bytes: &[u8], mut raw: Vec<u8>) -> Result<Opened, InvalidFram
     if raw_bytes > MAX_FRAME_RAW_BYTES {
         return Err(invalid("its raw length is over the limit"));
     }
-    raw.clear();
-    raw.reserve(raw_bytes);
-    DECOMPRESSOR
-        .with_borrow_mut(|context| context.decompress(&mut raw, compressed))
+    let raw = decompress_into(compressed, raw_bytes, buffer)
         .map_err(|_| invalid("its compressed bytes are damaged"))?;
     if raw.len() != raw_bytes {
         return Err(invalid("its raw length is not what its header says"));

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
 
-use super::cache::FrameCache;
 use super::checkpoint::{self, CheckpointFile};
 use super::encoded::EncodedFrame;
 use super::error::{Corruption, JournalError};
@@ -16,6 +15,7 @@ use super::record::{FrameId, SliceInfo};
 use super::slice::{NewFrame, Slice, SliceSettings};
 use super::slice_rows::FrameRow;
 use super::store::{Commit, StoreError};
+use crate::byte_cache::ByteCache;
 use crate::disk::Disk;
 use crate::limits::{CACHE_SHARES, MAX_FRAME_IDS, MIN_REDB_CACHE_BYTES};
 
@@ -33,7 +33,7 @@ pub struct Journal {
     /// Held by those who seal and trim.
     pub(super) upkeep: Mutex<()>,
     pub(super) last_lsns: RwLock<BTreeMap<ShardId, Lsn>>,
-    pub(super) cache: Mutex<FrameCache>,
+    pub(super) cache: Mutex<ByteCache<FrameId, Arc<Frame>>>,
     pub(super) checkpoints: CheckpointFile,
     pub(super) opened_at: UnixNanos,
 }
@@ -184,7 +184,7 @@ impl Journal {
             return Ok(frame);
         }
         let frame = Arc::new(self.read(id, Vec::new())?);
-        lock(&self.cache).insert(id, &frame);
+        lock(&self.cache).insert(id, Arc::clone(&frame), frame.memory_bytes());
         Ok(frame)
     }
 

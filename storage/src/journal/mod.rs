@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use crate::disk::Disk;
 
 mod builder;
-mod cache;
 mod checkpoint;
 mod encoded;
 mod error;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use spandrel_model::ids::UnixNanos;
 
-use super::cache::FrameCache;
 use super::checkpoint::CheckpointFile;
 use super::encoded::VerdictKey;
 use super::error::{Corruption, JournalError};
@@ -18,6 +17,7 @@ use super::record::{FrameId, RecordKind};
 use super::repair::{self, Repair};
 use super::slice::Slice;
 use super::store::{StoreError, guarded};
+use crate::byte_cache::ByteCache;
 use crate::disk::Disk;
 
 const PREFIX: &str = "slice-";
@@ -77,7 +77,7 @@ impl Journal {
             writer: Mutex::new(writer),
             upkeep: Mutex::new(()),
             last_lsns: RwLock::new(found.known.lsns),
-            cache: Mutex::new(FrameCache::new(frame_cache_bytes)),
+            cache: Mutex::new(ByteCache::new(frame_cache_bytes)),
             checkpoints,
             opened_at: now,
         };

@@ -6,7 +6,7 @@ use spandrel_model::ids::{Lsn, ShardId, UnixNanos};
 
 use super::error::JournalError;
 use super::journal::{Journal, lock};
-use super::record::{FrameId, SliceInfo};
+use super::record::SliceInfo;
 use super::slice::Slice;
 
 impl Journal {
@@ -96,7 +96,7 @@ impl Journal {
         slices.retain(|other| other.id != slice.id);
         drop(slices);
         if let Some(last) = slice.state().last_sequence() {
-            lock(&self.cache).drop_before(FrameId(last + 1));
+            lock(&self.cache).retain(|id| id.0 > last);
         }
     }
 

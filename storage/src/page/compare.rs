@@ -48,6 +48,11 @@ impl<'a> Wanted<'a> {
         }
     }
 
+    /// True when only a text can be the wanted value.
+    pub(crate) fn is_text(&self) -> bool {
+        self.int.is_none() && self.double.is_none() && self.boolean.is_none()
+    }
+
     /// True when the value's text is the wanted one.
     pub(crate) fn is(&self, value: RawValue<'_>) -> bool {
         match value {

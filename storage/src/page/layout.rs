@@ -60,7 +60,7 @@ fn unpack(method: u8, stored: &[u8], raw_len: usize) -> Option<Bytes> {
     match method {
         STORED => (stored.len() == raw_len).then(|| Bytes::copy_from_slice(stored)),
         ZSTD => {
-            let raw = zstd::bulk::decompress(stored, raw_len).ok()?;
+            let raw = crate::compression::decompress(stored, raw_len).ok()?;
             (raw.len() == raw_len).then(|| Bytes::from(raw))
         }
         _ => None,
@@ -99,6 +99,14 @@ impl Head {
             Some(index) => self.attribute_places.get(usize::from(index)).copied(),
             None => self.fixed.get(usize::from(step)).copied().flatten(),
         }
+    }
+
+    /// Bytes of memory, about.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let columns = self.attributes.iter();
+        let columns =
+            columns.map(|column| size_of::<(AttributeColumn, Place)>() + column.key.len());
+        size_of::<Self>() + self.groups.len() * size_of::<Group>() + columns.sum::<usize>()
     }
 
     /// Length of the prefix and the head, from the prefix alone.

@@ -37,5 +37,5 @@ pub use context::{ContextHash, StoredContext, read_context};
 pub use error::{CorruptPage, PageError, PageFull};
 pub use evaluate::{ContextMatch, PageCondition};
 pub use field::ValueKind;
-pub use reader::{AttributeColumnView, PageBytes, PageReader};
+pub use reader::{AttributeColumnView, PageBytes, PagePart, PageReader, Unpacked};
 pub use rebuild::RebuiltSpan;

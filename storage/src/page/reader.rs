@@ -1,6 +1,7 @@
 //! Opens a page and reads from it only what is asked for.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
@@ -22,6 +23,47 @@ pub trait PageBytes {
     /// # Errors
     /// [`PageError::Corrupt`] when the page is shorter, [`PageError::Source`] when it cannot be read.
     fn read(&self, offset: usize, len: usize) -> Result<Bytes, PageError>;
+
+    /// A part of the page that was unpacked before, if somebody keeps such parts.
+    fn cached(&self, part: PagePart) -> Option<Unpacked> {
+        let _ = part;
+        None
+    }
+
+    /// Offers an unpacked part to whom keeps such parts.
+    fn keep(&self, part: PagePart, unpacked: &Unpacked) {
+        let _ = (part, unpacked);
+    }
+}
+
+/// A part of a page that is unpacked as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PagePart {
+    /// The directory.
+    Head,
+    /// A group of columns.
+    Group(u32),
+}
+
+/// A part of a page, verified and decompressed.
+#[derive(Debug, Clone)]
+pub struct Unpacked(Part);
+
+#[derive(Debug, Clone)]
+enum Part {
+    Head(Arc<Head>),
+    Group(Bytes),
+}
+
+impl Unpacked {
+    /// Bytes of memory, about.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        match &self.0 {
+            Part::Head(head) => head.memory_bytes(),
+            Part::Group(raw) => raw.len(),
+        }
+    }
 }
 
 impl PageBytes for Bytes {
@@ -46,7 +88,7 @@ pub struct AttributeColumnView<'a> {
 /// A page being read. Column groups are fetched, verified and decompressed when first needed, and kept.
 pub struct PageReader<'a> {
     source: &'a dyn PageBytes,
-    pub(super) head: Head,
+    pub(super) head: Arc<Head>,
     groups: Vec<Option<Bytes>>,
     fetched_bytes: usize,
     rows: Option<Rows>,
@@ -83,20 +125,29 @@ impl<'a> PageReader<'a> {
     /// # Errors
     /// When its bytes are corrupt or cannot be read.
     pub fn open(source: &'a dyn PageBytes) -> Result<Self, PageError> {
+        let (head, fetched_bytes) = match source.cached(PagePart::Head) {
+            Some(Unpacked(Part::Head(head))) => (head, 0),
+            _ => Self::read_head(source)?,
+        };
+        Ok(Self {
+            source,
+            groups: vec![None; head.groups.len()],
+            head,
+            fetched_bytes,
+            rows: None,
+            times: None,
+        })
+    }
+
+    fn read_head(source: &dyn PageBytes) -> Result<(Arc<Head>, usize), PageError> {
         let prefix = source.read(0, PREFIX_BYTES)?;
         let len = Head::stored_len(&prefix)?;
         if len > PREFIX_BYTES + MAX_HEAD_RAW_BYTES {
             return Err(corrupt("length of the head"));
         }
-        let head = Head::read(&source.read(0, len)?)?;
-        Ok(Self {
-            source,
-            groups: vec![None; head.groups.len()],
-            head,
-            fetched_bytes: len,
-            rows: None,
-            times: None,
-        })
+        let head = Arc::new(Head::read(&source.read(0, len)?)?);
+        source.keep(PagePart::Head, &Unpacked(Part::Head(Arc::clone(&head))));
+        Ok((head, len))
     }
 
     /// Number of spans.
@@ -146,6 +197,16 @@ impl<'a> PageReader<'a> {
     /// When their bytes are corrupt or cannot be read.
     pub fn contexts(&mut self) -> Result<&[ContextHash], PageError> {
         Ok(&self.rows()?.contexts)
+    }
+
+    /// As [`Self::contexts`], without the rows that have them.
+    pub(super) fn context_hashes(&mut self) -> Result<Vec<ContextHash>, PageError> {
+        let hashes = self.column(field::CONTEXT_HASHES)?;
+        let (hashes, rest) = hashes.as_chunks::<16>();
+        match rest.is_empty() {
+            true => Ok(hashes.iter().map(|&hash| ContextHash(hash)).collect()),
+            false => Err(corrupt("context hashes")),
+        }
     }
 
     /// The resources and scopes of the spans of a fragment, each once.
@@ -205,9 +266,17 @@ impl<'a> PageReader<'a> {
             .groups
             .get(number)
             .ok_or_else(|| corrupt("number of a group"))?;
-        let stored = self.source.read(group.offset, group.stored_len)?;
-        self.fetched_bytes += stored.len();
-        let raw = group.open(&stored)?;
+        let part = PagePart::Group(u32::try_from(number).unwrap_or(u32::MAX));
+        let raw = match self.source.cached(part) {
+            Some(Unpacked(Part::Group(raw))) => raw,
+            _ => {
+                let stored = self.source.read(group.offset, group.stored_len)?;
+                self.fetched_bytes += stored.len();
+                let raw = group.open(&stored)?;
+                self.source.keep(part, &Unpacked(Part::Group(raw.clone())));
+                raw
+            }
+        };
         if let Some(slot) = self.groups.get_mut(number) {
             *slot = Some(raw.clone());
         }
@@ -230,12 +299,7 @@ impl<'a> PageReader<'a> {
 
     fn read_rows(&mut self) -> Result<Rows, PageError> {
         let shapes = Shapes::read(&self.column(field::SHAPES)?).ok_or_else(|| corrupt("shapes"))?;
-        let hashes = self.column(field::CONTEXT_HASHES)?;
-        let (hashes, rest) = hashes.as_chunks::<16>();
-        if !rest.is_empty() {
-            return Err(corrupt("context hashes"));
-        }
-        let contexts: Vec<ContextHash> = hashes.iter().map(|&hash| ContextHash(hash)).collect();
+        let contexts = self.context_hashes()?;
         Ok(Rows {
             row_shapes: self.index_column(field::SHAPE, shapes.len())?,
             row_contexts: self.index_column(field::CONTEXT, contexts.len())?,

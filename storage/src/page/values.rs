@@ -290,6 +290,28 @@ impl Values {
     }
 }
 
+/// Whether an entry of a column satisfies, without its indexes and so without the number of its values; `None` when
+/// the bytes are malformed.
+pub(super) fn any_entry(column: &[u8], condition: &dyn Fn(&[u8]) -> bool) -> Option<bool> {
+    let mut wire = Wire::new(column);
+    wire.byte()?;
+    let entries = usize::try_from(wire.minimal_varint()?).ok()?;
+    if entries > column.len() {
+        return None;
+    }
+    let mut lengths = wire;
+    for _ in 0..entries {
+        wire.minimal_varint()?;
+    }
+    for _ in 0..entries {
+        let len = usize::try_from(lengths.minimal_varint()?).ok()?;
+        if condition(wire.take(len)?) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
 /// The answer of [`Values::satisfying`].
 pub(super) struct Satisfying<'a> {
     entries: Vec<bool>,
