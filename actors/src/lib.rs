@@ -20,10 +20,12 @@ mod node;
 mod pager;
 mod query;
 mod recent;
+mod recovery;
 mod replay;
 pub mod settings;
 mod shared;
 mod writer;
 
 pub use env::{BlockingMode, Clock, Env};
-pub use node::{Node, NodeOptions, Recovery, StartError};
+pub use node::{Node, NodeOptions, StartError};
+pub use recovery::Recovery;

@@ -1,6 +1,5 @@
 //! A node: opens its directory, recovers, starts its actors, and hands out the ports.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +15,7 @@ use spandrel_raft::{ClusterSeed, ClusterState, Command, NoPeers, RaftOptions, Se
 use spandrel_storage::block::{BlockOptions, BlockStore};
 use spandrel_storage::disk::GuardedDisk;
 use spandrel_storage::index::{IndexOptions, IndexStore};
-use spandrel_storage::journal::{Corruption, FrameId, Journal, JournalOptions};
+use spandrel_storage::journal::{Corruption, Journal, JournalOptions};
 use tokio::sync::oneshot;
 
 use crate::admin::AdminPort;
@@ -29,6 +28,7 @@ use crate::indexer::{Indexer, IndexerMessage};
 use crate::ingest::IngestPort;
 use crate::pager::{Pager, PagerArguments, PagerMessage};
 use crate::query::{Gate, QueryPort};
+use crate::recovery::{Recovery, report_damage};
 use crate::replay::{Recovered, replay};
 use crate::settings::Epoch;
 use crate::shared::{Shared, SharedParts};
@@ -83,21 +83,6 @@ fn start_error(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> StartEr
         what,
         reason: reason.to_string(),
     }
-}
-
-/// What recovery found, for the banner and the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovery {
-    /// The directory was new.
-    pub created: bool,
-    /// Frames read.
-    pub frames: u64,
-    /// Spans of traces that are open or wait for a page.
-    pub spans: u64,
-    /// Frames of the journal that are damaged: their records are lost.
-    pub lost_frames: u64,
-    /// Slices of the journal in which not one frame was left.
-    pub lost_slices: u64,
 }
 
 /// A running node.
@@ -393,31 +378,6 @@ async fn open_storage(
         epoch,
     });
     Ok((shared, damage))
-}
-
-/// Logs what the journal lost, each thing once, and counts frames and slices: a frame may be found damaged when the
-/// journal is opened and again when it is replayed.
-fn report_damage(
-    opening: Vec<Corruption>,
-    mut frames: BTreeMap<FrameId, Corruption>,
-) -> (u64, u64) {
-    let mut lost_slices = 0;
-    for corruption in opening {
-        match corruption.frame {
-            Some(frame) => {
-                frames.insert(frame, corruption);
-            }
-            None => {
-                tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a file");
-                // The file of the checkpoints is rebuilt from the slices.
-                lost_slices += u64::from(corruption.slice > 0);
-            }
-        }
-    }
-    for corruption in frames.values() {
-        tracing::error!(%corruption, lost = ?corruption.lost, "the journal lost a frame");
-    }
-    (frames.len() as u64, lost_slices)
 }
 
 /// One state per shard, at its checkpoint.

@@ -3,7 +3,7 @@
 //! A byte in a page of the tree made redb refuse the file, and the whole slice was set aside; or, after a crash, redb
 //! fell back to the commit before, and acknowledged frames vanished without a word.
 
-#![allow(clippy::unwrap_used, clippy::cast_possible_truncation)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 
