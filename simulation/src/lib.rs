@@ -21,6 +21,7 @@ mod events;
 mod life;
 mod limits;
 mod model;
+mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
 mod overrides;
 mod plan;
@@ -29,5 +30,5 @@ mod run;
 mod workload;
 mod world;
 
-pub use plan::{Canary, Plan};
+pub use plan::{Canary, Plan, Size};
 pub use run::{Outcome, run_seed};

@@ -21,7 +21,8 @@ use crate::check::{
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
-use crate::limits::HALT_MS;
+use crate::limits::{DISK_RESERVE_BYTES, HALT_MS};
+use crate::operators;
 use crate::plan::{Fault, LifePlan};
 use crate::random::{Stream, stream};
 use crate::world::World;
@@ -228,7 +229,7 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: plan.window_seconds,
         journal_max_bytes: 1 << 40,
-        disk_reserve_bytes: Some(1 << 20),
+        disk_reserve_bytes: Some(DISK_RESERVE_BYTES),
         bucket_nanos: plan.bucket_seconds * UnixNanos::PER_SECOND,
         require_tenant: false,
         seed: ClusterSeed {
@@ -236,7 +237,7 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
             routing_key: random.next_u64(),
             shards: plan.shards,
             replication: 1,
-            retention_seconds: 30 * 86_400,
+            retention_seconds: plan.retention_seconds,
             policy_yaml: plan.policy_yaml(),
         },
         new_disk_id: random.next_u64().max(1),
@@ -302,6 +303,7 @@ async fn live(
     match purpose {
         Purpose::Faulty(plan) => {
             let mut clients = clients(&world, &node);
+            operators(&world, &node, &mut clients);
             let length = Duration::from_millis(plan.length_ms);
             let sampled = tokio::time::timeout(length, sample(&world, &query)).await;
             sampled.unwrap_or(Ok(()))?;
@@ -347,6 +349,17 @@ fn clients(world: &Arc<World>, node: &Node) -> tokio::task::JoinSet<()> {
         tasks.spawn(client.run());
     }
     tasks
+}
+
+/// People who change things while clients send.
+fn operators(world: &Arc<World>, node: &Node, tasks: &mut tokio::task::JoinSet<()>) {
+    let extras = world.plan.extras;
+    if let Some(every_ms) = extras.reload_every_ms {
+        tasks.spawn(operators::reload(Arc::clone(world), node.admin(), every_ms));
+    }
+    if let Some(every_ms) = extras.promote_every_ms {
+        tasks.spawn(operators::promote(Arc::clone(world), node.query(), every_ms));
+    }
 }
 
 /// Checks one trace after the other while spans arrive.

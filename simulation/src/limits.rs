@@ -16,6 +16,8 @@ pub(crate) const BATCH_MS: u64 = 400;
 pub(crate) const HALT_MS: u64 = 2_000;
 /// Starts of the node within one run at most: a run that needs more does not terminate.
 pub(crate) const MAX_LIVES: usize = 16;
+/// Free bytes of the disk below which the node refuses spans.
+pub(crate) const DISK_RESERVE_BYTES: u64 = 12 << 20;
 /// Results of one page of a search.
 pub(crate) const SEARCH_PAGE: usize = 7;
 /// Pages of one search at most.

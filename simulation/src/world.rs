@@ -1,6 +1,6 @@
 //! What outlives the lives of the node: the disk, the clock, the clients' queues and the truth.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +27,8 @@ pub(crate) struct World {
     traces: Mutex<Vec<TraceRecord>>,
     queues: Mutex<Vec<VecDeque<Request>>>,
     clients: Mutex<ChaCha8Rng>,
+    /// The policy files that were in force, by version.
+    policies: Mutex<BTreeMap<u32, String>>,
     violation: Mutex<Option<Violation>>,
     /// A fault has struck in this life: what the disk no longer gives is no violation.
     pub(crate) faulted: AtomicBool,
@@ -43,14 +45,19 @@ impl World {
         use rand::Rng;
         let workload = Workload::of(&plan);
         let disk_seed = stream(plan.seed, Stream::Disk).next_u64();
+        let disk = SimulatedDisk::new(disk_seed);
+        if let Some(bytes) = plan.extras.disk_bytes {
+            disk.set_capacity(bytes);
+        }
         Arc::new(Self {
             clock: Arc::new(SimulatedClock::new()),
             log: Arc::new(EventLog::new(printing)),
-            disk: SimulatedDisk::new(disk_seed),
+            disk,
             tenants: workload.tenants,
             traces: Mutex::new(workload.traces),
             queues: Mutex::new(workload.queues),
             clients: Mutex::new(stream(plan.seed, Stream::Clients)),
+            policies: Mutex::new(BTreeMap::from([(1, plan.policy_yaml())])),
             violation: Mutex::new(None),
             faulted: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -80,6 +87,10 @@ impl World {
 
     pub(crate) fn client_random(&self) -> MutexGuard<'_, ChaCha8Rng> {
         lock(&self.clients)
+    }
+
+    pub(crate) fn policies(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
+        lock(&self.policies)
     }
 
     /// Records the first violation and ends the run.

@@ -17,6 +17,7 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{DecisionView, Query, TraceAbsence, TraceLookup};
 use spandrel_model::search::TraceState;
+use spandrel_model::verdict::Verdict;
 
 use crate::model::{ReturnedSpan, Seen, returned_spans};
 use crate::world::World;
@@ -112,6 +113,19 @@ fn seen(decision: &DecisionView) -> Seen {
         decided_at: decision.decided_at,
         policy: decision.policy.clone(),
         until: decision.recoverable_until.unwrap_or_default(),
+    }
+}
+
+/// Remembers that somebody promoted a trace: from now on it is kept.
+pub(crate) fn promoted(world: &World, number: usize, decision: &DecisionView) {
+    let decision = seen(decision);
+    if let Some(trace) = world.traces().get_mut(number)
+        && trace
+            .seen
+            .as_ref()
+            .is_none_or(|known| known.verdict == Verdict::Drop)
+    {
+        trace.seen = Some(decision);
     }
 }
 
