@@ -12,8 +12,8 @@ use spandrel_model::verdict::VerdictRecord;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, Prior, Promotion, ShardState,
-    Step,
+    Decided, Earlier, Effects, EntryView, KeptTrace, LiveNames, MemoryHit, PagedTrace, Prior,
+    Promotion, ShardState, Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
 use crate::settings::Epoch;
@@ -35,15 +35,15 @@ pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
     Writer(ActorRef<WriterMessage>),
     Committed(Vec<ShardCommit>),
-    Confirmed(TenantId, TraceId, Option<VerdictRecord>),
+    Confirmed(TenantId, TraceId, Option<Earlier>),
     Tick,
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
     Search(ShardSearch, oneshot::Sender<Vec<MemoryHit>>),
     Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
     /// Collect kept traces: bytes of spans, and whether those that wait for more spans count too.
     CollectKept(u64, bool, oneshot::Sender<Vec<KeptTrace>>),
-    Paged(Vec<(TenantId, TraceId, Lsn)>),
-    PagingFailed(Vec<(TenantId, TraceId, Lsn)>),
+    Paged(Vec<PagedTrace>),
+    PagingFailed(Vec<PagedTrace>),
     Promote(
         TenantId,
         TraceId,
@@ -192,10 +192,7 @@ impl AssemblerState {
                 let name = |record: &VerdictRecord| shared.policy_name(record);
                 let taken = self.state.collect_kept(bytes, all, &name);
                 if let Err(taken) = reply.send(taken) {
-                    let keys: Vec<_> = taken
-                        .into_iter()
-                        .map(|kept| (kept.tenant, kept.trace_id, kept.fragment))
-                        .collect();
+                    let keys: Vec<_> = taken.iter().map(KeptTrace::paged).collect();
                     self.state.paging_failed(&keys);
                 }
             }
@@ -245,7 +242,8 @@ impl AssemblerState {
                 crate::meters::applied(&applied, self.shard);
             }
             ShardCommit::Verdicts { lsn, records } => {
-                self.state.verdicts_committed(lsn, &records, step);
+                self.state
+                    .verdicts_committed(lsn, &records, step, &mut self.effects);
                 crate::meters::decided(&records, step.now);
             }
         }
@@ -299,8 +297,8 @@ impl AssemblerState {
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());
             self.shared.spawn_job("assembler", async move {
-                let (journal, owner) = (Arc::clone(&shared.journal), tenant.clone());
-                let read = move || journal.verdict(shard, &owner, trace_id);
+                let (stores, owner) = (Arc::clone(&shared), tenant.clone());
+                let read = move || stores.earlier(shard, &owner, trace_id);
                 let found = shared.env.block(read).await.unwrap_or_else(|error| {
                     tracing::error!(%error, trace = %trace_id, "verdict not readable, decided anew");
                     None

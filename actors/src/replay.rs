@@ -13,7 +13,7 @@ use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use spandrel_storage::journal::{Frame, FrameId, RecordHead, RecordKind};
 
-use crate::assembler::{Decided, Effects, Prior, ShardState, Step};
+use crate::assembler::{Decided, Effects, PagedTrace, Prior, ShardState, Step};
 use crate::env::BlockingMode;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -62,8 +62,8 @@ impl Decided for ReplayDecided<'_> {
         if mine.next().is_none() && !journal.maybe_decided(shard, tenant, trace_id) {
             return Prior::None;
         }
-        match journal.verdict(shard, tenant, trace_id) {
-            Ok(Some(record)) => Prior::Decided(Box::new(record)),
+        match self.shared.earlier(shard, tenant, trace_id) {
+            Ok(Some(earlier)) => Prior::Decided(Box::new(earlier)),
             _ => Prior::None,
         }
     }
@@ -273,7 +273,9 @@ fn apply_record(
             let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
             state.apply(record.head.lsn, &batch, &rows, &step, effects);
         }
-        Content::Verdicts(records) => state.verdicts_committed(record.head.lsn, &records, &step),
+        Content::Verdicts(records) => {
+            state.verdicts_committed(record.head.lsn, &records, &step, effects);
+        }
         Content::Other => state.advance(record.head.lsn),
     }
 }
@@ -285,9 +287,21 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
     for (tenant, trace_id) in state.kept_keys() {
         let fragments = shared.blocks.fragments(&tenant, shard, trace_id);
         let fragments = fragments.map_err(|error| error.to_string())?;
-        if let Some(newest) = fragments.iter().map(|location| location.fragment).max() {
-            paged.push((tenant, trace_id, newest));
-        }
+        let Some(fragment) = fragments.iter().map(|location| location.fragment).max() else {
+            continue;
+        };
+        // Only what stays needs it.
+        let start = if state.has_after(&tenant, trace_id, fragment) {
+            shared.stored_start(shard, &tenant, trace_id)?
+        } else {
+            None
+        };
+        paged.push(PagedTrace {
+            start: start.unwrap_or_default(),
+            tenant,
+            trace_id,
+            fragment,
+        });
     }
     state.paged(&paged);
     Ok(())

@@ -358,7 +358,11 @@ fn operators(world: &Arc<World>, node: &Node, tasks: &mut tokio::task::JoinSet<(
         tasks.spawn(operators::reload(Arc::clone(world), node.admin(), every_ms));
     }
     if let Some(every_ms) = extras.promote_every_ms {
-        tasks.spawn(operators::promote(Arc::clone(world), node.query(), every_ms));
+        tasks.spawn(operators::promote(
+            Arc::clone(world),
+            node.query(),
+            every_ms,
+        ));
     }
 }
 

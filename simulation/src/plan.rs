@@ -269,7 +269,9 @@ mod tests {
 
     #[test]
     fn every_plan_has_a_valid_policy() {
-        for (seed, plan) in (0..50).flat_map(|seed| [(seed, Plan::of(seed)), (seed, Plan::large(seed))]) {
+        for (seed, plan) in
+            (0..50).flat_map(|seed| [(seed, Plan::of(seed)), (seed, Plan::large(seed))])
+        {
             for changes in 0..4 {
                 PolicySet::parse(&plan.policy_yaml_of(changes), 1).unwrap();
             }

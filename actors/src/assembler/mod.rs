@@ -10,8 +10,8 @@ mod symbols;
 mod view;
 
 pub use decide::Promotion;
-pub use paging::KeptTrace;
-pub use state::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
+pub use paging::{KeptTrace, PagedTrace};
+pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
 pub use view::{EntryView, LiveNames, MemoryHit};
 
 #[cfg(test)]

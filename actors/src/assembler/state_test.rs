@@ -6,8 +6,8 @@ use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
-use super::Promotion;
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+use super::{PagedTrace, Promotion};
 
 fn tenant() -> TenantId {
     TenantId::default()
@@ -170,16 +170,16 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
     world.commit();
     world.pass(10);
     let kept = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
-    let fragment = kept[0].fragment;
+    let (fragment, paged) = (kept[0].fragment, kept[0].paged());
     world.send(1, &[span(2, 1)]);
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    world.step(|state, _, _| state.paged(&[paged]));
     let view = world.state.view(&tenant(), trace(1)).unwrap();
     assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
     world.pass(10);
     let late = world.step(|state, _, _| state.collect_kept(u64::MAX, false, &|_| "all".into()));
     assert!(late[0].stored && late[0].summary.is_none() && late[0].fragment > fragment);
-    let fragment = late[0].fragment;
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    let paged = late[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(state_of(&world, 1), None);
 
     world.send(1, &[span(3, 1)]);
@@ -267,7 +267,15 @@ fn promotion_keeps_open_and_dropped_traces() {
     let records = world.commit();
     assert_eq!(records[0].trigger, Trigger::Promoted);
     assert_eq!(records[0].references, dropped.references);
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), Lsn(2))]));
+    // Without a span in memory the start was the beginning of time once.
+    assert_eq!(records[0].start, dropped.start);
+    let paged = PagedTrace {
+        tenant: tenant(),
+        trace_id: trace(1),
+        fragment: Lsn(2),
+        start: records[0].start,
+    };
+    world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(
         world.state.low_water(),
         dropped.references[0],
@@ -290,23 +298,143 @@ fn every_verdict_can_be_recomputed_from_its_record() {
     let records = world.commit();
     let set = PolicySet::parse(DEFAULT_POLICY, 1).unwrap();
     for record in records {
-        let facts = spandrel_model::policy::TraceFacts {
-            tenant: &record.tenant,
-            trace_id: record.trace_id,
-            bits: record.votes,
-            start: record.start,
-            end: record.end,
-            span_count: record.span_count,
-            bytes: 0,
-            error: false,
-            pressure: record.pressure,
-        };
-        let again = set.recompute(&facts, &record.limiters);
+        let again = set.recompute(&record.facts(), &record.limiters);
         assert_eq!(
             (again.verdict, again.policy),
             (record.verdict, record.policy)
         );
     }
+}
+
+/// A trace was promoted and the process killed. Its spans lay before the checkpoint, so that replay met the verdict
+/// alone, found no entry for it and passed on: the trace was neither in a shard nor in a block, for ever.
+/// (`replay 6 --large`)
+#[test]
+fn a_keep_whose_spans_lie_before_the_checkpoint_is_kept_on_replay() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    let dropped = world.commit().remove(0);
+    world.step(|state, step, effects| state.promote_dropped(dropped, step, effects));
+    let records = world.commit();
+    assert_eq!(records[0].verdict, Verdict::Keep);
+
+    let mut replayed = World::new(ERRORS_ONLY);
+    replayed.step(|state, step, effects| {
+        state.verdicts_committed(Lsn(3), &records, step, effects);
+    });
+
+    let view = replayed.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.state, TraceState::Kept);
+    assert_eq!(view.references, [Lsn(1)]);
+    assert_eq!(replayed.state.low_water(), Lsn(1));
+    let kept = replayed.step(|state, _, _| state.collect_kept(1, false, &|_| "".into()));
+    assert_eq!(kept.len(), 1, "it goes to a page");
+}
+
+/// A failed span that came after the decision and before its verdict was durable was weighed by nobody: the drop
+/// stood, although the policy keeps errors, unless one more span came.
+#[test]
+fn an_error_that_comes_while_the_drop_is_on_its_way_turns_it() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.send(1, &[failed(2, 1)]);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
+    assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.references, [Lsn(1), Lsn(2)]);
+}
+
+/// A dropped trace with late spans is dropped again, so that its record names them. While that record was on its way
+/// the trace showed as open, without a decision.
+#[test]
+fn a_dropped_trace_stays_dropped_while_its_next_record_is_on_its_way() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.commit();
+    world.send(1, &[span(2, 1)]);
+    world.confirm();
+    world.pass(10);
+    assert_eq!(world.effects.verdicts.len(), 1, "the second drop");
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.state, TraceState::Dropped);
+    assert_eq!(view.record.unwrap().trigger, Trigger::Idle);
+    assert_eq!(view.references, [Lsn(1), Lsn(3)]);
+    let everything = SearchFilter {
+        to: spandrel_model::ids::UnixNanos(u64::MAX),
+        ..SearchFilter::default()
+    };
+    let found = world
+        .state
+        .search(&tenant(), &everything, None, 10, false, &|_| true);
+    assert_eq!(found, []);
+}
+
+/// The second drop of a trace took over the policy of the first one, by its number, under the version of another
+/// policy set: it named a policy that had not decided, and could not be recomputed.
+#[test]
+fn a_drop_that_is_recorded_again_under_another_policy_is_by_that_policy() {
+    let first = "policies:\n  - {name: shed, type: drop, drop_sub_policy: [{name: shop, type: string_attribute, key: service.name, values: [shop]}]}\n  - {name: all, type: always_sample}\n";
+    let mut world = World::new(first);
+    world.send(1, &[span(1, 0)]);
+    world.pass(60);
+    let dropped = world.commit().remove(0);
+    assert_eq!((dropped.verdict, dropped.policy), (Verdict::Drop, 0));
+
+    world.adopt(ERRORS_ONLY, 2);
+    world.send(1, &[span(2, 1)]);
+    world.confirm();
+    world.pass(10);
+    let again = world.commit().remove(0);
+    assert_eq!((again.verdict, again.policy_version), (Verdict::Drop, 2));
+    let set = PolicySet::parse(ERRORS_ONLY, 2).unwrap();
+    let decision = set.recompute(&again.facts(), &again.limiters);
+    assert_eq!(
+        (decision.verdict, decision.policy),
+        (again.verdict, again.policy)
+    );
+}
+
+/// Search sorts by the start under which the trace is in its block. A late span that started before all others moved
+/// it while the late part was in memory, and what was in the block did not follow: the trace came out of order.
+#[test]
+fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
+    let mut world = World::new(KEEP_ALL_POLICY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    let start = world.commit()[0].start;
+    world.pass(10);
+    let kept = world.step(|state, _, _| state.collect_kept(1, false, &|_| "all".into()));
+    let earlier = Sent {
+        start_ms: 400,
+        ..span(2, 1)
+    };
+    world.send(1, &[earlier.clone()]);
+    let everything = SearchFilter {
+        to: spandrel_model::ids::UnixNanos(u64::MAX),
+        ..SearchFilter::default()
+    };
+    let starts = |world: &World| -> Vec<_> {
+        let hits = world
+            .state
+            .search(&tenant(), &everything, None, 10, false, &|_| true);
+        hits.into_iter().map(|hit| hit.found.start).collect()
+    };
+
+    let paged = kept[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
+    assert_eq!(starts(&world), [start]);
+
+    let kept = world.step(|state, _, _| state.collect_kept(1, true, &|_| "all".into()));
+    assert_eq!((kept[0].start, kept[0].stored), (start, true));
+    let paged = kept[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
+    assert_eq!(starts(&world), []);
+    world.send(1, &[earlier]);
+    world.confirm();
+    assert_eq!(starts(&world), [start], "also when the journal tells it");
 }
 
 #[test]

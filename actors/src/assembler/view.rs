@@ -78,10 +78,13 @@ impl ShardState {
         let mut references: Vec<Lsn> = entry.references.to_vec();
         let (state, record) = match &entry.phase {
             Phase::Open | Phase::Unconfirmed => (TraceState::Open, None),
-            // The verdict is not durable: until it is, the trace is open to the outside.
-            Phase::Deciding(record) => {
-                references.extend(record.references.iter().copied());
-                (TraceState::Open, None)
+            // The verdict is not durable: until it is, the trace stands as before.
+            Phase::Deciding(deciding) => {
+                references.extend(deciding.record.references.iter().copied());
+                match &deciding.earlier {
+                    None => (TraceState::Open, None),
+                    Some(earlier) => (TraceState::Dropped, Some(earlier.clone())),
+                }
             }
             Phase::Kept(kept) => (TraceState::Kept, Some(kept.record.clone())),
             Phase::LateDropped(record) => {
@@ -104,6 +107,7 @@ impl ShardState {
         &self,
         entry: &Entry,
         fragment: Lsn,
+        start: UnixNanos,
         record: &VerdictRecord,
         policy: Arc<str>,
     ) -> TraceSummary {
@@ -123,8 +127,9 @@ impl ShardState {
             trace_id: entry.trace_id,
             fragment,
             bucket: record.bucket,
-            start: entry.start.min(entry.end),
-            end: entry.end,
+            start,
+            earliest: entry.start.min(entry.end).min(start),
+            end: entry.end.max(start),
             root: self.root(entry),
             span_count: entry.span_count(),
             error_count: entry.error_count,
@@ -145,11 +150,12 @@ impl ShardState {
     pub(crate) fn only_summary(
         &self,
         fragment: Lsn,
+        start: UnixNanos,
         record: &VerdictRecord,
         policy: Arc<str>,
     ) -> Option<TraceSummary> {
         let entry = self.entries().next()?;
-        Some(self.summary(entry, fragment, record, policy))
+        Some(self.summary(entry, fragment, start, record, policy))
     }
 
     fn root(&self, entry: &Entry) -> Option<RootSpan> {
@@ -210,11 +216,11 @@ impl ShardState {
             // Its other spans are elsewhere: only reading them all can tell.
             return Some(false);
         }
-        let start = entry.start.min(entry.end);
+        let start = entry.fixed_start();
         if start < filter.from || start >= filter.to {
             return None;
         }
-        let duration = entry.end.since(start);
+        let duration = entry.end.since(entry.earliest());
         if filter.min_duration.is_some_and(|least| duration < least)
             || filter.max_duration.is_some_and(|most| duration > most)
         {
@@ -262,10 +268,10 @@ impl ShardState {
             else {
                 continue;
             };
-            if matches!(entry.phase, Phase::LateDropped(_)) && !include_dropped {
+            if entry.dropped_by().is_some() && !include_dropped {
                 continue;
             }
-            let start = known_start(entry);
+            let start = entry.fixed_start();
             let after = cursor.is_none_or(|cursor| {
                 (Reverse(start), entry.trace_id) > (Reverse(cursor.start), cursor.trace_id)
             });
@@ -311,7 +317,7 @@ impl ShardState {
             .and_then(|class| entry.classes.get(usize::from(class)))
             .and_then(|&class| self.classes.get(class))
             .map_or(StatusCode::Unset, |class| class.status);
-        let start = known_start(entry);
+        let (start, earliest) = (entry.fixed_start(), entry.earliest());
         FoundTrace {
             trace_id: entry.trace_id,
             root_service: root
@@ -322,7 +328,7 @@ impl ShardState {
                 .map(|root| root.operation.to_string())
                 .unwrap_or_default(),
             start,
-            duration: entry.end.max(start).since(start),
+            duration: entry.end.max(earliest).since(earliest),
             status: if entry.error_count > 0 {
                 StatusCode::Error
             } else {
@@ -333,7 +339,7 @@ impl ShardState {
             services: services.into_iter().map(str::to_owned).collect(),
             state: match entry.phase {
                 Phase::Kept(_) => TraceState::Kept,
-                Phase::LateDropped(_) => TraceState::Dropped,
+                _ if entry.dropped_by().is_some() => TraceState::Dropped,
                 _ => TraceState::Open,
             },
             matched_spans: matched.map(|row| SpanId(row.span_id)).collect(),
@@ -351,10 +357,8 @@ impl ShardState {
             .entries()
             .filter(|entry| entry.tenant as usize == number)
         {
-            if entry.start < from
-                || entry.start >= to
-                || matches!(entry.phase, Phase::LateDropped(_))
-            {
+            let start = entry.fixed_start();
+            if start < from || start >= to || entry.dropped_by().is_some() {
                 continue;
             }
             entry
@@ -386,16 +390,5 @@ impl ShardState {
                 .attributes
                 .insert((Arc::clone(&text.key), Arc::clone(&text.value)));
         }
-    }
-}
-
-/// Start of a trace. An entry with late spans alone does not know the earlier ones; the verdict that read them does,
-/// and search orders by it.
-fn known_start(entry: &Entry) -> UnixNanos {
-    let own = entry.start.min(entry.end);
-    match &entry.phase {
-        Phase::Kept(kept) if entry.partial => own.min(kept.record.start),
-        Phase::LateDropped(record) if entry.partial => own.min(record.start),
-        _ => own,
     }
 }

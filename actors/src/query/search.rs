@@ -61,8 +61,8 @@ impl QueryPort {
         Ok(self.answer_search(progress))
     }
 
-    /// The shards' candidates of a round. The whole facts of an entry with late spans are elsewhere, so its place
-    /// in the order is not known: such entries come all, and are placed by their stored start.
+    /// The shards' candidates of a round. Of an entry with late spans only the place in the order is known, by the
+    /// start that its verdict fixed: it comes whatever the filter says, and its spans are read.
     async fn live(&self, progress: &Progress) -> Result<Batch, PortError> {
         let request = &progress.request;
         let limit = request.limit + ROUND_SPARE;
@@ -277,11 +277,7 @@ impl Progress {
         let live = |trace_id| references.get(&trace_id).cloned().unwrap_or_default();
         let request = &self.request;
         let found = verify(shared, request, candidate, &live, &mut self.inspected)?;
-        // Late spans and stored ones give a start of their own: it must lie where the page is.
-        let in_page = |found: &FoundTrace| after(request.cursor, key(found.start, found.trace_id));
-        if let Some(found) = found.filter(in_page) {
-            self.found.push(found);
-        }
+        self.found.extend(found);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use spandrel_model::batch::StatusCode;
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 use spandrel_model::limits::MAX_MATCHED_SPANS;
 use spandrel_model::search::{FoundTrace, SearchRequest, SpanCondition, TraceState};
 use spandrel_model::summary::TraceSummary;
@@ -33,14 +33,14 @@ pub(super) fn verify(
     live_references: &dyn Fn(TraceId) -> Vec<Lsn>,
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
-    let trace_id = candidate.key.1;
+    let (start, trace_id) = (candidate.key.0.0, candidate.key.1);
     match candidate.origin {
         Origin::Live(found) if candidate.exact => Ok(Some(*found)),
         Origin::Live(found) => {
             let verified = from_spans(
                 shared,
                 request,
-                trace_id,
+                (start, trace_id),
                 live_references(trace_id),
                 inspected,
             )?;
@@ -69,11 +69,11 @@ pub(super) fn verify(
     }
 }
 
-/// A trace with live spans: everything is read.
+/// Everything of a trace is read.
 fn from_spans(
     shared: &Shared,
     request: &SearchRequest,
-    trace_id: TraceId,
+    (start, trace_id): (UnixNanos, TraceId),
     references: Vec<Lsn>,
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
@@ -96,7 +96,7 @@ fn from_spans(
     inspected.bytes += spans.bytes() as u64;
     let epoch = shared.epoch();
     let batch = spans.scan(&request.tenant, shared.env.now(), &epoch);
-    Ok(batch.and_then(|batch| evaluate(shared, &batch, &request.filter, &epoch)))
+    Ok(batch.and_then(|batch| evaluate(shared, &batch, &request.filter, start, &epoch)))
 }
 
 fn stored(
@@ -108,8 +108,16 @@ fn stored(
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
     let filter = &request.filter;
+    // The index may have answered by an earlier fragment, of a trace that has grown since.
+    let duration = summary.duration_nanos();
+    if filter.min_duration.is_some_and(|least| duration < least)
+        || filter.max_duration.is_some_and(|most| duration > most)
+    {
+        return Ok(None);
+    }
     if summary.truncated && !exact {
-        return from_spans(shared, request, summary.trace_id, Vec::new(), inspected).map(|found| {
+        let place = (summary.start, summary.trace_id);
+        return from_spans(shared, request, place, Vec::new(), inspected).map(|found| {
             found.map(|found| FoundTrace {
                 state: TraceState::Kept,
                 ..found

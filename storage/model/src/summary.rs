@@ -72,7 +72,7 @@ impl Default for SummaryDecision {
 /// The summary of a trace as one of its fragments knew it: cumulative, so that the highest version of a trace
 /// stands for all of it.
 ///
-/// Invariants: `start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
+/// Invariants: `earliest <= start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
 /// most [`MAX_SUMMARY_CLASSES`] and
 /// [`MAX_SUMMARY_ATTRIBUTES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +87,10 @@ pub struct TraceSummary {
     pub fragment: Lsn,
     /// The bucket of the fragment's block.
     pub bucket: Bucket,
-    /// Earliest span start at the first verdict; fixed from then on, because search sorts by it.
+    /// Earliest span start when the first fragment was written; fixed from then on, because search sorts by it.
     pub start: UnixNanos,
+    /// Earliest span start so far: the duration counts from it.
+    pub earliest: UnixNanos,
     /// Latest span end so far.
     pub end: UnixNanos,
     /// The root, when a span was seen.
@@ -123,6 +125,6 @@ impl TraceSummary {
     /// The trace's duration in nanoseconds.
     #[must_use]
     pub fn duration_nanos(&self) -> u64 {
-        self.end.since(self.start)
+        self.end.since(self.earliest)
     }
 }
