@@ -317,5 +317,8 @@ impl AssemblerState {
         if lacking > 0 && !self.credit.try_grow(lacking) {
             crate::meters::uncovered(lacking);
         }
+        let (gauges, shard) = (&self.shared.gauges, usize::from(self.shard.0));
+        gauges.entry_credit[shard].store(self.credit.bytes(), Ordering::Relaxed);
+        gauges.entry_bytes[shard].store(used, Ordering::Relaxed);
     }
 }

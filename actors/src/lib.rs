@@ -24,4 +24,4 @@ mod shared;
 mod writer;
 
 pub use env::{BlockingMode, Clock, Env};
-pub use node::{Node, NodeOptions, Recovery, StartError};
+pub use node::{CreditAccount, Node, NodeOptions, Recovery, StartError};

@@ -25,6 +25,9 @@ pub(crate) struct Gauges {
     pub(crate) open_traces: Vec<AtomicU64>,
     pub(crate) unpaged_traces: Vec<AtomicU64>,
     pub(crate) unpaged_bytes: Vec<AtomicU64>,
+    /// Credit that each shard holds for its entries, in bytes, and what they take.
+    pub(crate) entry_credit: Vec<AtomicU64>,
+    pub(crate) entry_bytes: Vec<AtomicU64>,
     /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
     pub(crate) oldest_unpaged: Vec<AtomicU64>,
 }
@@ -36,6 +39,8 @@ impl Gauges {
             open_traces: zeros(),
             unpaged_traces: zeros(),
             unpaged_bytes: zeros(),
+            entry_credit: zeros(),
+            entry_bytes: zeros(),
             oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }

@@ -16,6 +16,7 @@ compile_error!(
 pub mod check;
 mod client;
 mod clock;
+mod counters;
 mod disk;
 mod events;
 mod life;

@@ -16,12 +16,14 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::sync::Notify;
 
 use crate::check::{
-    Phase, Violation, check_all, check_trace, credit_within_pool, halts_after_failed_sync,
-    search_is_exact, violation,
+    Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
+    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, search_is_exact,
+    violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
 use crate::limits::{DISK_RESERVE_BYTES, HALT_MS};
+use crate::model::Tally;
 use crate::operators;
 use crate::plan::{Fault, LifePlan};
 use crate::random::{Stream, stream};
@@ -93,6 +95,7 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
         }
     };
     let signals = Arc::new(Signals::default());
+    *world.tally() = Tally::default();
     world.faulted.store(false, Ordering::Relaxed);
     let disk = life_disk(world, &signals);
     let (ending, ended_at) = runtime.block_on(async {
@@ -283,7 +286,10 @@ async fn live(
             format!("{} frames are corrupt", recovery.corrupt_frames),
         ));
     }
+    let counters = world.counters.since_now();
     create_tenants(&world, &node).await?;
+    let policy = node.admin().policy().await;
+    world.policies().insert(policy.version, policy.yaml);
     let query = node.query();
     check_all(
         &world,
@@ -307,7 +313,8 @@ async fn live(
             let length = Duration::from_millis(plan.length_ms);
             let sampled = tokio::time::timeout(length, sample(&world, &query)).await;
             sampled.unwrap_or(Ok(()))?;
-            credit_within_pool(&node)?;
+            credit_within_pool(&node.credit())?;
+            everything_sent_is_counted(&counters, &world.tally())?;
             if plan.fault == Fault::Stop {
                 clients.abort_all();
                 node.stop().await;
@@ -316,6 +323,7 @@ async fn live(
         Purpose::Settling => {
             let mut clients = clients(&world, &node);
             while clients.join_next().await.is_some() {}
+            everything_sent_is_counted(&counters, &world.tally())?;
             settle(&world, &node).await?;
         }
         Purpose::Checking => search_is_exact(&world, &query).await?,
@@ -387,7 +395,10 @@ async fn settle(world: &Arc<World>, node: &Node) -> Result<(), Violation> {
     flushed.map_err(|error| violation("answer", format!("flush: {error}")))?;
     check_all(world, &query, Phase::Settled).await?;
     search_is_exact(world, &query).await?;
+    credit_is_held_by_entries(&node.credit())?;
     tokio::time::sleep(Duration::from_secs(world.plan.idle_seconds)).await;
     check_all(world, &query, Phase::Settled).await?;
-    credit_within_pool(node)
+    expired_traces_are_gone(world, &query).await?;
+    search_is_exact(world, &query).await?;
+    credit_is_held_by_entries(&node.credit())
 }

@@ -18,6 +18,8 @@ pub(crate) const HALT_MS: u64 = 2_000;
 pub(crate) const MAX_LIVES: usize = 16;
 /// Free bytes of the disk below which the node refuses spans.
 pub(crate) const DISK_RESERVE_BYTES: u64 = 12 << 20;
+/// Seconds after the end of its last bucket within which what has expired is removed: the node looks every 5 s.
+pub(crate) const EXPIRY_SLACK_SECONDS: u64 = 10;
 /// Results of one page of a search.
 pub(crate) const SEARCH_PAGE: usize = 7;
 /// Pages of one search at most.

@@ -159,6 +159,7 @@ impl Generator<'_> {
             trace_id,
             spans: BTreeMap::new(),
             seen: None,
+            first_sent_at: None,
         });
         let began_ms = self.random.random_range(0..self.plan.span_ms);
         let spans = match kind {

@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use crate::check::Violation;
 use crate::clock::SimulatedClock;
+use crate::counters::Counters;
 use crate::events::{EventLog, Printing};
-use crate::model::TraceRecord;
+use crate::model::{Tally, TraceRecord};
 use crate::plan::Plan;
 use crate::random::{Stream, stream};
 use crate::workload::{Request, Workload};
@@ -27,6 +28,9 @@ pub(crate) struct World {
     traces: Mutex<Vec<TraceRecord>>,
     queues: Mutex<Vec<VecDeque<Request>>>,
     clients: Mutex<ChaCha8Rng>,
+    /// The node's counters of all lives.
+    pub(crate) counters: Counters,
+    tally: Mutex<Tally>,
     /// The policy files that were in force, by version.
     policies: Mutex<BTreeMap<u32, String>>,
     violation: Mutex<Option<Violation>>,
@@ -57,6 +61,8 @@ impl World {
             traces: Mutex::new(workload.traces),
             queues: Mutex::new(workload.queues),
             clients: Mutex::new(stream(plan.seed, Stream::Clients)),
+            counters: Counters::default(),
+            tally: Mutex::new(Tally::default()),
             policies: Mutex::new(BTreeMap::from([(1, plan.policy_yaml())])),
             violation: Mutex::new(None),
             faulted: AtomicBool::new(false),
@@ -87,6 +93,11 @@ impl World {
 
     pub(crate) fn client_random(&self) -> MutexGuard<'_, ChaCha8Rng> {
         lock(&self.clients)
+    }
+
+    /// What clients know of their requests in this life.
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
     }
 
     pub(crate) fn policies(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {

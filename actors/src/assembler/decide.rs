@@ -143,38 +143,45 @@ impl ShardState {
                     }
                 }
             }
-            Phase::LateDropped(_) => {
-                self.upgrade(slot, step, effects);
-            }
+            Phase::LateDropped(_) => self.upgrade(slot, step, effects),
             _ => {}
         }
     }
 
-    /// Decides a dropped trace again with what came late; true when it is kept now. Limiters are read from the
-    /// record, not asked again: only a fact can turn a drop.
-    fn upgrade(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) -> bool {
-        let Some(entry) = self.slots[slot as usize].as_ref() else {
-            return false;
-        };
+    /// Keeps a dropped trace when what came late makes the policy say so.
+    fn upgrade(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
+        if let Some(record) = self.weigh_again(slot, step)
+            && record.verdict == Verdict::Keep
+        {
+            self.adopt_references(slot, &record);
+            self.send(slot, record, effects);
+        }
+    }
+
+    /// Records a dropped trace again with its late spans: the record names every one that the journal holds, so that
+    /// a fetch finds the late ones too.
+    fn drop_again(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
+        if let Some(record) = self.weigh_again(slot, step) {
+            self.send(slot, record, effects);
+        }
+    }
+
+    /// Decides a dropped trace again with what came late. Limiters are read from the record, not asked again: only a
+    /// fact can turn a drop.
+    fn weigh_again(&self, slot: u32, step: &Step<'_>) -> Option<VerdictRecord> {
+        let entry = self.slots[slot as usize].as_ref()?;
         let Phase::LateDropped(earlier) = &entry.phase else {
-            return false;
+            return None;
         };
         let facts = self.facts(entry, step);
         let policy = step.epoch.policy(entry.policy_version).set();
-        let same_policy = earlier.policy_version == policy.version();
-        let readings = if same_policy {
+        let readings = if earlier.policy_version == policy.version() {
             earlier.limiters.as_slice()
         } else {
             &[]
         };
         let decision = policy.recompute(&facts, readings);
-        if decision.verdict == Verdict::Drop {
-            return false;
-        }
-        let record = self.record(entry, &facts, decision, Trigger::LateSpan, step);
-        self.adopt_references(slot, &record);
-        self.send(slot, record, effects);
-        true
+        Some(self.record(entry, &facts, decision, Trigger::LateSpan, step))
     }
 
     /// An entry that stands for all of its trace again needs all of its records until it is in a block. The facts of
@@ -212,31 +219,6 @@ impl ShardState {
                 _ => {}
             }
         }
-    }
-
-    /// The record of a drop names every span that the journal holds, so that a fetch finds the late ones too.
-    fn drop_again(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
-        let Some(entry) = self.slots[slot as usize].as_ref() else {
-            return;
-        };
-        let Phase::LateDropped(earlier) = &entry.phase else {
-            return;
-        };
-        let facts = self.facts(entry, step);
-        let policy = step.epoch.policy(entry.policy_version).set();
-        // Each late span was weighed when it came, and none turned the drop.
-        let decision = if earlier.policy_version == policy.version() {
-            Decision {
-                verdict: Verdict::Drop,
-                policy: earlier.policy,
-                probability: earlier.probability,
-                limiters: earlier.limiters.clone(),
-            }
-        } else {
-            policy.recompute(&facts, &[])
-        };
-        let record = self.record(entry, &facts, decision, Trigger::LateSpan, step);
-        self.send(slot, record, effects);
     }
 
     pub(crate) fn make_ready(&mut self, slot: u32) {
