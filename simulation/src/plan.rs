@@ -72,6 +72,8 @@ pub(crate) struct Extras {
     pub(crate) reload_every_ms: Option<u64>,
     /// Milliseconds between two promotions of any trace, if somebody promotes.
     pub(crate) promote_every_ms: Option<u64>,
+    /// Milliseconds for which the node is down after its second life, if it is: longer than the recovery window.
+    pub(crate) outage_ms: Option<u64>,
     /// Size of the disk in bytes, if it is so small that its reserve is reached.
     pub(crate) disk_bytes: Option<u64>,
 }
@@ -157,12 +159,13 @@ impl Plan {
             let value = random.random_range(range);
             random.random_bool(share).then_some(value)
         };
-        let retention = some(0.2, SHORT_RETENTION_SECONDS);
+        let retention = some(0.08, SHORT_RETENTION_SECONDS);
         let extras = Extras {
             giants: usize::try_from(some(0.4, 1..4).unwrap_or_default()).unwrap_or_default(),
             reload_every_ms: some(0.5, 4_000..20_000),
             promote_every_ms: some(0.5, 1_000..5_000),
             disk_bytes: some(0.25, SMALL_DISK_BYTES),
+            outage_ms: some(0.2, 600_000..4_000_000),
         };
         let idle_seconds = retention
             .map(|retention| retention + small.bucket_seconds + 30)
@@ -171,11 +174,17 @@ impl Plan {
         Self {
             size: Size::Large,
             tenants: random.random_range(1..5),
-            traces: random.random_range(150..500),
+            traces: random.random_range(100..300),
             span_ms: random.random_range(60_000..180_000),
             clients: random.random_range(5..12),
             lives: (0..random.random_range(3..10))
-                .map(|_| life(&mut random))
+                .map(|number| {
+                    let life = life(&mut random);
+                    match extras.outage_ms {
+                        Some(pause_ms) if number == 1 => LifePlan { pause_ms, ..life },
+                        _ => life,
+                    }
+                })
                 .collect(),
             credit_bytes: if random.random_bool(0.3) {
                 random.random_range(200_000..1_500_000)
