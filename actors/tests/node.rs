@@ -4,8 +4,9 @@
 
 mod support;
 
+use spandrel_actors::Clock;
 use spandrel_model::batch::StatusCode;
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::policy::KEEP_ALL_POLICY;
 use spandrel_model::ports::{TraceAbsence, TraceLookup};
 use spandrel_model::search::{NamesKind, NamesRequest, SearchFilter, TagCondition, TraceState};
@@ -297,4 +298,48 @@ async fn pages_of_a_search_neither_repeat_nor_skip() {
         "newest start first, then id"
     );
     node.node.stop().await;
+}
+
+/// A late span that starts before its trace moved the trace in the order of results while it was in memory, and made
+/// its block look as if it held nothing so late: the trace came twice, out of order, or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_late_span_that_starts_before_its_trace_leaves_the_trace_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    node.send(&tenant(), &[span(1, 1, 0)]).await;
+    let began = clock.now();
+    pass(12).await;
+    node.flush().await;
+    // The next bucket, while the journal still knows the verdict.
+    clock.jump(HOUR - 11 * UnixNanos::PER_SECOND);
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+    let late = Sent {
+        service: "late",
+        before_ms: 7_200_000,
+        ..span(1, 2, 1)
+    };
+    node.send(&tenant(), &[late]).await;
+    pass(12).await;
+
+    let check = async |what: &str| {
+        let all = node.search(&tenant(), SearchFilter::default()).await;
+        let ids: Vec<_> = all.iter().map(|found| found.trace_id).collect();
+        assert_eq!(ids, [trace_id(2), trace_id(1)], "{what}");
+        let mut request = node.request(&tenant(), with_service("late"));
+        request.filter.from = began;
+        let found = node.node.query().search(request).await.unwrap().traces;
+        assert_eq!(found.len(), 1, "{what}");
+        assert_eq!(found[0].span_count, 2, "{what}");
+        assert_eq!(found[0].start, began.plus(1_000_000), "{what}");
+        assert!(
+            found[0].duration > HOUR / 2,
+            "{what}: {}",
+            found[0].duration
+        );
+        assert_eq!(found[0].services, ["late", "shop"], "{what}");
+    };
+    check("in memory").await;
+    node.flush().await;
+    check("in a block").await;
 }
