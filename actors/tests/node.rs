@@ -309,11 +309,12 @@ async fn a_late_span_that_starts_before_its_trace_leaves_the_trace_in_its_place(
     let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
     node.send(&tenant(), &[span(1, 1, 0)]).await;
     let began = clock.now();
-    pass(12).await;
-    node.flush().await;
-    // The next bucket, while the journal still knows the verdict.
-    clock.jump(HOUR - 11 * UnixNanos::PER_SECOND);
+    pass(1).await;
     node.send(&tenant(), &[span(2, 1, 0)]).await;
+    pass(11).await;
+    node.flush().await;
+    // The next bucket, which gets nothing else, while the journal still knows the verdict.
+    clock.jump(HOUR - 11 * UnixNanos::PER_SECOND);
     let late = Sent {
         service: "late",
         before_ms: 7_200_000,
