@@ -1,14 +1,14 @@
 //! The actor around a shard's assembler: it performs what the pure state asks for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter};
-use spandrel_model::verdict::VerdictRecord;
+use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
 use crate::assembler::{
@@ -67,6 +67,8 @@ pub(crate) struct AssemblerArguments {
     pub(crate) state: ShardState,
     /// Effects of the replay that are still to be performed.
     pub(crate) effects: Effects,
+    /// The last record of the checkpoint that the journal holds.
+    pub(crate) checkpointed: Lsn,
     /// Pays for the state's memory.
     pub(crate) credit: Credit,
 }
@@ -80,8 +82,11 @@ pub(crate) struct AssemblerState {
     writer: Option<ActorRef<WriterMessage>>,
     effects: Effects,
     since_checkpoint_ms: u64,
-    /// The last record of the newest checkpoint of this life.
-    checkpointed: Option<Lsn>,
+    /// The last record of the newest checkpoint: what comes before it may be trimmed.
+    checkpointed: Lsn,
+    /// The same, for the jobs that write it, one at a time.
+    to_write: Arc<AtomicU64>,
+    checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -129,7 +134,9 @@ impl Actor for Assembler {
             effects: arguments.effects,
             // Shards checkpoint one after the other, not all at once.
             since_checkpoint_ms: u64::from(arguments.shard.0) * CHECKPOINT_MS / 64 % CHECKPOINT_MS,
-            checkpointed: None,
+            checkpointed: arguments.checkpointed,
+            to_write: Arc::default(),
+            checkpoint_turn: Arc::default(),
         })
     }
 
@@ -270,12 +277,22 @@ impl AssemblerState {
     fn checkpoint(&mut self) {
         let (shared, shard) = (Arc::clone(&self.shared), self.shard);
         let replayed_until = Lsn(self.state.low_water().0.saturating_sub(1));
-        if self.checkpointed.replace(replayed_until) == Some(replayed_until) {
+        if std::mem::replace(&mut self.checkpointed, replayed_until) == replayed_until {
             return;
         }
+        self.to_write.store(replayed_until.0, Ordering::Relaxed);
+        let (to_write, turn) = (
+            Arc::clone(&self.to_write),
+            Arc::clone(&self.checkpoint_turn),
+        );
         let job = async move {
+            // Whichever of two jobs comes last writes the newest.
+            let _turn = turn.lock().await;
             let journal = Arc::clone(&shared.journal);
-            let write = move || journal.write_checkpoint(shard, replayed_until, &[]);
+            let write = move || {
+                let newest = Lsn(to_write.load(Ordering::Relaxed));
+                journal.write_checkpoint(shard, newest, &[])
+            };
             if let Err(error) = shared.env.block(write).await {
                 // An older checkpoint stays: replay takes longer, nothing is lost.
                 tracing::warn!(shard = shard.0, %error, "checkpoint not written");
@@ -286,11 +303,20 @@ impl AssemblerState {
 
     /// Performs the effects: verdicts to the writer, questions to the journal.
     fn perform(&mut self, myself: &ActorRef<AssemblerMessage>) {
-        let Some(writer) = &self.writer else {
+        let Some(writer) = self.writer.clone() else {
             return;
         };
         if !self.effects.verdicts.is_empty() {
             let verdicts = std::mem::take(&mut self.effects.verdicts);
+            // A drop that is kept after all needs records again that a trim may take any moment.
+            let needs_again = |record: &VerdictRecord| {
+                let first = record.references.first();
+                record.verdict == Verdict::Keep
+                    && first.is_some_and(|first| *first <= self.checkpointed)
+            };
+            if verdicts.iter().any(needs_again) {
+                self.checkpoint();
+            }
             // The node is stopping when the writer is gone: replay decides again.
             let _ = writer.cast(WriterMessage::Verdicts(self.shard, verdicts));
         }

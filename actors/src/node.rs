@@ -469,6 +469,7 @@ async fn start_actors(
             shard: ShardId(number),
             state: one.state,
             effects: one.effects,
+            checkpointed: one.checkpointed,
             credit,
         };
         shards.push(

@@ -27,6 +27,8 @@ const SETTLE_EVERY_FRAMES: u64 = 256;
 pub(crate) struct Recovered {
     pub(crate) state: ShardState,
     pub(crate) effects: Effects,
+    /// The last record of the checkpoint from which it was rebuilt.
+    pub(crate) checkpointed: Lsn,
 }
 
 /// What a recovery did, for the log.
@@ -76,6 +78,7 @@ pub(crate) fn replay(
     mut states: Vec<ShardState>,
 ) -> Result<(Vec<Recovered>, ReplayCost), String> {
     let mut cost = ReplayCost::default();
+    let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
     let start = first_frame(shared, &states)?;
     let mut window = Known::default();
     if let Some(start) = start {
@@ -97,7 +100,6 @@ pub(crate) fn replay(
             window: &window,
         };
         let mut frames = 0;
-        let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
         let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
         each_frame(shared, start, &mut cost, &prepare, &mut |records| {
             for record in records {
@@ -113,11 +115,15 @@ pub(crate) fn replay(
         })?;
     }
     let mut recovered = Vec::with_capacity(states.len());
-    for (mut state, mut effects) in states.into_iter().zip(effects) {
+    for ((mut state, mut effects), checkpointed) in states.into_iter().zip(effects).zip(from) {
         settle_kept(shared, &mut state)?;
         state.keep_pending(&mut effects);
         cost.spans += state.spans_held();
-        recovered.push(Recovered { state, effects });
+        recovered.push(Recovered {
+            state,
+            effects,
+            checkpointed,
+        });
     }
     Ok((recovered, cost))
 }

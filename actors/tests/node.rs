@@ -344,3 +344,26 @@ async fn a_late_span_that_starts_before_its_trace_leaves_the_trace_in_its_place(
     node.flush().await;
     check("in a block").await;
 }
+
+/// A dropped trace was promoted just before its recovery window ended. The shard's checkpoint, up to ten seconds old,
+/// did not know that its records were needed again, and the next trim took them.
+#[tokio::test(start_paused = true)]
+async fn a_promoted_trace_is_not_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, ERRORS_ONLY).await;
+    node.send(&tenant(), &[span(1, 1, 0)]).await;
+    pass(25).await;
+    clock.jump(HOUR);
+    // The slice is closed by a commit to the next one.
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+
+    let promoted = node.node.query().promote(&tenant(), trace_id(1)).await;
+    assert_eq!(promoted.unwrap().trigger, Trigger::Promoted);
+    pass(7).await;
+
+    assert_eq!(state_of(&node, 1).await, Some(TraceState::Kept));
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 1);
+    node.flush().await;
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 1);
+}
