@@ -10,6 +10,8 @@ pub(crate) const STACK_BYTES: usize = 64 << 20;
 pub(crate) const MAX_TRIES: u32 = 40;
 /// Spans of one export request at most.
 pub(crate) const MAX_REQUEST_SPANS: usize = 60;
+/// The same in a large run: each acknowledgement is followed by a fetch of every trace in it.
+pub(crate) const MAX_LARGE_REQUEST_SPANS: usize = 600;
 /// Milliseconds of a client's buffer: spans that end within it travel in one request.
 pub(crate) const BATCH_MS: u64 = 400;
 /// Milliseconds after a failed sync within which the node must have stopped.

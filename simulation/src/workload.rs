@@ -15,7 +15,7 @@ use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use spandrel_model::ids::{TenantId, TraceId};
 
-use crate::limits::{BATCH_MS, EPOCH_SECONDS, MAX_REQUEST_SPANS};
+use crate::limits::{BATCH_MS, EPOCH_SECONDS, MAX_LARGE_REQUEST_SPANS, MAX_REQUEST_SPANS};
 use crate::model::{Fingerprint, SpanRecord, TraceRecord, fingerprint};
 use crate::plan::{Plan, Size};
 use crate::random::{Stream, stream};
@@ -312,6 +312,10 @@ impl Generator<'_> {
 
     /// Each client sends what it has buffered for a while, or a full buffer.
     fn batches(self) -> Workload {
+        let most = match self.plan.size {
+            Size::Small => MAX_REQUEST_SPANS,
+            Size::Large => MAX_LARGE_REQUEST_SPANS,
+        };
         let mut queues = Vec::new();
         for (client, mut sent) in self.sent.into_iter().enumerate() {
             sent.sort_by_key(|sent| sent.at_ms);
@@ -320,7 +324,7 @@ impl Generator<'_> {
             let mut batch: Vec<Sent> = Vec::new();
             for one in sent {
                 let first_ms = batch.first().map_or(one.at_ms, |first| first.at_ms);
-                if batch.len() >= MAX_REQUEST_SPANS || one.at_ms > first_ms + BATCH_MS {
+                if batch.len() >= most || one.at_ms > first_ms + BATCH_MS {
                     queue.push_back(request(tenant, &std::mem::take(&mut batch)));
                 }
                 batch.push(one);
