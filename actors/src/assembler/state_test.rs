@@ -411,7 +411,7 @@ fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
         start_ms: 400,
         ..span(2, 1)
     };
-    world.send(1, &[earlier.clone()]);
+    world.send(1, std::slice::from_ref(&earlier));
     let everything = SearchFilter {
         to: spandrel_model::ids::UnixNanos(u64::MAX),
         ..SearchFilter::default()
