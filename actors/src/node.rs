@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::admin::AdminPort;
 use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::credit_account::CreditAccount;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::{Indexer, IndexerMessage};
@@ -29,7 +30,7 @@ use crate::pager::{Pager, PagerArguments, PagerMessage};
 use crate::query::{Gate, QueryPort};
 use crate::replay::{Recovered, replay};
 use crate::settings::Epoch;
-use crate::shared::{Gauges, Shared, SharedParts};
+use crate::shared::{Shared, SharedParts};
 use crate::writer::{Writer, WriterArguments, WriterMessage};
 
 /// The node of a group of one; others get their ids from the cluster.
@@ -104,21 +105,6 @@ pub struct Recovery {
     pub spans: u64,
     /// Frames skipped because their checksum failed.
     pub corrupt_frames: u64,
-}
-
-/// The credit pool, in bytes, and who holds of it. What the entries do not hold is held by requests and queries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CreditAccount {
-    /// Its size.
-    pub capacity: u64,
-    /// The most that was ever taken at once.
-    pub peak: u64,
-    /// Taken now.
-    pub used: u64,
-    /// Held by the shards for their entries.
-    pub held_by_entries: u64,
-    /// What the entries take.
-    pub entry_bytes: u64,
 }
 
 /// A running node.
@@ -257,14 +243,7 @@ impl Node {
     /// The credit pool and who holds of it.
     #[must_use]
     pub fn credit(&self) -> CreditAccount {
-        let (pool, gauges) = (&self.shared.pool, &self.shared.gauges);
-        CreditAccount {
-            capacity: pool.capacity(),
-            peak: pool.peak(),
-            used: pool.used(),
-            held_by_entries: Gauges::total(&gauges.entry_credit),
-            entry_bytes: Gauges::total(&gauges.entry_bytes),
-        }
+        CreditAccount::of(&self.shared)
     }
 
     /// Stops: what was accepted becomes durable first. Pages are not built; the journal holds what waits for one.

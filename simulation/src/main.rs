@@ -137,6 +137,7 @@ struct Soak {
     large: bool,
 }
 
+#[allow(clippy::disallowed_methods)] // the soak itself runs in real time
 fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?;
     let started = Instant::now();

@@ -15,6 +15,8 @@ pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardSt
 pub use view::{EntryView, LiveNames, MemoryHit};
 
 #[cfg(test)]
+mod regressions_test;
+#[cfg(test)]
 mod state_test;
 #[cfg(test)]
 mod world;
