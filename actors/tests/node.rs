@@ -367,3 +367,35 @@ async fn a_promoted_trace_is_not_trimmed() {
     node.flush().await;
     assert_eq!(node.spans(&tenant(), 1).await.len(), 1);
 }
+
+/// Spans came for a kept trace when the journal had forgotten its verdict. They were decided anew, and until then the
+/// trace showed as open; when they were dropped, a fetch did not find them.
+#[tokio::test(start_paused = true)]
+async fn a_kept_trace_stays_kept_when_the_journal_has_forgotten_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, ERRORS_ONLY).await;
+    let failed = Sent {
+        error: true,
+        ..span(1, 1, 0)
+    };
+    node.send(&tenant(), &[failed]).await;
+    pass(25).await;
+    node.flush().await;
+    let decided = async |node: &TestNode| {
+        let answer = node.find(&tenant(), 1).await.unwrap();
+        (answer.state, answer.decision.unwrap().decided_at)
+    };
+    let before = decided(&node).await;
+    clock.jump(2 * HOUR);
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+    pass(25).await;
+
+    node.send(&tenant(), &[span(1, 2, 1)]).await;
+    assert_eq!(decided(&node).await, before);
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 2);
+    // Without a root the healthy span is decided, and dropped, when it is a minute old.
+    pass(62).await;
+    assert_eq!(decided(&node).await, before);
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 2);
+}

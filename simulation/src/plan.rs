@@ -72,8 +72,6 @@ pub(crate) struct Extras {
     pub(crate) reload_every_ms: Option<u64>,
     /// Milliseconds between two promotions of any trace, if somebody promotes.
     pub(crate) promote_every_ms: Option<u64>,
-    /// Milliseconds for which the node is down after its second life, if it is: longer than the recovery window.
-    pub(crate) outage_ms: Option<u64>,
     /// Size of the disk in bytes, if it is so small that its reserve is reached.
     pub(crate) disk_bytes: Option<u64>,
 }
@@ -165,7 +163,6 @@ impl Plan {
             reload_every_ms: some(0.5, 4_000..20_000),
             promote_every_ms: some(0.5, 1_000..5_000),
             disk_bytes: some(0.25, SMALL_DISK_BYTES),
-            outage_ms: some(0.2, 600_000..4_000_000),
         };
         let idle_seconds = retention
             .map(|retention| retention + small.bucket_seconds + 30)
@@ -178,13 +175,7 @@ impl Plan {
             span_ms: random.random_range(60_000..180_000),
             clients: random.random_range(5..12),
             lives: (0..random.random_range(3..10))
-                .map(|number| {
-                    let life = life(&mut random);
-                    match extras.outage_ms {
-                        Some(pause_ms) if number == 1 => LifePlan { pause_ms, ..life },
-                        _ => life,
-                    }
-                })
+                .map(|_| life(&mut random))
                 .collect(),
             credit_bytes: if random.random_bool(0.3) {
                 random.random_range(200_000..1_500_000)
