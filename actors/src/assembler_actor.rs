@@ -1,19 +1,19 @@
 //! The actor around a shard's assembler: it performs what the pure state asks for.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter};
-use spandrel_model::verdict::VerdictRecord;
+use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, Prior, Promotion,
-    ShardState, Step,
+    Decided, Earlier, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, PagedTrace,
+    Prior, Promotion, ShardState, Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
 use crate::meters::Stage;
@@ -36,7 +36,7 @@ pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
     Writer(ActorRef<WriterMessage>),
     Committed(Vec<ShardCommit>),
-    Confirmed(TenantId, TraceId, Option<VerdictRecord>),
+    Confirmed(TenantId, TraceId, Option<Earlier>),
     Tick,
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
     Search(ShardSearch, oneshot::Sender<MemoryHits>),
@@ -45,8 +45,8 @@ pub(crate) enum AssemblerMessage {
     KeptBacklog(u64, bool, oneshot::Sender<(Vec<(UnixNanos, u64)>, bool)>),
     /// Take out what waits for a page and got its last span until then; the flag as before.
     CollectKept(UnixNanos, bool, oneshot::Sender<Vec<KeptTrace>>),
-    Paged(Vec<(TenantId, TraceId, Lsn)>),
-    PagingFailed(Vec<(TenantId, TraceId, Lsn)>),
+    Paged(Vec<PagedTrace>),
+    PagingFailed(Vec<PagedTrace>),
     Promote(
         TenantId,
         TraceId,
@@ -70,6 +70,8 @@ pub(crate) struct AssemblerArguments {
     pub(crate) state: ShardState,
     /// Effects of the replay that are still to be performed.
     pub(crate) effects: Effects,
+    /// The last record of the checkpoint that the journal holds.
+    pub(crate) checkpointed: Lsn,
     /// Pays for the state's memory.
     pub(crate) credit: Credit,
 }
@@ -83,8 +85,11 @@ pub(crate) struct AssemblerState {
     writer: Option<ActorRef<WriterMessage>>,
     effects: Effects,
     since_checkpoint_ms: u64,
-    /// The last record of the newest checkpoint of this life.
-    checkpointed: Option<Lsn>,
+    /// The last record of the newest checkpoint: what comes before it may be trimmed.
+    checkpointed: Lsn,
+    /// The same, for the jobs that write it, one at a time.
+    to_write: Arc<AtomicU64>,
+    checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -132,7 +137,9 @@ impl Actor for Assembler {
             effects: arguments.effects,
             // Shards checkpoint one after the other, not all at once.
             since_checkpoint_ms: u64::from(arguments.shard.0) * CHECKPOINT_MS / 64 % CHECKPOINT_MS,
-            checkpointed: None,
+            checkpointed: arguments.checkpointed,
+            to_write: Arc::default(),
+            checkpoint_turn: Arc::default(),
         })
     }
 
@@ -197,10 +204,7 @@ impl AssemblerState {
                 let name = |record: &VerdictRecord| shared.policy_name(record);
                 let taken = self.state.collect_kept(until, all, &name);
                 if let Err(taken) = reply.send(taken) {
-                    let keys: Vec<_> = taken
-                        .into_iter()
-                        .map(|kept| (kept.tenant, kept.trace_id, kept.fragment))
-                        .collect();
+                    let keys: Vec<_> = taken.iter().map(KeptTrace::paged).collect();
                     self.state.paging_failed(&keys);
                 }
             }
@@ -250,7 +254,8 @@ impl AssemblerState {
                 crate::meters::applied(&applied, self.shard);
             }
             ShardCommit::Verdicts { lsn, records } => {
-                self.state.verdicts_committed(lsn, &records, step);
+                self.state
+                    .verdicts_committed(lsn, &records, step, &mut self.effects);
                 crate::meters::decided(&records, step.now);
             }
         }
@@ -278,12 +283,22 @@ impl AssemblerState {
     fn checkpoint(&mut self) {
         let (shared, shard) = (Arc::clone(&self.shared), self.shard);
         let replayed_until = Lsn(self.state.low_water().0.saturating_sub(1));
-        if self.checkpointed.replace(replayed_until) == Some(replayed_until) {
+        if std::mem::replace(&mut self.checkpointed, replayed_until) == replayed_until {
             return;
         }
+        self.to_write.store(replayed_until.0, Ordering::Relaxed);
+        let (to_write, turn) = (
+            Arc::clone(&self.to_write),
+            Arc::clone(&self.checkpoint_turn),
+        );
         let job = async move {
+            // Whichever of two jobs comes last writes the newest.
+            let _turn = turn.lock().await;
             let journal = Arc::clone(&shared.journal);
-            let write = move || journal.write_checkpoint(shard, replayed_until, &[]);
+            let write = move || {
+                let newest = Lsn(to_write.load(Ordering::Relaxed));
+                journal.write_checkpoint(shard, newest, &[])
+            };
             if let Err(error) = shared.env.block(write).await {
                 // An older checkpoint stays: replay takes longer, nothing is lost.
                 tracing::warn!(shard = shard.0, %error, "checkpoint not written");
@@ -294,19 +309,28 @@ impl AssemblerState {
 
     /// Performs the effects: verdicts to the writer, questions to the journal.
     fn perform(&mut self, myself: &ActorRef<AssemblerMessage>) {
-        let Some(writer) = &self.writer else {
+        let Some(writer) = self.writer.clone() else {
             return;
         };
         if !self.effects.verdicts.is_empty() {
             let verdicts = std::mem::take(&mut self.effects.verdicts);
+            // A drop that is kept after all needs records again that a trim may take any moment.
+            let needs_again = |record: &VerdictRecord| {
+                let first = record.references.first();
+                record.verdict == Verdict::Keep
+                    && first.is_some_and(|first| *first <= self.checkpointed)
+            };
+            if verdicts.iter().any(needs_again) {
+                self.checkpoint();
+            }
             // The node is stopping when the writer is gone: replay decides again.
             let _ = writer.cast(WriterMessage::Verdicts(self.shard, verdicts));
         }
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());
             self.shared.spawn_job("assembler", async move {
-                let (journal, owner) = (Arc::clone(&shared.journal), tenant.clone());
-                let read = move || journal.verdict(shard, &owner, trace_id);
+                let (stores, owner) = (Arc::clone(&shared), tenant.clone());
+                let read = move || stores.earlier(shard, &owner, trace_id);
                 let found = shared.env.block(read).await.unwrap_or_else(|error| {
                     tracing::error!(%error, trace = %trace_id, "verdict not readable, decided anew");
                     None
@@ -325,5 +349,8 @@ impl AssemblerState {
         if lacking > 0 && !self.credit.try_grow(lacking) {
             crate::meters::uncovered(lacking);
         }
+        let (gauges, shard) = (&self.shared.gauges, usize::from(self.shard.0));
+        gauges.entry_credit[shard].store(self.credit.bytes(), Ordering::Relaxed);
+        gauges.entry_bytes[shard].store(used, Ordering::Relaxed);
     }
 }

@@ -72,14 +72,21 @@ pub(crate) fn alone(shared: &Shared, batch: &SpanBatch, epoch: &Epoch) -> ShardS
     state
 }
 
-/// Evaluates a filter on all spans of a trace: `None` when it does not meet it.
+/// Evaluates a filter on all spans of a trace: `None` when it does not meet it. `start` is the one that search orders
+/// the trace by: late spans do not move it.
 pub(crate) fn evaluate(
     shared: &Shared,
     batch: &SpanBatch,
     filter: &SearchFilter,
+    start: UnixNanos,
     epoch: &Epoch,
 ) -> Option<FoundTrace> {
+    if start < filter.from || start >= filter.to {
+        return None;
+    }
     let without_span_conditions = SearchFilter {
+        from: UnixNanos(0),
+        to: UnixNanos(u64::MAX),
         operation: None,
         status: None,
         tags: Vec::new(),
@@ -87,6 +94,7 @@ pub(crate) fn evaluate(
     };
     let state = alone(shared, batch, epoch);
     let mut found = state.only_found(&without_span_conditions)?;
+    found.start = start;
     if !filter.has_span_conditions() {
         return Some(found);
     }

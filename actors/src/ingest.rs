@@ -65,10 +65,29 @@ impl Ingest for IngestPort {
         let admitted = (reason == "memory")
             .then(|| self.shared.pool.try_take(bytes))
             .flatten();
-        admitted.ok_or_else(|| self.refusal(reason, tenant, 0))
+        admitted.ok_or_else(|| {
+            meters::refused(reason, bytes);
+            self.refusal(reason, tenant)
+        })
     }
 
     async fn export(
+        &self,
+        tenant: &TenantId,
+        request: Bytes,
+        credit: Credit,
+    ) -> Result<ExportOutcome, PortError> {
+        let bytes = request.len() as u64;
+        let outcome = self.take(tenant, request, credit).await;
+        if let Err(error) = &outcome {
+            meters::refused(error.code, bytes);
+        }
+        outcome
+    }
+}
+
+impl IngestPort {
+    async fn take(
         &self,
         tenant: &TenantId,
         request: Bytes,
@@ -91,7 +110,7 @@ impl Ingest for IngestPort {
             let (rows, shards) = self.route(&scanned.batch);
             let growth = shards.iter().map(|part| part.growth).sum();
             if !credit.try_grow(growth) {
-                return Err(self.refusal("memory", tenant, accepted));
+                return Err(self.refusal("memory", tenant));
             }
             self.append(Append {
                 batch: Arc::new(scanned.batch),
@@ -107,11 +126,8 @@ impl Ingest for IngestPort {
         meters::received(accepted, &scanned.rejected, &scanned.changed, bytes);
         Ok(outcome)
     }
-}
 
-impl IngestPort {
-    fn refusal(&self, reason: &'static str, tenant: &TenantId, spans: u64) -> PortError {
-        meters::refused(reason, spans);
+    fn refusal(&self, reason: &'static str, tenant: &TenantId) -> PortError {
         let (message, limit) = match reason {
             "disk_reserve" => (
                 format!("the disk has reached its reserve: spans of tenant `{tenant}` are refused"),

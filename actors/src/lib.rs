@@ -7,6 +7,7 @@ mod admin;
 mod arena;
 pub mod assembler;
 mod assembler_actor;
+mod credit_account;
 mod env;
 mod facts;
 mod found;
@@ -26,6 +27,7 @@ pub mod settings;
 mod shared;
 mod writer;
 
+pub use credit_account::CreditAccount;
 pub use env::{BlockingMode, Clock, Env};
 pub use node::{Node, NodeOptions, StartError};
 pub use recovery::Recovery;

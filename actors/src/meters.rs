@@ -63,10 +63,10 @@ pub(crate) fn received(
     }
 }
 
-/// A request that was refused.
-pub(crate) fn refused(reason: &'static str, spans: u64) {
+/// A request that was refused whole, by its size: how many spans it has is not known before it is read.
+pub(crate) fn refused(reason: &'static str, bytes: u64) {
     counter!("spandrel_requests_refused_total", "reason" => reason).increment(1);
-    counter!("spandrel_spans_refused_total", "reason" => reason).increment(spans);
+    counter!("spandrel_request_bytes_refused_total", "reason" => reason).increment(bytes);
 }
 
 /// Spans that a shard applied.

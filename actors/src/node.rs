@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use crate::admin::AdminPort;
 use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::credit_account::CreditAccount;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::identity::Identity;
@@ -222,10 +223,10 @@ impl Node {
         self.settings.state()
     }
 
-    /// The most bytes of credit that were ever taken at once, and the pool's size.
+    /// The credit pool and who holds of it.
     #[must_use]
-    pub fn credit_peak(&self) -> (u64, u64) {
-        (self.shared.pool.peak(), self.shared.pool.capacity())
+    pub fn credit(&self) -> CreditAccount {
+        CreditAccount::of(&self.shared)
     }
 
     /// Stops: what was accepted becomes durable first. Pages are not built; the journal holds what waits for one.
@@ -421,6 +422,7 @@ async fn start_actors(
             shard: ShardId(number),
             state: one.state,
             effects: one.effects,
+            checkpointed: one.checkpointed,
             credit,
         };
         shards.push(

@@ -9,7 +9,7 @@ use hashbrown::{HashMap, HashSet};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use smallvec::SmallVec;
 use spandrel_model::error::ErrorClass;
-use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TraceId, UnixNanos};
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{SpanArena, SpanList};
-use crate::assembler::KeptTrace;
+use crate::assembler::{KeptTrace, PagedTrace};
 use crate::assembler_actor::AssemblerMessage;
 use crate::facts::{TraceSpans, alone};
 use crate::limits::{PAGE_MAX_AGE_MS, PAGE_SPANS, PAGING_SHARE_256};
@@ -145,10 +145,9 @@ impl PagerState {
         if kept.is_empty() {
             return Ok(0);
         }
-        let mut keys: BTreeMap<ShardId, Vec<(TenantId, TraceId, Lsn)>> = BTreeMap::new();
+        let mut keys: BTreeMap<ShardId, Vec<PagedTrace>> = BTreeMap::new();
         for (shard, trace) in &kept {
-            let key = (trace.tenant.clone(), trace.trace_id, trace.fragment);
-            keys.entry(*shard).or_default().push(key);
+            keys.entry(*shard).or_default().push(trace.paged());
         }
         let (count, shared) = (kept.len(), Arc::clone(&self.shared));
         let mut buffers = std::mem::take(&mut self.buffers);
@@ -476,7 +475,8 @@ fn summarise(
     let state = alone(shared, &batch, &epoch);
     let record = &one.kept.record;
     let name = shared.policy_name(record);
-    let Some(mut summary) = state.only_summary(one.kept.fragment, record, name) else {
+    let Some(mut summary) = state.only_summary(one.kept.fragment, one.kept.start, record, name)
+    else {
         return Ok(None);
     };
     summary.bucket = one.kept.bucket;
@@ -498,6 +498,7 @@ fn summarise(
 fn merge(earlier: TraceSummary, late: TraceSummary) -> TraceSummary {
     let mut merged = TraceSummary {
         start: earlier.start,
+        earliest: earlier.earliest.min(late.earliest),
         end: earlier.end.max(late.end),
         root: earlier.root.or(late.root),
         span_count: earlier.span_count.saturating_add(late.span_count),

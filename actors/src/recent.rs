@@ -135,6 +135,7 @@ mod tests {
             fragment: Lsn(sequence),
             bucket: Bucket(1),
             start: UnixNanos(0),
+            earliest: UnixNanos(0),
             end: UnixNanos(0),
             root: None,
             span_count: 1,

@@ -15,7 +15,7 @@ use spandrel_storage::journal::{
     Corruption, Frame, FrameId, JournalError, RecordHead, RecordKind, Walk,
 };
 
-use crate::assembler::{Decided, Effects, Prior, ShardState, Step};
+use crate::assembler::{Decided, Effects, PagedTrace, Prior, ShardState, Step};
 use crate::env::BlockingMode;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -29,6 +29,8 @@ const SETTLE_EVERY_FRAMES: u64 = 256;
 pub(crate) struct Recovered {
     pub(crate) state: ShardState,
     pub(crate) effects: Effects,
+    /// The last record of the checkpoint from which it was rebuilt.
+    pub(crate) checkpointed: Lsn,
 }
 
 /// What a recovery did, for the log.
@@ -65,8 +67,8 @@ impl Decided for ReplayDecided<'_> {
         if mine.next().is_none() && !journal.maybe_decided(shard, tenant, trace_id) {
             return Prior::None;
         }
-        match journal.verdict(shard, tenant, trace_id) {
-            Ok(Some(record)) => Prior::Decided(Box::new(record)),
+        match self.shared.earlier(shard, tenant, trace_id) {
+            Ok(Some(earlier)) => Prior::Decided(Box::new(earlier)),
             _ => Prior::None,
         }
     }
@@ -79,6 +81,7 @@ pub(crate) fn replay(
     mut states: Vec<ShardState>,
 ) -> Result<(Vec<Recovered>, ReplayCost), String> {
     let mut cost = ReplayCost::default();
+    let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
     let start = first_frame(shared, &states)?;
     let mut window = Known::default();
     if let Some(start) = start {
@@ -101,7 +104,6 @@ pub(crate) fn replay(
             window: &window,
         };
         let mut frames = 0;
-        let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
         let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
         let walk = shared.journal.walk(before(start));
         each_frame(shared, walk, &mut cost, &prepare, &mut |records| {
@@ -118,11 +120,15 @@ pub(crate) fn replay(
         })?;
     }
     let mut recovered = Vec::with_capacity(states.len());
-    for (mut state, mut effects) in states.into_iter().zip(effects) {
+    for ((mut state, mut effects), checkpointed) in states.into_iter().zip(effects).zip(from) {
         settle_kept(shared, &mut state)?;
         state.keep_pending(&mut effects);
         cost.spans += state.spans_held();
-        recovered.push(Recovered { state, effects });
+        recovered.push(Recovered {
+            state,
+            effects,
+            checkpointed,
+        });
     }
     Ok((recovered, cost))
 }
@@ -279,7 +285,9 @@ fn apply_record(
             let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
             state.apply(record.head.lsn, &batch, &rows, &step, effects);
         }
-        Content::Verdicts(records) => state.verdicts_committed(record.head.lsn, &records, &step),
+        Content::Verdicts(records) => {
+            state.verdicts_committed(record.head.lsn, &records, &step, effects);
+        }
         Content::Other => state.advance(record.head.lsn),
     }
 }
@@ -291,9 +299,21 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
     for (tenant, trace_id) in state.kept_keys() {
         let fragments = shared.blocks.fragments(&tenant, shard, trace_id);
         let fragments = fragments.map_err(|error| error.to_string())?;
-        if let Some(newest) = fragments.iter().map(|location| location.fragment).max() {
-            paged.push((tenant, trace_id, newest));
-        }
+        let Some(fragment) = fragments.iter().map(|location| location.fragment).max() else {
+            continue;
+        };
+        // Only what stays needs it.
+        let start = if state.has_after(&tenant, trace_id, fragment) {
+            shared.stored_start(shard, &tenant, trace_id)?
+        } else {
+            None
+        };
+        paged.push(PagedTrace {
+            start: start.unwrap_or_default(),
+            tenant,
+            trace_id,
+            fragment,
+        });
     }
     state.paged(&paged);
     Ok(())

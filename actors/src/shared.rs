@@ -9,11 +9,12 @@ use spandrel_model::credit::CreditPool;
 use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::policy::Limiters;
 use spandrel_model::routing::ShardRouter;
-use spandrel_model::verdict::{NO_POLICY, PROMOTED_POLICY, VerdictRecord};
+use spandrel_model::verdict::{NO_POLICY, PROMOTED_POLICY, Verdict, VerdictRecord};
 use spandrel_storage::block::BlockStore;
 use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
 
+use crate::assembler::Earlier;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
@@ -26,6 +27,9 @@ pub(crate) struct Gauges {
     pub(crate) unpaged_traces: Vec<AtomicU64>,
     /// Bytes of spans of kept traces that a page may be built of.
     pub(crate) pageable_bytes: Vec<AtomicU64>,
+    /// Credit that each shard holds for its entries, in bytes, and what they take.
+    pub(crate) entry_credit: Vec<AtomicU64>,
+    pub(crate) entry_bytes: Vec<AtomicU64>,
     /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
     pub(crate) oldest_unpaged: Vec<AtomicU64>,
 }
@@ -37,6 +41,8 @@ impl Gauges {
             open_traces: zeros(),
             unpaged_traces: zeros(),
             pageable_bytes: zeros(),
+            entry_credit: zeros(),
+            entry_bytes: zeros(),
             oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }
@@ -172,6 +178,38 @@ impl Shared {
     pub(crate) fn shard(&self, tenant: &TenantId, trace_id: TraceId) -> ShardId {
         self.router
             .shard(self.router.hash(self.router.tenant_seed(tenant), trace_id))
+    }
+
+    /// What was decided of a trace, as the journal and the blocks know it. Reads from the disk.
+    pub(crate) fn earlier(
+        &self,
+        shard: ShardId,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<Option<Earlier>, String> {
+        let found = self.journal.verdict(shard, tenant, trace_id);
+        let Some(record) = found.map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        let start = match record.verdict {
+            Verdict::Drop => record.start,
+            Verdict::Keep => self
+                .stored_start(shard, tenant, trace_id)?
+                .unwrap_or(record.start),
+        };
+        Ok(Some(Earlier { record, start }))
+    }
+
+    /// The start under which the blocks hold a trace.
+    pub(crate) fn stored_start(
+        &self,
+        shard: ShardId,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<Option<UnixNanos>, String> {
+        let summary = self.blocks.summary_of(tenant, shard, trace_id);
+        let summary = summary.map_err(|error| error.to_string())?;
+        Ok(summary.map(|summary| summary.start))
     }
 
     /// The name of the policy that decided, if its set is still held.

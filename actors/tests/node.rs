@@ -4,6 +4,7 @@
 
 mod support;
 
+use spandrel_actors::Clock;
 use spandrel_model::batch::StatusCode;
 use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::policy::KEEP_ALL_POLICY;
@@ -437,4 +438,104 @@ async fn names_do_not_need_the_index() {
     let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
     check(&node).await;
     node.node.stop().await;
+}
+
+/// A late span that starts before its trace moved the trace in the order of results while it was in memory, and made
+/// its block look as if it held nothing so late: the trace came twice, out of order, or not at all.
+#[tokio::test(start_paused = true)]
+async fn a_late_span_that_starts_before_its_trace_leaves_the_trace_in_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, KEEP_ALL_POLICY).await;
+    node.send(&tenant(), &[span(1, 1, 0)]).await;
+    let began = clock.now();
+    pass(1).await;
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+    pass(11).await;
+    node.flush().await;
+    // The next bucket, which gets nothing else, while the journal still knows the verdict.
+    clock.jump(HOUR - 11 * UnixNanos::PER_SECOND);
+    let late = Sent {
+        service: "late",
+        before_ms: 7_200_000,
+        ..span(1, 2, 1)
+    };
+    node.send(&tenant(), &[late]).await;
+    pass(12).await;
+
+    let check = async |what: &str| {
+        let all = node.search(&tenant(), SearchFilter::default()).await;
+        let ids: Vec<_> = all.iter().map(|found| found.trace_id).collect();
+        assert_eq!(ids, [trace_id(2), trace_id(1)], "{what}");
+        let mut request = node.request(&tenant(), with_service("late"));
+        request.filter.from = began;
+        let found = node.node.query().search(request).await.unwrap().traces;
+        assert_eq!(found.len(), 1, "{what}");
+        assert_eq!(found[0].span_count, 2, "{what}");
+        assert_eq!(found[0].start, began.plus(1_000_000), "{what}");
+        assert!(
+            found[0].duration > HOUR / 2,
+            "{what}: {}",
+            found[0].duration
+        );
+        assert_eq!(found[0].services, ["late", "shop"], "{what}");
+    };
+    check("in memory").await;
+    node.flush().await;
+    check("in a block").await;
+}
+
+/// A dropped trace was promoted just before its recovery window ended. The shard's checkpoint, up to ten seconds old,
+/// did not know that its records were needed again, and the next trim took them.
+#[tokio::test(start_paused = true)]
+async fn a_promoted_trace_is_not_trimmed() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, ERRORS_ONLY).await;
+    node.send(&tenant(), &[span(1, 1, 0)]).await;
+    pass(25).await;
+    clock.jump(HOUR);
+    // The slice is closed by a commit to the next one.
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+
+    let promoted = node.node.query().promote(&tenant(), trace_id(1)).await;
+    assert_eq!(promoted.unwrap().trigger, Trigger::Promoted);
+    pass(7).await;
+
+    assert_eq!(state_of(&node, 1).await, Some(TraceState::Kept));
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 1);
+    node.flush().await;
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 1);
+}
+
+/// Spans came for a kept trace when the journal had forgotten its verdict. They were decided anew, and until then the
+/// trace showed as open; when they were dropped, a fetch did not find them.
+#[tokio::test(start_paused = true)]
+async fn a_kept_trace_stays_kept_when_the_journal_has_forgotten_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = TestClock::new();
+    let node = start(dir.path(), &clock, ERRORS_ONLY).await;
+    let failed = Sent {
+        error: true,
+        ..span(1, 1, 0)
+    };
+    node.send(&tenant(), &[failed]).await;
+    pass(25).await;
+    node.flush().await;
+    let decided = async |node: &TestNode| {
+        let answer = node.find(&tenant(), 1).await.unwrap();
+        (answer.state, answer.decision.unwrap().decided_at)
+    };
+    let before = decided(&node).await;
+    clock.jump(2 * HOUR);
+    node.send(&tenant(), &[span(2, 1, 0)]).await;
+    pass(25).await;
+
+    node.send(&tenant(), &[span(1, 2, 1)]).await;
+    assert_eq!(decided(&node).await, before);
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 2);
+    // Without a root the healthy span is decided, and dropped, when it is a minute old.
+    pass(62).await;
+    assert_eq!(decided(&node).await, before);
+    assert_eq!(node.spans(&tenant(), 1).await.len(), 2);
 }

@@ -70,12 +70,21 @@ impl Client {
     async fn send(&self, request: &Request) -> Result<(), u64> {
         let world = &self.world;
         {
+            let now = world.now();
             let mut traces = world.traces();
             for (trace, fingerprint) in &request.spans {
+                traces[*trace].first_sent_at.get_or_insert(now);
                 if let Some(span) = traces[*trace].spans.get_mut(fingerprint) {
                     span.sent = true;
                 }
             }
+        }
+        let (span_count, bytes) = (request.spans.len() as u64, request.bytes.len() as u64);
+        {
+            let mut tally = world.tally();
+            tally.under_way += 1;
+            tally.spans += span_count;
+            tally.bytes += bytes;
         }
         let result = match self
             .ingest
@@ -88,6 +97,22 @@ impl Client {
             }
             Err(refused) => Err(refused),
         };
+        {
+            let mut tally = world.tally();
+            tally.under_way -= 1;
+            match &result {
+                Ok(outcome) => {
+                    tally.accepted_spans += outcome.accepted;
+                    tally.rejected_spans += outcome.rejected;
+                    tally.accepted_bytes += bytes;
+                }
+                Err(_) => {
+                    tally.refused_requests += 1;
+                    tally.refused_spans += span_count;
+                    tally.refused_bytes += bytes;
+                }
+            }
+        }
         let (client, spans) = (self.number, request.spans.len());
         match result {
             Ok(outcome) => {

@@ -16,11 +16,13 @@ compile_error!(
 pub mod check;
 mod client;
 mod clock;
+mod counters;
 mod disk;
 mod events;
 mod life;
 mod limits;
 mod model;
+mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
 mod overrides;
 mod plan;
@@ -29,5 +31,5 @@ mod run;
 mod workload;
 mod world;
 
-pub use plan::{Canary, Plan};
+pub use plan::{Canary, Plan, Size};
 pub use run::{Outcome, run_seed};

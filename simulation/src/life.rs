@@ -16,12 +16,15 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::sync::Notify;
 
 use crate::check::{
-    Phase, Violation, check_all, check_trace, credit_within_pool, halts_after_failed_sync,
-    search_is_exact, violation,
+    Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
+    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, search_is_exact,
+    violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
-use crate::limits::HALT_MS;
+use crate::limits::{DISK_RESERVE_BYTES, HALT_MS};
+use crate::model::Tally;
+use crate::operators;
 use crate::plan::{Fault, LifePlan};
 use crate::random::{Stream, stream};
 use crate::world::World;
@@ -92,6 +95,7 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
         }
     };
     let signals = Arc::new(Signals::default());
+    *world.tally() = Tally::default();
     world.faulted.store(false, Ordering::Relaxed);
     let disk = life_disk(world, &signals);
     let (ending, ended_at) = runtime.block_on(async {
@@ -233,7 +237,7 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: plan.window_seconds,
         journal_max_bytes: 1 << 40,
-        disk_reserve_bytes: Some(1 << 20),
+        disk_reserve_bytes: Some(DISK_RESERVE_BYTES),
         bucket_nanos: plan.bucket_seconds * UnixNanos::PER_SECOND,
         require_tenant: false,
         seed: ClusterSeed {
@@ -241,7 +245,7 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
             routing_key: random.next_u64(),
             shards: plan.shards,
             replication: 1,
-            retention_seconds: 30 * 86_400,
+            retention_seconds: plan.retention_seconds,
             policy_yaml: plan.policy_yaml(),
         },
         new_disk_id: random.next_u64().max(1),
@@ -288,7 +292,10 @@ async fn live(
         );
         return Err(violation("P1", lost));
     }
+    let counters = world.counters.since_now();
     create_tenants(&world, &node).await?;
+    let policy = node.admin().policy().await;
+    world.policies().insert(policy.version, policy.yaml);
     let query = node.query();
     check_all(
         &world,
@@ -308,10 +315,12 @@ async fn live(
     match purpose {
         Purpose::Faulty(plan) => {
             let mut clients = clients(&world, &node);
+            operators(&world, &node, &mut clients);
             let length = Duration::from_millis(plan.length_ms);
             let sampled = tokio::time::timeout(length, sample(&world, &query)).await;
             sampled.unwrap_or(Ok(()))?;
-            credit_within_pool(&node)?;
+            credit_within_pool(&node.credit())?;
+            everything_sent_is_counted(&counters, &world.tally())?;
             if plan.fault == Fault::Stop {
                 clients.abort_all();
                 node.stop().await;
@@ -320,6 +329,7 @@ async fn live(
         Purpose::Settling => {
             let mut clients = clients(&world, &node);
             while clients.join_next().await.is_some() {}
+            everything_sent_is_counted(&counters, &world.tally())?;
             settle(&world, &node).await?;
         }
         Purpose::Checking => search_is_exact(&world, &query).await?,
@@ -355,6 +365,21 @@ fn clients(world: &Arc<World>, node: &Node) -> tokio::task::JoinSet<()> {
     tasks
 }
 
+/// People who change things while clients send.
+fn operators(world: &Arc<World>, node: &Node, tasks: &mut tokio::task::JoinSet<()>) {
+    let extras = world.plan.extras;
+    if let Some(every_ms) = extras.reload_every_ms {
+        tasks.spawn(operators::reload(Arc::clone(world), node.admin(), every_ms));
+    }
+    if let Some(every_ms) = extras.promote_every_ms {
+        tasks.spawn(operators::promote(
+            Arc::clone(world),
+            node.query(),
+            every_ms,
+        ));
+    }
+}
+
 /// Checks one trace after the other while spans arrive.
 async fn sample(world: &Arc<World>, query: &Arc<dyn Query>) -> Result<(), Violation> {
     let mut random = stream(world.plan.seed ^ world.elapsed_ms(), Stream::Samples);
@@ -376,7 +401,10 @@ async fn settle(world: &Arc<World>, node: &Node) -> Result<(), Violation> {
     flushed.map_err(|error| violation("answer", format!("flush: {error}")))?;
     check_all(world, &query, Phase::Settled).await?;
     search_is_exact(world, &query).await?;
+    credit_is_held_by_entries(&node.credit())?;
     tokio::time::sleep(Duration::from_secs(world.plan.idle_seconds)).await;
     check_all(world, &query, Phase::Settled).await?;
-    credit_within_pool(node)
+    expired_traces_are_gone(world, &query).await?;
+    search_is_exact(world, &query).await?;
+    credit_is_held_by_entries(&node.credit())
 }

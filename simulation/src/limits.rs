@@ -10,12 +10,18 @@ pub(crate) const STACK_BYTES: usize = 64 << 20;
 pub(crate) const MAX_TRIES: u32 = 40;
 /// Spans of one export request at most.
 pub(crate) const MAX_REQUEST_SPANS: usize = 60;
+/// The same in a large run: each acknowledgement is followed by a fetch of every trace in it.
+pub(crate) const MAX_LARGE_REQUEST_SPANS: usize = 600;
 /// Milliseconds of a client's buffer: spans that end within it travel in one request.
 pub(crate) const BATCH_MS: u64 = 400;
 /// Milliseconds after a failed sync within which the node must have stopped.
 pub(crate) const HALT_MS: u64 = 2_000;
 /// Starts of the node within one run at most: a run that needs more does not terminate.
 pub(crate) const MAX_LIVES: usize = 16;
+/// Free bytes of the disk below which the node refuses spans.
+pub(crate) const DISK_RESERVE_BYTES: u64 = 12 << 20;
+/// Seconds after the end of its last bucket within which what has expired is removed: the node looks every 5 s.
+pub(crate) const EXPIRY_SLACK_SECONDS: u64 = 10;
 /// Results of one page of a search.
 pub(crate) const SEARCH_PAGE: usize = 7;
 /// Pages of one search at most.

@@ -1,9 +1,13 @@
 //! Replays one seed, or soaks many, each in a process of its own.
 
 use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use spandrel_simulation::{Canary, Plan, run_seed};
+
+/// Seeds of a soak that says neither how many nor how long.
+const DEFAULT_SEEDS: u64 = 100;
 
 /// The simulation of a node.
 #[derive(Debug, Parser)]
@@ -21,15 +25,24 @@ enum Action {
         /// Prints every event; RUST_LOG shows the node's own log lines among them.
         #[arg(long)]
         events: bool,
+        /// The large plan of the seed.
+        #[arg(long)]
+        large: bool,
         /// Puts a defect in, which a checker must find.
         #[arg(long)]
         canary: bool,
     },
     /// Runs many seeds and prints those that fail.
     Soak {
-        /// How many.
-        #[arg(long, default_value_t = 100)]
-        seeds: u64,
+        /// How many; 100 unless a time is given.
+        #[arg(long)]
+        seeds: Option<u64>,
+        /// Stops beginning with another one after so many minutes.
+        #[arg(long)]
+        minutes: Option<u64>,
+        /// The large plans of the seeds.
+        #[arg(long)]
+        large: bool,
         /// The first one.
         #[arg(long, default_value_t = 1)]
         from: u64,
@@ -41,19 +54,41 @@ fn main() -> anyhow::Result<ExitCode> {
         Action::Replay {
             seed,
             events,
+            large,
             canary,
-        } => Ok(replay(seed, events, canary)),
-        Action::Soak { seeds, from } => soak(from, seeds),
+        } => Ok(replay(seed, events, large, canary)),
+        Action::Soak {
+            seeds,
+            minutes,
+            large,
+            from,
+        } => {
+            let default = if minutes.is_some() {
+                u64::MAX
+            } else {
+                DEFAULT_SEEDS
+            };
+            soak(&Soak {
+                from,
+                seeds: seeds.unwrap_or(default),
+                time: minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60))),
+                large,
+            })
+        }
     }
 }
 
-fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
+fn replay(seed: u64, events: bool, large: bool, canary: bool) -> ExitCode {
     tracing_subscriber::fmt()
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let plan = Plan::of(seed);
+    let plan = if large {
+        Plan::large(seed)
+    } else {
+        Plan::of(seed)
+    };
     let plan = if canary {
         plan.with_canary(Canary::JournalSyncsLie)
     } else {
@@ -77,8 +112,11 @@ fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
                     .for_each(|event| println!("{event}"));
             }
             println!("broken: {violation}");
+            let large = if large { " --large" } else { "" };
             let canary = if canary { " --canary" } else { "" };
-            println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{canary}");
+            println!(
+                "replay: cargo run -p spandrel-simulation -- replay {seed} --events{large}{canary}"
+            );
             "FAILED"
         }
     };
@@ -90,13 +128,32 @@ fn replay(seed: u64, events: bool, canary: bool) -> ExitCode {
     }
 }
 
-fn soak(from: u64, seeds: u64) -> anyhow::Result<ExitCode> {
+/// Which seeds a soak runs.
+struct Soak {
+    from: u64,
+    seeds: u64,
+    /// No seed begins after it.
+    time: Option<Duration>,
+    large: bool,
+}
+
+#[allow(clippy::disallowed_methods)] // the soak itself runs in real time
+fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe()?;
+    let started = Instant::now();
     let mut failed = Vec::new();
-    for seed in from..from.saturating_add(seeds) {
-        let output = Command::new(&program)
-            .args(["replay", &seed.to_string()])
-            .output()?;
+    let mut ran = 0u64;
+    for seed in soak.from..soak.from.saturating_add(soak.seeds) {
+        if soak.time.is_some_and(|time| started.elapsed() >= time) {
+            break;
+        }
+        let mut command = Command::new(&program);
+        command.args(["replay", &seed.to_string()]);
+        if soak.large {
+            command.arg("--large");
+        }
+        let output = command.output()?;
+        ran += 1;
         let text = String::from_utf8_lossy(&output.stdout);
         for line in text
             .lines()
@@ -108,7 +165,7 @@ fn soak(from: u64, seeds: u64) -> anyhow::Result<ExitCode> {
             failed.push(seed);
         }
     }
-    println!("{seeds} seeds, {} failed: {failed:?}", failed.len());
+    println!("{ran} seeds, {} failed: {failed:?}", failed.len());
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {

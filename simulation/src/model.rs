@@ -41,6 +41,23 @@ pub(crate) struct TraceRecord {
     pub(crate) trace_id: TraceId,
     pub(crate) spans: BTreeMap<Fingerprint, SpanRecord>,
     pub(crate) seen: Option<Seen>,
+    /// When the first of its spans left a client.
+    pub(crate) first_sent_at: Option<UnixNanos>,
+}
+
+/// What clients know of their requests in one life of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    /// Requests that were not answered yet.
+    pub(crate) under_way: u64,
+    pub(crate) spans: u64,
+    pub(crate) bytes: u64,
+    pub(crate) accepted_spans: u64,
+    pub(crate) rejected_spans: u64,
+    pub(crate) accepted_bytes: u64,
+    pub(crate) refused_requests: u64,
+    pub(crate) refused_spans: u64,
+    pub(crate) refused_bytes: u64,
 }
 
 impl TraceRecord {

@@ -6,6 +6,13 @@ use spandrel_model::policy::DEFAULT_POLICY;
 
 use crate::random::{Stream, stream};
 
+/// A retention that no run reaches: 30 days.
+const LONG_RETENTION_SECONDS: u64 = 30 * 86_400;
+/// Retentions that a run reaches: an hour is the least that the settings allow.
+const SHORT_RETENTION_SECONDS: std::ops::Range<u64> = 3_600..3_700;
+/// Sizes of a disk whose reserve a large run reaches.
+const SMALL_DISK_BYTES: std::ops::Range<u64> = (24 << 20)..(40 << 20);
+
 /// A defect that is put in on purpose: a checker must find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Canary {
@@ -47,10 +54,33 @@ pub(crate) enum PolicyChoice {
     Default,
 }
 
+/// How much a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Size {
+    /// What every build can afford.
+    Small,
+    /// Many more traces over a longer time, and what only shows then.
+    Large,
+}
+
+/// What a large plan adds; a small one has none of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Extras {
+    /// Traces of thousands of spans.
+    pub(crate) giants: usize,
+    /// Milliseconds between two changes of the policy, if it changes while spans arrive.
+    pub(crate) reload_every_ms: Option<u64>,
+    /// Milliseconds between two promotions of any trace, if somebody promotes.
+    pub(crate) promote_every_ms: Option<u64>,
+    /// Size of the disk in bytes, if it is so small that its reserve is reached.
+    pub(crate) disk_bytes: Option<u64>,
+}
+
 /// Everything that a run does, but for its spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     pub(crate) seed: u64,
+    pub(crate) size: Size,
     pub(crate) shards: u16,
     pub(crate) policy: PolicyChoice,
     pub(crate) idle_ms: u64,
@@ -69,6 +99,8 @@ pub struct Plan {
     pub(crate) idle_seconds: u64,
     /// The index is deleted before the last start.
     pub(crate) loses_index: bool,
+    pub(crate) retention_seconds: u64,
+    pub(crate) extras: Extras,
     pub(crate) canary: Option<Canary>,
 }
 
@@ -81,6 +113,7 @@ impl Plan {
         let small_pool = random.random_bool(0.4);
         Self {
             seed,
+            size: Size::Small,
             shards: 16,
             policy: if random.random_bool(0.7) {
                 PolicyChoice::ErrorsAndSlow
@@ -109,7 +142,50 @@ impl Plan {
                 5
             },
             loses_index: random.random_bool(0.5),
+            retention_seconds: LONG_RETENTION_SECONDS,
+            extras: Extras::default(),
             canary: None,
+        }
+    }
+
+    /// The large plan of a seed, for soaks.
+    #[must_use]
+    pub fn large(seed: u64) -> Self {
+        let small = Self::of(seed);
+        let mut random = stream(seed, Stream::LargePlan);
+        let mut some = |share: f64, range: std::ops::Range<u64>| {
+            let value = random.random_range(range);
+            random.random_bool(share).then_some(value)
+        };
+        let retention = some(0.08, SHORT_RETENTION_SECONDS);
+        let extras = Extras {
+            giants: usize::try_from(some(0.4, 1..4).unwrap_or_default()).unwrap_or_default(),
+            reload_every_ms: some(0.5, 4_000..20_000),
+            promote_every_ms: some(0.5, 1_000..5_000),
+            disk_bytes: some(0.25, SMALL_DISK_BYTES),
+        };
+        let idle_seconds = retention
+            .map(|retention| retention + small.bucket_seconds + 30)
+            .or(some(0.3, 400..900))
+            .unwrap_or(5);
+        Self {
+            size: Size::Large,
+            tenants: random.random_range(1..5),
+            traces: random.random_range(100..300),
+            span_ms: random.random_range(60_000..180_000),
+            clients: random.random_range(5..12),
+            lives: (0..random.random_range(3..10))
+                .map(|_| life(&mut random))
+                .collect(),
+            credit_bytes: if random.random_bool(0.3) {
+                random.random_range(200_000..1_500_000)
+            } else {
+                32 << 20
+            },
+            retention_seconds: retention.unwrap_or(LONG_RETENTION_SECONDS),
+            idle_seconds,
+            extras,
+            ..small
         }
     }
 
@@ -123,19 +199,37 @@ impl Plan {
         self
     }
 
-    /// The policy file.
+    /// The policy file at the start.
     pub(crate) fn policy_yaml(&self) -> String {
+        self.policy_yaml_of(0)
+    }
+
+    /// The policy file after so many changes: each keeps errors, what else it keeps differs.
+    pub(crate) fn policy_yaml_of(&self, changes: u64) -> String {
         let times = format!(
             "decision: {{idle: {}ms, max_age: {}ms}}\n",
             self.idle_ms, self.max_age_ms
         );
-        match self.policy {
-            PolicyChoice::Default => DEFAULT_POLICY.to_owned(),
-            PolicyChoice::ErrorsAndSlow => {
+        let threshold_ms = 1_000 + changes % 3 * 500;
+        match (self.policy, changes % 2) {
+            (PolicyChoice::Default, 0) => DEFAULT_POLICY.to_owned(),
+            (PolicyChoice::Default, _) | (PolicyChoice::ErrorsAndSlow, 0) => {
                 times
-                    + "policies:\n\
-                   \x20 - {name: errors, type: status_code, status_codes: [ERROR]}\n\
-                   \x20 - {name: slow, type: latency, threshold_ms: 1000}\n"
+                    + &format!(
+                        "policies:\n\
+                   \x20 - {{name: errors, type: status_code, status_codes: [ERROR]}}\n\
+                   \x20 - {{name: slow, type: latency, threshold_ms: {threshold_ms}}}\n"
+                    )
+            }
+            (PolicyChoice::ErrorsAndSlow, _) => {
+                times
+                    + &format!(
+                        "policies:\n\
+                   \x20 - {{name: many, type: span_count, min_spans: 7}}\n\
+                   \x20 - {{name: slow, type: latency, threshold_ms: {threshold_ms}}}\n\
+                   \x20 - {{name: errors, type: status_code, status_codes: [ERROR]}}\n\
+                   \x20 - {{name: some, type: probabilistic, sampling_percentage: 20}}\n"
+                    )
             }
         }
     }
@@ -175,9 +269,12 @@ mod tests {
 
     #[test]
     fn every_plan_has_a_valid_policy() {
-        for seed in 0..50 {
-            let plan = Plan::of(seed);
-            PolicySet::parse(&plan.policy_yaml(), 1).unwrap();
+        for (seed, plan) in
+            (0..50).flat_map(|seed| [(seed, Plan::of(seed)), (seed, Plan::large(seed))])
+        {
+            for changes in 0..4 {
+                PolicySet::parse(&plan.policy_yaml_of(changes), 1).unwrap();
+            }
             assert!(
                 plan.window_seconds * 1_000 > plan.quiet_ms() + 20_000,
                 "seed {seed}"

@@ -15,6 +15,8 @@ pub(crate) enum Stream {
     Runtime = 5,
     Clients = 6,
     Samples = 7,
+    LargePlan = 8,
+    Operators = 9,
 }
 
 /// The generator of a stream.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use spandrel_storage::disk::Disk;
 
-use crate::check::{Violation, violation};
+use crate::check::{Violation, verdicts_follow_from_their_records, violation};
 use crate::events::Printing;
 use crate::life::{End, Purpose, data_dir, lead};
 use crate::limits::{MAX_LIVES, STACK_BYTES};
@@ -60,7 +60,7 @@ fn run(plan: Plan, printing: Printing) -> Outcome {
     use rand::Rng;
     overrides::install(stream(plan.seed, Stream::Product).next_u64());
     let world = World::new(plan, printing);
-    lives(&world);
+    metrics::with_local_recorder(&world.counters, || lives(&world));
     let acknowledged = {
         let traces = world.traces();
         let spans = traces.iter().flat_map(|trace| trace.spans.values());
@@ -114,5 +114,11 @@ fn lives(world: &Arc<World>) {
             return;
         }
     }
-    next(Purpose::Checking);
+    if next(Purpose::Checking) == End::Violated {
+        return;
+    }
+    let journal = data_dir().join("journal");
+    if let Err(found) = verdicts_follow_from_their_records(world, &journal) {
+        world.violate(found);
+    }
 }

@@ -15,12 +15,14 @@ use rand::{Rng, RngExt};
 use rand_chacha::ChaCha8Rng;
 use spandrel_model::ids::{TenantId, TraceId};
 
-use crate::limits::{BATCH_MS, EPOCH_SECONDS, MAX_REQUEST_SPANS};
+use crate::limits::{BATCH_MS, EPOCH_SECONDS, MAX_LARGE_REQUEST_SPANS, MAX_REQUEST_SPANS};
 use crate::model::{Fingerprint, SpanRecord, TraceRecord, fingerprint};
-use crate::plan::Plan;
+use crate::plan::{Plan, Size};
 use crate::random::{Stream, stream};
 
 pub(crate) const SERVICES: [&str; 5] = ["cart", "checkout", "pay", "search", "shipping"];
+/// Milliseconds over which the spans of a long trace begin.
+const LONG_MS: u64 = 90_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// One export request.
@@ -59,6 +61,14 @@ enum Kind {
     HealthyLate,
     NoRoot,
     Large,
+    /// Thousands of spans of many operations.
+    Giant,
+    /// A span that starts before all others comes last, after the trace has probably been decided.
+    EarlierLate,
+    /// Several spans without a parent.
+    TwoRoots,
+    /// Spans come again and again for minutes.
+    Long,
 }
 
 struct Generator<'a> {
@@ -71,7 +81,7 @@ struct Generator<'a> {
 
 impl Workload {
     pub(crate) fn of(plan: &Plan) -> Self {
-        let names = ["default", "shop"];
+        let names = ["default", "shop", "billing", "search"];
         let tenants = names
             .iter()
             .take(plan.tenants)
@@ -84,10 +94,10 @@ impl Workload {
             sent: (0..plan.clients).map(|_| Vec::new()).collect(),
         };
         for number in 0..plan.traces {
-            let kind = if number == 3 {
-                Kind::Large
-            } else {
-                generator.kind()
+            let kind = match number {
+                3 => Kind::Large,
+                4.. if number < 4 + plan.extras.giants => Kind::Giant,
+                _ => generator.kind(),
             };
             generator.trace(kind);
         }
@@ -97,6 +107,13 @@ impl Workload {
 
 impl Generator<'_> {
     fn kind(&mut self) -> Kind {
+        if self.plan.size == Size::Large && self.random.random_bool(0.25) {
+            return match self.random.random_range(0..4) {
+                0..2 => Kind::EarlierLate,
+                2 => Kind::TwoRoots,
+                _ => Kind::Long,
+            };
+        }
         match self.random.random_range(0..20) {
             0..9 => Kind::Healthy,
             9..12 => Kind::Failed,
@@ -142,10 +159,13 @@ impl Generator<'_> {
             trace_id,
             spans: BTreeMap::new(),
             seen: None,
+            first_sent_at: None,
         });
         let began_ms = self.random.random_range(0..self.plan.span_ms);
         let spans = match kind {
             Kind::Large => 500,
+            Kind::Giant => self.random.random_range(2_000..8_000),
+            Kind::Long => self.random.random_range(10..40),
             _ => self.random.random_range(1..9),
         };
         let slowest_ms = if kind == Kind::Slow { 3_000 } else { 300 };
@@ -153,8 +173,17 @@ impl Generator<'_> {
         let failed = self.random.random_range(0..spans);
         for at in 0..spans {
             let is_root = at == 0;
-            let late = at + 1 == spans && matches!(kind, Kind::FailedLate | Kind::HealthyLate);
-            let after_ms = self.random.random_range(0..200);
+            let late = at + 1 == spans
+                && matches!(
+                    kind,
+                    Kind::FailedLate | Kind::HealthyLate | Kind::EarlierLate
+                );
+            let after_ms = match kind {
+                // Behind the others, so that the late one starts before them.
+                Kind::EarlierLate if !late => self.random.random_range(200..400),
+                Kind::Long => self.random.random_range(0..LONG_MS),
+                _ => self.random.random_range(0..200),
+            };
             let length_ms = if is_root {
                 slowest_ms
             } else {
@@ -169,14 +198,26 @@ impl Generator<'_> {
                 } else {
                     self.span_id()
                 },
-                parent_span_id: if is_root && kind != Kind::NoRoot {
+                parent_span_id: if (is_root && kind != Kind::NoRoot)
+                    || (at == 1 && kind == Kind::TwoRoots)
+                {
                     Vec::new()
                 } else {
                     root_id.clone()
                 },
                 ..self.span(began_ms + after_ms, length_ms, fails)
             };
+            let span = match kind {
+                Kind::Giant => Span {
+                    name: format!("operation {}", at % 200),
+                    ..span
+                },
+                _ => span,
+            };
             let lateness_ms = match () {
+                () if late && self.plan.size == Size::Large => {
+                    self.random.random_range(5_000..120_000)
+                }
                 () if late => self.random.random_range(5_000..30_000),
                 // Out of order: a root often arrives before its children, sometimes long after.
                 () if self.random.random_bool(0.1) => self.random.random_range(500..6_000),
@@ -271,6 +312,10 @@ impl Generator<'_> {
 
     /// Each client sends what it has buffered for a while, or a full buffer.
     fn batches(self) -> Workload {
+        let most = match self.plan.size {
+            Size::Small => MAX_REQUEST_SPANS,
+            Size::Large => MAX_LARGE_REQUEST_SPANS,
+        };
         let mut queues = Vec::new();
         for (client, mut sent) in self.sent.into_iter().enumerate() {
             sent.sort_by_key(|sent| sent.at_ms);
@@ -279,7 +324,7 @@ impl Generator<'_> {
             let mut batch: Vec<Sent> = Vec::new();
             for one in sent {
                 let first_ms = batch.first().map_or(one.at_ms, |first| first.at_ms);
-                if batch.len() >= MAX_REQUEST_SPANS || one.at_ms > first_ms + BATCH_MS {
+                if batch.len() >= most || one.at_ms > first_ms + BATCH_MS {
                     queue.push_back(request(tenant, &std::mem::take(&mut batch)));
                 }
                 batch.push(one);

@@ -1,6 +1,6 @@
 //! What outlives the lives of the node: the disk, the clock, the clients' queues and the truth.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,8 +12,9 @@ use tokio::sync::Notify;
 
 use crate::check::Violation;
 use crate::clock::SimulatedClock;
+use crate::counters::Counters;
 use crate::events::{EventLog, Printing};
-use crate::model::TraceRecord;
+use crate::model::{Tally, TraceRecord};
 use crate::plan::Plan;
 use crate::random::{Stream, stream};
 use crate::workload::{Request, Workload};
@@ -27,6 +28,11 @@ pub(crate) struct World {
     traces: Mutex<Vec<TraceRecord>>,
     queues: Mutex<Vec<VecDeque<Request>>>,
     clients: Mutex<ChaCha8Rng>,
+    /// The node's counters of all lives.
+    pub(crate) counters: Counters,
+    tally: Mutex<Tally>,
+    /// The policy files that were in force, by version.
+    policies: Mutex<BTreeMap<u32, String>>,
     violation: Mutex<Option<Violation>>,
     /// A fault has struck in this life: what the disk no longer gives is no violation.
     pub(crate) faulted: AtomicBool,
@@ -43,14 +49,21 @@ impl World {
         use rand::Rng;
         let workload = Workload::of(&plan);
         let disk_seed = stream(plan.seed, Stream::Disk).next_u64();
+        let disk = SimulatedDisk::new(disk_seed);
+        if let Some(bytes) = plan.extras.disk_bytes {
+            disk.set_capacity(bytes);
+        }
         Arc::new(Self {
             clock: Arc::new(SimulatedClock::new()),
             log: Arc::new(EventLog::new(printing)),
-            disk: SimulatedDisk::new(disk_seed),
+            disk,
             tenants: workload.tenants,
             traces: Mutex::new(workload.traces),
             queues: Mutex::new(workload.queues),
             clients: Mutex::new(stream(plan.seed, Stream::Clients)),
+            counters: Counters::default(),
+            tally: Mutex::new(Tally::default()),
+            policies: Mutex::new(BTreeMap::from([(1, plan.policy_yaml())])),
             violation: Mutex::new(None),
             faulted: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -80,6 +93,15 @@ impl World {
 
     pub(crate) fn client_random(&self) -> MutexGuard<'_, ChaCha8Rng> {
         lock(&self.clients)
+    }
+
+    /// What clients know of their requests in this life.
+    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
+        lock(&self.tally)
+    }
+
+    pub(crate) fn policies(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
+        lock(&self.policies)
     }
 
     /// Records the first violation and ends the run.

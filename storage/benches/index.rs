@@ -65,6 +65,7 @@ fn summary(number: u64) -> TraceSummary {
         fragment: Lsn(number),
         bucket: BUCKET,
         start,
+        earliest: start,
         end: start.plus(random(32, 2_000) * random(33, 1_000) * 1_000),
         root: None,
         span_count: 11,

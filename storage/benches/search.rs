@@ -61,6 +61,7 @@ fn summary(trace: &Trace, random: &mut Random) -> TraceSummary {
         fragment: trace.head.fragment,
         bucket: Bucket(0),
         start: trace.head.received_at,
+        earliest: trace.head.received_at,
         end: trace.head.received_at.plus(300_000_000),
         root: Some(RootSpan {
             span_id: spandrel_model::ids::SpanId([7; 8]),

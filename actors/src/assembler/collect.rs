@@ -3,12 +3,16 @@
 use spandrel_model::batch::{AttributeValue, Run, SpanBatch, SpanKind, StatusCode};
 use spandrel_model::ids::Lsn;
 use spandrel_model::limits::{
-    MAX_INDEXED_VALUE_BYTES, MAX_SUMMARY_ATTRIBUTES, MAX_SUMMARY_CLASSES, UNKNOWN_SERVICE,
+    MAX_INDEXED_VALUE_BYTES, MAX_SUMMARY_ATTRIBUTES, MAX_SUMMARY_CLASSES, RESERVED_SERVICE_CLASSES,
+    UNKNOWN_SERVICE,
 };
 
 use super::entry::{Entry, NO_CLASS, Offer, Phase, Row};
 use super::state::{Applied, ShardState, Step};
 use crate::settings::Epoch;
+
+/// Classes that any span may add to an entry.
+const UNRESERVED_CLASSES: usize = MAX_SUMMARY_CLASSES - RESERVED_SERVICE_CLASSES;
 
 impl ShardState {
     /// Adds the spans `rows` of `batch` to an entry, each once.
@@ -105,8 +109,16 @@ impl ShardState {
         kind: SpanKind,
         status: StatusCode,
     ) -> u8 {
-        let full = entry.classes.len() >= MAX_SUMMARY_CLASSES;
         let borrowed = (service, operation, kind, status);
+        let full = match entry.classes.len() {
+            MAX_SUMMARY_CLASSES.. => true,
+            // The rest is for services that the trace did not have yet.
+            UNRESERVED_CLASSES.. => entry.classes.iter().any(|&class| {
+                let known = self.classes.get(class);
+                known.is_some_and(|known| known.service.as_bytes() == service)
+            }),
+            _ => false,
+        };
         let number = if full {
             self.classes.find(borrowed)
         } else {

@@ -8,8 +8,8 @@ use spandrel_model::limits::{MAX_TRACE_BYTES, MAX_TRACE_SPANS};
 use spandrel_model::policy::{Decision, TraceFacts};
 use spandrel_model::verdict::{CERTAIN, PROMOTED_POLICY, Trigger, Verdict, VerdictRecord};
 
-use super::entry::{Entry, Kept, Phase};
-use super::state::{Effects, ShardState, Step};
+use super::entry::{Deciding, Entry, Kept, Phase};
+use super::state::{Earlier, Effects, ShardState, Step};
 
 /// What became of a promotion.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,14 +25,14 @@ pub enum Promotion {
 }
 
 impl ShardState {
-    pub(crate) fn late_phase(record: Box<VerdictRecord>) -> Phase {
-        match record.verdict {
-            Verdict::Drop => Phase::LateDropped(record),
+    pub(crate) fn late_phase(earlier: Earlier) -> Phase {
+        match earlier.record.verdict {
+            Verdict::Drop => Phase::LateDropped(Box::new(earlier.record)),
             Verdict::Keep => Phase::Kept(Box::new(Kept {
-                record: *record,
+                record: earlier.record,
                 ready: false,
                 paging: false,
-                stored: true,
+                stored: Some(earlier.start),
             })),
         }
     }
@@ -43,7 +43,7 @@ impl ShardState {
             tenant: &self.tenants[entry.tenant as usize],
             trace_id: entry.trace_id,
             bits: entry.bits,
-            start: entry.start.min(entry.end),
+            start: entry.earliest(),
             end: entry.end,
             span_count: entry.span_count(),
             bytes: entry.bytes,
@@ -54,7 +54,6 @@ impl ShardState {
             if record.policy_version == entry.policy_version {
                 facts.bits |= record.votes;
             }
-            facts.start = facts.start.min(record.start);
             facts.end = facts.end.max(record.end);
             facts.span_count = facts.span_count.saturating_add(record.span_count);
         }
@@ -116,7 +115,14 @@ impl ShardState {
 
     fn send(&mut self, slot: u32, record: VerdictRecord, effects: &mut Effects) {
         effects.verdicts.push(record.clone());
-        self.set_phase(slot, Phase::Deciding(Box::new(record)));
+        let Some(entry) = self.slots[slot as usize].as_ref() else {
+            return;
+        };
+        let earlier = entry.dropped_by().cloned();
+        self.set_phase(
+            slot,
+            Phase::Deciding(Box::new(Deciding { record, earlier })),
+        );
     }
 
     /// Decisions that do not wait for a tick: a trace at its cap, a keep that no later span can change, a drop that
@@ -137,38 +143,45 @@ impl ShardState {
                     }
                 }
             }
-            Phase::LateDropped(_) => {
-                self.upgrade(slot, step, effects);
-            }
+            Phase::LateDropped(_) => self.upgrade(slot, step, effects),
             _ => {}
         }
     }
 
-    /// Decides a dropped trace again with what came late; true when it is kept now. Limiters are read from the
-    /// record, not asked again: only a fact can turn a drop.
-    fn upgrade(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) -> bool {
-        let Some(entry) = self.slots[slot as usize].as_ref() else {
-            return false;
-        };
+    /// Keeps a dropped trace when what came late makes the policy say so.
+    fn upgrade(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
+        if let Some(record) = self.weigh_again(slot, step)
+            && record.verdict == Verdict::Keep
+        {
+            self.adopt_references(slot, &record);
+            self.send(slot, record, effects);
+        }
+    }
+
+    /// Records a dropped trace again with its late spans: the record names every one that the journal holds, so that
+    /// a fetch finds the late ones too.
+    fn drop_again(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
+        if let Some(record) = self.weigh_again(slot, step) {
+            self.send(slot, record, effects);
+        }
+    }
+
+    /// Decides a dropped trace again with what came late. Limiters are read from the record, not asked again: only a
+    /// fact can turn a drop.
+    fn weigh_again(&self, slot: u32, step: &Step<'_>) -> Option<VerdictRecord> {
+        let entry = self.slots[slot as usize].as_ref()?;
         let Phase::LateDropped(earlier) = &entry.phase else {
-            return false;
+            return None;
         };
         let facts = self.facts(entry, step);
         let policy = step.epoch.policy(entry.policy_version).set();
-        let same_policy = earlier.policy_version == policy.version();
-        let readings = if same_policy {
+        let readings = if earlier.policy_version == policy.version() {
             earlier.limiters.as_slice()
         } else {
             &[]
         };
         let decision = policy.recompute(&facts, readings);
-        if decision.verdict == Verdict::Drop {
-            return false;
-        }
-        let record = self.record(entry, &facts, decision, Trigger::LateSpan, step);
-        self.adopt_references(slot, &record);
-        self.send(slot, record, effects);
-        true
+        Some(self.record(entry, &facts, decision, Trigger::LateSpan, step))
     }
 
     /// An entry that stands for all of its trace again needs all of its records until it is in a block. The facts of
@@ -208,30 +221,6 @@ impl ShardState {
         }
     }
 
-    /// The record of a drop names every span that the journal holds, so that a fetch finds the late ones too.
-    fn drop_again(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
-        let Some(entry) = self.slots[slot as usize].as_ref() else {
-            return;
-        };
-        let Phase::LateDropped(earlier) = &entry.phase else {
-            return;
-        };
-        let facts = self.facts(entry, step);
-        let same_policy = earlier.policy_version == entry.policy_version;
-        let decision = Decision {
-            verdict: Verdict::Drop,
-            policy: earlier.policy,
-            probability: earlier.probability,
-            limiters: if same_policy {
-                earlier.limiters.clone()
-            } else {
-                SmallVec::new()
-            },
-        };
-        let record = self.record(entry, &facts, decision, Trigger::LateSpan, step);
-        self.send(slot, record, effects);
-    }
-
     pub(crate) fn make_ready(&mut self, slot: u32) {
         if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
             .as_mut()
@@ -267,11 +256,20 @@ impl ShardState {
     }
 
     /// The verdicts of one record, `lsn`, are durable: drops leave, keeps wait for their page.
-    pub fn verdicts_committed(&mut self, lsn: Lsn, records: &[VerdictRecord], step: &Step<'_>) {
+    pub fn verdicts_committed(
+        &mut self,
+        lsn: Lsn,
+        records: &[VerdictRecord],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) {
         self.advance(lsn);
         for record in records {
-            let Some(slot) = self.find(&record.tenant, record.trace_id) else {
-                continue;
+            let slot = match (self.find(&record.tenant, record.trace_id), record.verdict) {
+                (Some(slot), _) => slot,
+                // On replay all spans of a trace that was dropped before it was kept may lie before the checkpoint.
+                (None, Verdict::Keep) => self.insert_dropped(record.clone(), step),
+                (None, Verdict::Drop) => continue,
             };
             let Some(entry) = self.slots[slot as usize].as_ref() else {
                 continue;
@@ -293,12 +291,14 @@ impl ShardState {
                             record,
                             ready: !waits || step.pressure > 1,
                             paging: false,
-                            stored: false,
+                            stored: None,
                         })),
                     );
                 }
                 Verdict::Drop if more_came => {
-                    self.set_phase(slot, Phase::LateDropped(Box::new(record)))
+                    self.set_phase(slot, Phase::LateDropped(Box::new(record)));
+                    // What came while the drop was on its way has not been weighed.
+                    self.upgrade(slot, step, effects);
                 }
                 Verdict::Drop => self.remove(slot),
             }
@@ -310,7 +310,7 @@ impl ShardState {
         &mut self,
         tenant: &TenantId,
         trace_id: TraceId,
-        found: Option<VerdictRecord>,
+        found: Option<Earlier>,
         step: &Step<'_>,
         effects: &mut Effects,
     ) {
@@ -325,11 +325,11 @@ impl ShardState {
         }
         let phase = match found {
             None => Phase::Open,
-            Some(record) => {
+            Some(earlier) => {
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
                     entry.partial = true;
                 }
-                Self::late_phase(Box::new(record))
+                Self::late_phase(earlier)
             }
         };
         self.set_phase(slot, phase);
@@ -379,15 +379,20 @@ impl ShardState {
         }
         let (tenant, trace_id) = (earlier.tenant.clone(), earlier.trace_id);
         if self.find(&tenant, trace_id).is_none() {
-            let number = self.tenant_number(&tenant);
-            let version = earlier.policy_version;
-            let bucket = earlier.bucket;
-            let phase = Phase::LateDropped(Box::new(earlier));
-            let mut entry = Entry::new(trace_id, number, version, phase, step.now, bucket);
-            entry.partial = true;
-            self.insert(&tenant, entry);
+            self.insert_dropped(earlier, step);
         }
         self.promote(&tenant, trace_id, step, effects)
+    }
+
+    /// An entry for a trace none of whose spans it knows: the record names those that the journal holds.
+    fn insert_dropped(&mut self, record: VerdictRecord, step: &Step<'_>) -> u32 {
+        let tenant = record.tenant.clone();
+        let number = self.tenant_number(&tenant);
+        let (trace_id, version, bucket) = (record.trace_id, record.policy_version, record.bucket);
+        let phase = Phase::LateDropped(Box::new(record));
+        let mut entry = Entry::new(trace_id, number, version, phase, step.now, bucket);
+        entry.partial = true;
+        self.insert(&tenant, entry)
     }
 }
 

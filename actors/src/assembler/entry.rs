@@ -60,11 +60,20 @@ pub(crate) enum Phase {
     /// A filter says that it may have been decided before; the journal is being asked.
     Unconfirmed,
     /// The verdict is on its way to the journal.
-    Deciding(Box<VerdictRecord>),
+    Deciding(Box<Deciding>),
     /// Kept, durably; its spans go to a page. `ready` once no more spans are expected soon.
     Kept(Box<Kept>),
     /// Dropped, durably; these spans came later.
     LateDropped(Box<VerdictRecord>),
+}
+
+/// A verdict on its way.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Deciding {
+    /// What was decided.
+    pub(crate) record: VerdictRecord,
+    /// The durable drop that it replaces: until the new verdict is durable that one stands.
+    pub(crate) earlier: Option<VerdictRecord>,
 }
 
 /// A kept trace.
@@ -76,8 +85,8 @@ pub(crate) struct Kept {
     pub(crate) ready: bool,
     /// Being written to a page.
     pub(crate) paging: bool,
-    /// Earlier spans of the trace are in a block already; the entry holds those that came later.
-    pub(crate) stored: bool,
+    /// Earlier spans of the trace are in a block already, under this start; the entry holds those that came later.
+    pub(crate) stored: Option<UnixNanos>,
 }
 
 /// A trace of a shard.
@@ -150,6 +159,43 @@ impl Entry {
             attributes: SmallVec::new(),
             references: SmallVec::new(),
         }
+    }
+
+    /// The durable drop under which the entry stands.
+    pub(crate) fn dropped_by(&self) -> Option<&VerdictRecord> {
+        match &self.phase {
+            Phase::LateDropped(record) => Some(record),
+            Phase::Deciding(deciding) => deciding.earlier.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// The earliest start that is known: an entry with late spans alone does not hold the earlier ones, the verdict
+    /// that read them does.
+    pub(crate) fn earliest(&self) -> UnixNanos {
+        // Without a span of its own the start lies at the end of time.
+        let own = if self.rows.is_empty() {
+            self.start
+        } else {
+            self.start.min(self.end)
+        };
+        match (&self.phase, self.dropped_by()) {
+            (Phase::Kept(kept), _) => {
+                let known = own.min(kept.record.start);
+                kept.stored.map_or(known, |stored| stored.min(known))
+            }
+            (_, Some(record)) if self.partial => own.min(record.start),
+            _ => own,
+        }
+    }
+
+    /// The start that search orders by: once the trace is in a block, no later span moves it.
+    pub(crate) fn fixed_start(&self) -> UnixNanos {
+        let stored = match &self.phase {
+            Phase::Kept(kept) => kept.stored,
+            _ => None,
+        };
+        stored.unwrap_or_else(|| self.earliest())
     }
 
     /// Adds a row unless it is there already.
@@ -249,9 +295,13 @@ impl Entry {
         };
         let phase = match &self.phase {
             Phase::Open | Phase::Unconfirmed => 0,
-            Phase::Deciding(record) | Phase::LateDropped(record) => {
-                size_of::<VerdictRecord>() + record.references.len() * 8
+            Phase::Deciding(deciding) => {
+                let records = [Some(&deciding.record), deciding.earlier.as_ref()];
+                let references = records.into_iter().flatten();
+                let references: usize = references.map(|record| record.references.len()).sum();
+                size_of::<Deciding>() + references * 8
             }
+            Phase::LateDropped(record) => size_of::<VerdictRecord>() + record.references.len() * 8,
             Phase::Kept(kept) => size_of::<Kept>() + kept.record.references.len() * 8,
         };
         ENTRY_BASE_BYTES + (rows + table + classes + attributes + references + phase) as u64

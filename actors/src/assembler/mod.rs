@@ -10,10 +10,12 @@ mod symbols;
 mod view;
 
 pub use decide::Promotion;
-pub use paging::KeptTrace;
-pub use state::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
+pub use paging::{KeptTrace, PagedTrace};
+pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
 pub use view::{EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, UnverifiedTrace};
 
+#[cfg(test)]
+mod regressions_test;
 #[cfg(test)]
 mod state_test;
 #[cfg(test)]

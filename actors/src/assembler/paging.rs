@@ -28,6 +28,34 @@ pub struct KeptTrace {
     pub summary: Option<TraceSummary>,
     /// Earlier spans of the trace are in a block already.
     pub stored: bool,
+    /// The start that search sorts by from now on.
+    pub start: UnixNanos,
+}
+
+/// A fragment that is durable in a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PagedTrace {
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The block holds every record of the trace up to this one.
+    pub fragment: Lsn,
+    /// The start of its summary.
+    pub start: UnixNanos,
+}
+
+impl KeptTrace {
+    /// What the shard must know of it once it is in a block.
+    #[must_use]
+    pub fn paged(&self) -> PagedTrace {
+        PagedTrace {
+            tenant: self.tenant.clone(),
+            trace_id: self.trace_id,
+            fragment: self.fragment,
+            start: self.start,
+        }
+    }
 }
 
 impl ShardState {
@@ -76,7 +104,8 @@ impl ShardState {
                 continue;
             };
             let summary = (!entry.partial).then(|| {
-                self.summary(entry, self.applied, &kept.record, policy_name(&kept.record))
+                let name = policy_name(&kept.record);
+                self.summary(entry, self.applied, entry.fixed_start(), &kept.record, name)
             });
             taken.push(KeptTrace {
                 tenant: self.tenants[entry.tenant as usize].clone(),
@@ -84,14 +113,15 @@ impl ShardState {
                 fragment: self.applied,
                 references: entry.references.to_vec(),
                 bytes: entry.bytes,
-                bucket: if kept.stored {
+                bucket: if kept.stored.is_some() {
                     entry.bucket
                 } else {
                     kept.record.bucket
                 },
                 record: kept.record.clone(),
                 summary,
-                stored: kept.stored,
+                stored: kept.stored.is_some(),
+                start: entry.fixed_start(),
             });
             if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
                 .as_mut()
@@ -104,32 +134,33 @@ impl ShardState {
     }
 
     /// The fragments are durable in a block: entries without younger spans leave.
-    pub fn paged(&mut self, traces: &[(TenantId, TraceId, Lsn)]) {
-        for (tenant, trace_id, fragment) in traces {
-            let Some(slot) = self.find(tenant, *trace_id) else {
+    pub fn paged(&mut self, traces: &[PagedTrace]) {
+        for paged in traces {
+            let Some(slot) = self.find(&paged.tenant, paged.trace_id) else {
                 continue;
             };
             let Some(entry) = self.slots[slot as usize].as_mut() else {
                 continue;
             };
-            if !entry.references.iter().any(|lsn| lsn > fragment) {
+            if !entry.references.iter().any(|lsn| *lsn > paged.fragment) {
                 self.remove(slot);
                 continue;
             }
             let before = entry.memory_bytes();
-            entry.references.retain(|lsn| *lsn > *fragment);
+            entry.references.retain(|lsn| *lsn > paged.fragment);
             entry.partial = true;
             if let Phase::Kept(kept) = &mut entry.phase {
-                (kept.paging, kept.stored, kept.ready) = (false, true, false);
+                (kept.paging, kept.ready) = (false, false);
+                kept.stored = Some(paged.start);
             }
             self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         }
     }
 
     /// The page could not be written: the traces wait for another one.
-    pub fn paging_failed(&mut self, traces: &[(TenantId, TraceId, Lsn)]) {
-        for (tenant, trace_id, _) in traces {
-            if let Some(slot) = self.find(tenant, *trace_id)
+    pub fn paging_failed(&mut self, traces: &[PagedTrace]) {
+        for failed in traces {
+            if let Some(slot) = self.find(&failed.tenant, failed.trace_id)
                 && let Some(entry) = self.slots[slot as usize].as_mut()
                 && let Phase::Kept(kept) = &mut entry.phase
             {

@@ -22,8 +22,17 @@ pub enum Prior {
     None,
     /// It may have been: ask the journal and call [`ShardState::confirm`].
     Ask,
-    /// It was, by this record.
-    Decided(Box<VerdictRecord>),
+    /// It was.
+    Decided(Box<Earlier>),
+}
+
+/// A decision of the past.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Earlier {
+    /// The newest verdict.
+    pub record: VerdictRecord,
+    /// Of a kept trace, the start under which it is in a block: search sorts by it.
+    pub start: UnixNanos,
 }
 
 /// Answers for the shard which traces were decided before; memory only.
@@ -160,6 +169,14 @@ impl ShardState {
             .collect()
     }
 
+    /// True when spans of the trace came after record `lsn`.
+    #[must_use]
+    pub fn has_after(&self, tenant: &TenantId, trace_id: TraceId, lsn: Lsn) -> bool {
+        let slot = self.find(tenant, trace_id);
+        let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
+        entry.is_some_and(|entry| entry.references.last().is_some_and(|&last| last > lsn))
+    }
+
     /// After replay: of the verdicts that were decided on the way only those are sent that the journal does not
     /// hold, for their entries still wait for them.
     pub fn keep_pending(&self, effects: &mut Effects) {
@@ -167,7 +184,7 @@ impl ShardState {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
             entry.is_some_and(
-                |entry| matches!(&entry.phase, Phase::Deciding(own) if **own == *record),
+                |entry| matches!(&entry.phase, Phase::Deciding(own) if own.record == *record),
             )
         });
     }
@@ -389,7 +406,7 @@ impl ShardState {
                 effects.confirm.push((batch.tenant.clone(), trace_id));
                 Phase::Unconfirmed
             }
-            Prior::Decided(record) => Self::late_phase(record),
+            Prior::Decided(earlier) => Self::late_phase(*earlier),
         };
         let partial = matches!(phase, Phase::Kept(_) | Phase::LateDropped(_));
         let kept = matches!(phase, Phase::Kept(_));

@@ -7,7 +7,7 @@ use spandrel_model::search::{SearchFilter, TagCondition, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
-use super::{HitLimits, MemoryHit, Promotion};
+use super::{HitLimits, MemoryHit, PagedTrace, Promotion};
 
 const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
 
@@ -174,16 +174,16 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
     world.commit();
     world.pass(10);
     let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
-    let fragment = kept[0].fragment;
+    let (fragment, paged) = (kept[0].fragment, kept[0].paged());
     world.send(1, &[span(2, 1)]);
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    world.step(|state, _, _| state.paged(&[paged]));
     let view = world.state.view(&tenant(), trace(1)).unwrap();
     assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
     world.pass(10);
     let late = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
     assert!(late[0].stored && late[0].summary.is_none() && late[0].fragment > fragment);
-    let fragment = late[0].fragment;
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), fragment)]));
+    let paged = late[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(state_of(&world, 1), None);
 
     world.send(1, &[span(3, 1)]);
@@ -271,7 +271,15 @@ fn promotion_keeps_open_and_dropped_traces() {
     let records = world.commit();
     assert_eq!(records[0].trigger, Trigger::Promoted);
     assert_eq!(records[0].references, dropped.references);
-    world.step(|state, _, _| state.paged(&[(tenant(), trace(1), Lsn(2))]));
+    // Without a span in memory the start was the beginning of time once.
+    assert_eq!(records[0].start, dropped.start);
+    let paged = PagedTrace {
+        tenant: tenant(),
+        trace_id: trace(1),
+        fragment: Lsn(2),
+        start: records[0].start,
+    };
+    world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(
         world.state.low_water(),
         dropped.references[0],
@@ -294,18 +302,7 @@ fn every_verdict_can_be_recomputed_from_its_record() {
     let records = world.commit();
     let set = PolicySet::parse(DEFAULT_POLICY, 1).unwrap();
     for record in records {
-        let facts = spandrel_model::policy::TraceFacts {
-            tenant: &record.tenant,
-            trace_id: record.trace_id,
-            bits: record.votes,
-            start: record.start,
-            end: record.end,
-            span_count: record.span_count,
-            bytes: 0,
-            error: false,
-            pressure: record.pressure,
-        };
-        let again = set.recompute(&facts, &record.limiters);
+        let again = set.recompute(&record.facts(), &record.limiters);
         assert_eq!(
             (again.verdict, again.policy),
             (record.verdict, record.policy)

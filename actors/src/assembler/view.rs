@@ -111,7 +111,8 @@ impl ShardState {
         let record = match &entry.phase {
             Phase::Kept(kept) => Some(kept.record.clone()),
             Phase::LateDropped(record) => Some((**record).clone()),
-            _ => None,
+            Phase::Deciding(deciding) => deciding.earlier.clone(),
+            Phase::Open | Phase::Unconfirmed => None,
         };
         Some(EntryView {
             state: state_of(entry),
@@ -126,6 +127,7 @@ impl ShardState {
         &self,
         entry: &Entry,
         fragment: Lsn,
+        start: UnixNanos,
         record: &VerdictRecord,
         policy: Arc<str>,
     ) -> TraceSummary {
@@ -145,8 +147,9 @@ impl ShardState {
             trace_id: entry.trace_id,
             fragment,
             bucket: record.bucket,
-            start: entry.start.min(entry.end),
-            end: entry.end,
+            start,
+            earliest: entry.start.min(entry.end).min(start),
+            end: entry.end.max(start),
             root: self.root(entry),
             span_count: entry.span_count(),
             error_count: entry.error_count,
@@ -167,11 +170,12 @@ impl ShardState {
     pub(crate) fn only_summary(
         &self,
         fragment: Lsn,
+        start: UnixNanos,
         record: &VerdictRecord,
         policy: Arc<str>,
     ) -> Option<TraceSummary> {
         let entry = self.entries().next()?;
-        Some(self.summary(entry, fragment, record, policy))
+        Some(self.summary(entry, fragment, start, record, policy))
     }
 
     fn root(&self, entry: &Entry) -> Option<RootSpan> {
@@ -232,11 +236,11 @@ impl ShardState {
             // Its other spans are elsewhere: only reading them all can tell.
             return Some(false);
         }
-        let start = entry.start.min(entry.end);
+        let start = entry.fixed_start();
         if start < filter.from || start >= filter.to {
             return None;
         }
-        let duration = entry.end.since(start);
+        let duration = entry.end.since(entry.earliest());
         if filter.min_duration.is_some_and(|least| duration < least)
             || filter.max_duration.is_some_and(|most| duration > most)
         {
@@ -285,10 +289,10 @@ impl ShardState {
             else {
                 continue;
             };
-            if matches!(entry.phase, Phase::LateDropped(_)) && !include_dropped {
+            if entry.dropped_by().is_some() && !include_dropped {
                 continue;
             }
-            let start = known_start(entry);
+            let start = entry.fixed_start();
             let after = cursor.is_none_or(|cursor| {
                 (Reverse(start), entry.trace_id) > (Reverse(cursor.start), cursor.trace_id)
             });
@@ -346,13 +350,14 @@ impl ShardState {
             class_of(class)
                 .is_some_and(|number| matched.get(number as usize).copied().unwrap_or(false))
         };
-        let (start, root) = (known_start(entry), self.root(entry));
+        let (start, earliest) = (entry.fixed_start(), entry.earliest());
+        let root = self.root(entry);
         let facts = TraceFacts {
             trace_id: entry.trace_id,
             root: root.as_ref(),
             root_status,
             start,
-            duration: entry.end.max(start).since(start),
+            duration: entry.end.max(earliest).since(earliest),
             span_count: entry.span_count(),
             error_count: entry.error_count,
             state: state_of(entry),
@@ -376,10 +381,8 @@ impl ShardState {
             .entries()
             .filter(|entry| entry.tenant as usize == number)
         {
-            if entry.start < from
-                || entry.start >= to
-                || matches!(entry.phase, Phase::LateDropped(_))
-            {
+            let start = entry.fixed_start();
+            if start < from || start >= to || entry.dropped_by().is_some() {
                 continue;
             }
             entry
@@ -414,11 +417,11 @@ impl ShardState {
     }
 }
 
-/// Where a trace stands. While its verdict is not durable, it is open to the outside.
+/// Where a trace stands. While its verdict is not durable, it stands as before.
 fn state_of(entry: &Entry) -> TraceState {
     match entry.phase {
         Phase::Kept(_) => TraceState::Kept,
-        Phase::LateDropped(_) => TraceState::Dropped,
+        _ if entry.dropped_by().is_some() => TraceState::Dropped,
         _ => TraceState::Open,
     }
 }
@@ -427,7 +430,9 @@ fn state_of(entry: &Entry) -> TraceState {
 fn references_of(entry: &Entry) -> Vec<Lsn> {
     let mut references: Vec<Lsn> = entry.references.to_vec();
     match &entry.phase {
-        Phase::Deciding(record) => references.extend(record.references.iter().copied()),
+        Phase::Deciding(deciding) => {
+            references.extend(deciding.record.references.iter().copied());
+        }
         Phase::LateDropped(record) => references.extend(record.references.iter().copied()),
         Phase::Open | Phase::Unconfirmed | Phase::Kept(_) => {}
     }
@@ -439,20 +444,9 @@ fn references_of(entry: &Entry) -> Vec<Lsn> {
 fn unverified(entry: &Entry) -> UnverifiedTrace {
     UnverifiedTrace {
         trace_id: entry.trace_id,
-        start: known_start(entry),
+        start: entry.fixed_start(),
         state: state_of(entry),
         references: references_of(entry),
         whole: !entry.rows.is_empty() && !entry.partial,
-    }
-}
-
-/// Start of a trace. An entry with late spans alone does not know the earlier ones; the verdict that read them does,
-/// and search orders by it.
-fn known_start(entry: &Entry) -> UnixNanos {
-    let own = entry.start.min(entry.end);
-    match &entry.phase {
-        Phase::Kept(kept) if entry.partial => own.min(kept.record.start),
-        Phase::LateDropped(record) if entry.partial => own.min(record.start),
-        _ => own,
     }
 }

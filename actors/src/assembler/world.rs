@@ -16,7 +16,7 @@ use spandrel_model::policy::{Limiters, PolicySet};
 use spandrel_model::routing::ShardRouter;
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
-use super::{Applied, Decided, Effects, Prior, ShardOptions, ShardState, Step};
+use super::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
 use crate::settings::Epoch;
 
 pub(crate) const SECOND: u64 = UnixNanos::PER_SECOND;
@@ -119,6 +119,17 @@ impl World {
         }
     }
 
+    /// Another policy comes into force; open traces are still decided by theirs.
+    pub(crate) fn adopt(&mut self, policy: &str, version: u32) {
+        let set = Arc::new(PolicySet::parse(policy, version).unwrap());
+        let sets: Vec<_> = self.epoch.sets().cloned().chain([set]).collect();
+        self.epoch = Epoch::new(
+            &["http.route".to_owned()],
+            &AttributePolicy::default(),
+            &sets,
+        );
+    }
+
     /// A batch as the wire brings it.
     pub(crate) fn batch(&self, trace: u8, spans: &[Sent]) -> SpanBatch {
         let at = |ms: u64| self.base().0 + ms * UnixNanos::PER_MILLI;
@@ -212,7 +223,9 @@ impl World {
                 .verdicts
                 .insert(record.trace_id, record.clone());
         }
-        self.step(|state, step, _| state.verdicts_committed(lsn, &records, step));
+        self.step(|state, step, effects| {
+            state.verdicts_committed(lsn, &records, step, effects);
+        });
         records
     }
 
@@ -220,6 +233,10 @@ impl World {
     pub(crate) fn confirm(&mut self) {
         for (tenant, trace_id) in std::mem::take(&mut self.effects.confirm) {
             let found = self.horizon.verdicts.get(&trace_id).cloned();
+            let found = found.map(|record| Earlier {
+                start: record.start,
+                record,
+            });
             self.step(|state, step, effects| {
                 state.confirm(&tenant, trace_id, found, step, effects)
             });

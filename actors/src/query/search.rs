@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::columns::ColumnScan;
 use super::live::{LiveScan, Stop};
-use super::sources::{self, Batch, Candidate, Key, Origin, after, key};
+use super::sources::{self, Batch, Candidate, Key, Origin, after};
 use super::verify::{Inspected, prepare, verify};
 use super::{QueryPort, storage_error};
 use crate::assembler::HitLimits;
@@ -92,8 +92,9 @@ impl QueryPort {
         Ok(self.answer_search(progress))
     }
 
-    /// The shards' candidates of a round, each shard's as a source of its own. The whole facts of an entry with late
-    /// spans are elsewhere, so its place in the order is not known: such entries are placed by their stored start.
+    /// The shards' candidates of a round, each shard's as a source of its own. Of an entry with late spans only the
+    /// place in the order is known, by the start that its verdict fixed: it comes whatever the filter says, and its
+    /// spans are read.
     async fn live(&self, progress: &Progress) -> Result<Vec<Batch>, PortError> {
         let request = &progress.request;
         let filter = Arc::new(request.filter.clone());
@@ -346,15 +347,13 @@ impl Progress {
     /// Verifies a group; says what stopped the search in it or behind it.
     fn take(&mut self, shared: &Shared, group: Group) -> Result<Option<Stop>, PortError> {
         let request = Arc::clone(&self.request);
-        let in_page = |found: &FoundTrace| after(request.cursor, key(found.start, found.trace_id));
         for prepared in prepare(shared, &request, group.candidates, &mut self.inspected)? {
             let at = prepared.candidate.key;
             if Instant::now() >= self.deadline {
                 return Ok(Some(Stop::Time));
             }
             let found = verify(shared, &request, prepared, &mut self.inspected)?;
-            // Late spans and stored ones give a start of their own: it must lie where the page is.
-            self.found.extend(found.filter(in_page));
+            self.found.extend(found);
             self.reach(at);
         }
         if let Some(key) = group.passed {

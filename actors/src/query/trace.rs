@@ -67,7 +67,8 @@ impl QueryPort {
             .as_ref()
             .filter(|record| record.verdict == Verdict::Drop);
         let state = match (live, &dropped) {
-            _ if !stored.fragments.is_empty() && live.is_none() => TraceState::Kept,
+            // Also when spans that came after the journal forgot the keep are decided anew.
+            _ if !stored.fragments.is_empty() => TraceState::Kept,
             (Some(TraceState::Open), Some(_)) => TraceState::Dropped,
             (Some(state), _) => state,
             (None, Some(_)) => TraceState::Dropped,
@@ -84,6 +85,8 @@ impl QueryPort {
         }
         references.sort_unstable();
         references.dedup();
+        let kept_before = dropped.is_some() && state == TraceState::Kept;
+        let record = record.filter(|_| !kept_before);
         let decision = match (&record, &stored.summary) {
             (Some(record), _) if state != TraceState::Open => Some(self.decision(record)),
             (_, Some(summary)) if state == TraceState::Kept => {
@@ -236,8 +239,7 @@ fn stored(
         .blocks
         .newest_summary(&fragments)
         .map_err(storage_error)?;
-    let asks =
-        !decided && fragments.is_empty() && shared.journal.maybe_decided(shard, tenant, trace_id);
+    let asks = !decided && shared.journal.maybe_decided(shard, tenant, trace_id);
     let verdict = if asks {
         shared
             .journal

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use spandrel_model::batch::StatusCode;
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 use spandrel_model::limits::MAX_MATCHED_SPANS;
 use spandrel_model::search::{FoundTrace, SearchRequest, SpanCondition, TraceState};
 use spandrel_model::summary::TraceSummary;
@@ -178,10 +178,19 @@ pub(super) fn verify(
             let Some(summary) = prepared.summary else {
                 return Ok(None);
             };
+            // The index may have answered by an earlier fragment, of a trace that has grown since.
+            let filter = &request.filter;
+            let duration = summary.duration_nanos();
+            if filter.min_duration.is_some_and(|least| duration < least)
+                || filter.max_duration.is_some_and(|most| duration > most)
+            {
+                return Ok(None);
+            }
             if needs_spans {
                 let parts = StoredParts {
                     shard: summary.shard,
                     trace_id: summary.trace_id,
+                    start: summary.start,
                     references: VecDeque::new(),
                     fragments: prepared.fragments,
                 };
@@ -209,16 +218,18 @@ fn live(
     let parts = StoredParts {
         shard,
         trace_id: trace.trace_id,
+        start: trace.start,
         references: trace.references.into(),
         fragments,
     };
     from_spans(shared, request, parts, trace.state, inspected)
 }
 
-/// Where the spans of a trace are.
+/// Where the spans of a trace are, and the start that its verdict fixed.
 struct StoredParts {
     shard: ShardId,
     trace_id: TraceId,
+    start: UnixNanos,
     references: VecDeque<Lsn>,
     fragments: Vec<FragmentLocation>,
 }
@@ -231,6 +242,7 @@ fn from_spans(
     state: TraceState,
     inspected: &mut Inspected,
 ) -> Result<Option<FoundTrace>, PortError> {
+    let start = parts.start;
     let parts = TraceParts {
         tenant: request.tenant.clone(),
         shard: parts.shard,
@@ -245,7 +257,7 @@ fn from_spans(
     inspected.bytes += spans.bytes() as u64;
     let epoch = shared.epoch();
     let batch = spans.scan(&request.tenant, shared.env.now(), &epoch);
-    let found = batch.and_then(|batch| evaluate(shared, &batch, &request.filter, &epoch));
+    let found = batch.and_then(|batch| evaluate(shared, &batch, &request.filter, start, &epoch));
     Ok(found.map(|found| FoundTrace { state, ..found }))
 }
 

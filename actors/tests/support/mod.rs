@@ -125,6 +125,8 @@ pub struct Sent {
     pub name: &'static str,
     pub error: bool,
     pub note: &'static str,
+    /// Milliseconds before now at which it started.
+    pub before_ms: u64,
 }
 
 pub fn span(trace: u8, id: u8, parent: u8) -> Sent {
@@ -136,12 +138,17 @@ pub fn span(trace: u8, id: u8, parent: u8) -> Sent {
         name: "GET /",
         error: false,
         note: "plain",
+        before_ms: 0,
     }
 }
 
 impl TestNode {
     pub async fn send(&self, tenant: &TenantId, spans: &[Sent]) {
-        let start = self.clock.now().0;
+        let now = self.clock.now();
+        let start = |sent: &Sent| {
+            let start = now.minus(sent.before_ms * UnixNanos::PER_MILLI);
+            start.0 + u64::from(sent.id) * 1_000_000
+        };
         let resource_spans = spans.iter().map(|sent| ResourceSpans {
             resource: Some(Resource {
                 attributes: vec![text("service.name", sent.service)],
@@ -157,8 +164,8 @@ impl TestNode {
                         vec![sent.parent; 8]
                     },
                     name: sent.name.to_owned(),
-                    start_time_unix_nano: start + u64::from(sent.id) * 1_000_000,
-                    end_time_unix_nano: start + u64::from(sent.id) * 1_000_000 + 5_000_000,
+                    start_time_unix_nano: start(sent),
+                    end_time_unix_nano: start(sent) + 5_000_000,
                     attributes: vec![
                         text("http.route", "/items/{id}"),
                         text("shop.note", sent.note),

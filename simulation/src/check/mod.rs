@@ -1,14 +1,17 @@
 //! The checkers: one promise a file. They compare what the node answers with what its clients know.
 //!
 //! Not verified here: isolation of tenants beyond ids that two of them share (P3), memory outside the credit pool
-//! (P4), retention (P7), and anything that needs a second node.
+//! (P4), and anything that needs a second node.
 
+mod accounting;
 mod credit;
 mod halt;
 mod p1_durable;
 mod p2_one_decision;
+mod p2_recomputed;
 mod p5_search;
 mod p6_visible;
+mod p7_retention;
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,14 +20,18 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{DecisionView, Query, TraceAbsence, TraceLookup};
 use spandrel_model::search::TraceState;
+use spandrel_model::verdict::Verdict;
 
 use crate::model::{ReturnedSpan, Seen, returned_spans};
 use crate::world::World;
 
-pub(crate) use credit::credit_within_pool;
+pub(crate) use accounting::everything_sent_is_counted;
+pub(crate) use credit::{credit_is_held_by_entries, credit_within_pool};
 pub(crate) use halt::halts_after_failed_sync;
+pub(crate) use p2_recomputed::verdicts_follow_from_their_records;
 pub(crate) use p5_search::search_is_exact;
 pub(crate) use p6_visible::visible_once_acknowledged;
+pub(crate) use p7_retention::expired_traces_are_gone;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,6 +122,19 @@ fn seen(decision: &DecisionView) -> Seen {
     }
 }
 
+/// Remembers that somebody promoted a trace: from now on it is kept.
+pub(crate) fn promoted(world: &World, number: usize, decision: &DecisionView) {
+    let decision = seen(decision);
+    if let Some(trace) = world.traces().get_mut(number)
+        && trace
+            .seen
+            .as_ref()
+            .is_none_or(|known| known.verdict == Verdict::Drop)
+    {
+        trace.seen = Some(decision);
+    }
+}
+
 /// Fetches the trace of this number and checks P1 and P2 on it; remembers its decision.
 pub(crate) async fn check_trace(
     world: &World,
@@ -138,8 +158,16 @@ pub(crate) async fn check_trace(
             describe(&observed)
         )
     };
-    p1_durable::check(&before, &after, &observed, window)
+    let needed = p1_durable::Needed {
+        window_nanos: window,
+        retained_until: p7_retention::retained_until(&world.plan, &before),
+    };
+    p1_durable::check(&before, &after, &observed, needed)
         .map_err(|problem| violation("P1", told(problem)))?;
+    if observed.at >= needed.retained_until {
+        // A trace of that id is another one now.
+        return Ok(observed);
+    }
     let decided = p2_one_decision::check(&before, &after, &observed, phase);
     decided.map_err(|problem| {
         violation(

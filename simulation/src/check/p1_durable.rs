@@ -12,12 +12,21 @@ use spandrel_model::verdict::Verdict;
 use super::Observation;
 use crate::model::TraceRecord;
 
+/// How long spans must be there.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Needed {
+    /// Those of a dropped trace, after their acknowledgement.
+    pub(crate) window_nanos: u64,
+    /// Those of a kept trace.
+    pub(crate) retained_until: UnixNanos,
+}
+
 /// `before` and `after`: the trace as the clients knew it before and after the question.
 pub(crate) fn check(
     before: &TraceRecord,
     after: &TraceRecord,
     observed: &Observation,
-    window_nanos: u64,
+    needed: Needed,
 ) -> Result<(), String> {
     let mut returned = BTreeSet::new();
     for span in &observed.spans {
@@ -38,7 +47,10 @@ pub(crate) fn check(
             return Err(format!("span `{}` is returned twice", span.name));
         }
     }
-    let Some(since) = required_since(before, observed, window_nanos) else {
+    if observed.at >= needed.retained_until {
+        return Ok(());
+    }
+    let Some(since) = required_since(before, observed, needed.window_nanos) else {
         return Ok(());
     };
     let required: Vec<_> = before.acked_after(since).collect();
@@ -102,6 +114,7 @@ mod tests {
                 .map(|(number, acked)| (*number, record(*acked)))
                 .collect(),
             seen: None,
+            first_sent_at: Some(UnixNanos(SECOND)),
         }
     }
 
@@ -133,7 +146,11 @@ mod tests {
     }
 
     fn verdict(trace: &TraceRecord, observed: &Observation) -> Result<(), String> {
-        check(trace, trace, observed, 60 * SECOND)
+        let needed = Needed {
+            window_nanos: 60 * SECOND,
+            retained_until: UnixNanos(2_000 * SECOND),
+        };
+        check(trace, trace, observed, needed)
     }
 
     #[test]
@@ -147,10 +164,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_trace_is_demanded_while_the_window_is_open_and_a_kept_one_for_ever() {
+    fn a_dropped_trace_is_demanded_while_the_window_is_open_and_a_kept_one_within_its_retention() {
         let trace = trace(&[(1, Some(10))]);
         assert!(verdict(&trace, &answer(65, Some(Verdict::Drop), &[])).is_err());
         assert!(verdict(&trace, &answer(81, Some(Verdict::Drop), &[])).is_ok());
-        assert!(verdict(&trace, &answer(1_000, Some(Verdict::Keep), &[])).is_err());
+        assert!(verdict(&trace, &answer(1_999, Some(Verdict::Keep), &[])).is_err());
+        assert!(verdict(&trace, &answer(2_000, Some(Verdict::Keep), &[])).is_ok());
     }
 }

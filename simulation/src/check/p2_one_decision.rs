@@ -1,8 +1,8 @@
 //! P2: one current decision per trace within the horizon; it changes only from drop to keep; a trace with an
 //! acknowledged error span is kept. A drop may be decided again as a drop: the newer record names the late spans.
 //!
-//! Not verified: that a healthy trace is dropped (a limiter or an early decision may keep it), recomputation of the
-//! verdict from its recorded inputs, and policies other than the ones of the plan.
+//! Not verified: that a healthy trace is dropped (a limiter or an early decision may keep it), traces whose
+//! retention has passed, and policies other than the ones of the plan.
 
 use spandrel_model::search::TraceState;
 use spandrel_model::verdict::Verdict;

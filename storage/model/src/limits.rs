@@ -26,6 +26,9 @@ pub const MAX_TRACE_SPANS: u32 = 100_000;
 pub const MAX_TRACE_BYTES: u64 = 5_000_000;
 /// Distinct span classes that a summary names before it is marked truncated.
 pub const MAX_SUMMARY_CLASSES: usize = 96;
+/// Of these, classes that only a service that the trace did not have yet may take: a result names every service of
+/// a trace, also of one with more operations than fit.
+pub const RESERVED_SERVICE_CLASSES: usize = 16;
 /// Distinct indexed attributes that a summary names before it is marked truncated.
 pub const MAX_SUMMARY_ATTRIBUTES: usize = 64;
 /// Longest indexed value in bytes: longer ones are cut for the index and the summary is marked truncated.

@@ -72,7 +72,7 @@ impl Default for SummaryDecision {
 /// The summary of a trace as one of its fragments knew it: cumulative, so that the highest version of a trace
 /// stands for all of it.
 ///
-/// Invariants: `start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
+/// Invariants: `earliest <= start <= end`; `error_count <= span_count`; classes and attributes are sorted and distinct and at
 /// most [`MAX_SUMMARY_CLASSES`] and
 /// [`MAX_SUMMARY_ATTRIBUTES`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +87,10 @@ pub struct TraceSummary {
     pub fragment: Lsn,
     /// The bucket of the fragment's block.
     pub bucket: Bucket,
-    /// Earliest span start at the first verdict; fixed from then on, because search sorts by it.
+    /// Earliest span start when the first fragment was written; fixed from then on, because search sorts by it.
     pub start: UnixNanos,
+    /// Earliest span start so far: the duration counts from it.
+    pub earliest: UnixNanos,
     /// Latest span end so far.
     pub end: UnixNanos,
     /// The root, when a span was seen.
@@ -108,7 +110,8 @@ pub struct TraceSummary {
 }
 
 impl TraceSummary {
-    /// Sorts classes and attributes, removes doubles, and cuts them to their bounds.
+    /// Sorts classes and attributes, removes doubles, and cuts them to their bounds: of classes the first one of each
+    /// service stays before any other.
     pub fn tidy(&mut self) {
         self.classes.sort_unstable();
         self.classes.dedup();
@@ -116,13 +119,65 @@ impl TraceSummary {
         self.attributes.dedup();
         self.truncated |= self.classes.len() > MAX_SUMMARY_CLASSES;
         self.truncated |= self.attributes.len() > MAX_SUMMARY_ATTRIBUTES;
-        self.classes.truncate(MAX_SUMMARY_CLASSES);
+        if self.classes.len() > MAX_SUMMARY_CLASSES {
+            let classes = std::mem::take(&mut self.classes);
+            let mut last: Option<Arc<str>> = None;
+            let (first, others): (Vec<_>, Vec<_>) = classes.into_iter().partition(|class| {
+                let is_first = last.as_ref() != Some(&class.service);
+                last = Some(Arc::clone(&class.service));
+                is_first
+            });
+            self.classes = first.into_iter().chain(others).collect();
+            self.classes.truncate(MAX_SUMMARY_CLASSES);
+            self.classes.sort_unstable();
+        }
         self.attributes.truncate(MAX_SUMMARY_ATTRIBUTES);
     }
 
     /// The trace's duration in nanoseconds.
     #[must_use]
     pub fn duration_nanos(&self) -> u64 {
-        self.end.since(self.start)
+        self.end.since(self.earliest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The summary of a giant trace was cut in alphabetical order: its last services were missing from results.
+    #[test]
+    fn cutting_classes_keeps_every_service() {
+        let class = |service: &str, number: usize| SpanClass {
+            service: service.into(),
+            operation: format!("operation {number}").into(),
+            kind: SpanKind::Server,
+            status: StatusCode::Unset,
+        };
+        let many = (0..MAX_SUMMARY_CLASSES + 50).map(|number| class("cart", number));
+        let mut summary = TraceSummary {
+            tenant: TenantId::default(),
+            shard: ShardId(0),
+            trace_id: TraceId([1; 16]),
+            fragment: Lsn(1),
+            bucket: Bucket(0),
+            start: UnixNanos(1),
+            earliest: UnixNanos(1),
+            end: UnixNanos(2),
+            root: None,
+            span_count: 1,
+            error_count: 0,
+            classes: many.chain([class("shipping", 0)]).collect(),
+            attributes: Vec::new(),
+            truncated: false,
+            decision: SummaryDecision::default(),
+        };
+
+        summary.tidy();
+
+        assert!(summary.truncated);
+        assert_eq!(summary.classes.len(), MAX_SUMMARY_CLASSES);
+        assert!(summary.classes.is_sorted());
+        assert!(summary.classes.contains(&class("shipping", 0)));
     }
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use crate::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use crate::policy::TraceFacts;
 
 /// Keep or drop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -114,6 +115,25 @@ pub struct VerdictRecord {
     pub span_count: u32,
     /// The records of its shard that hold its spans, ascending.
     pub references: SmallVec<[Lsn; 4]>,
+}
+
+impl VerdictRecord {
+    /// The facts that were decided on, so that [`crate::policy::PolicySet::recompute`] decides again: policies read
+    /// nothing else of a trace.
+    #[must_use]
+    pub fn facts(&self) -> TraceFacts<'_> {
+        TraceFacts {
+            tenant: &self.tenant,
+            trace_id: self.trace_id,
+            bits: self.votes,
+            start: self.start,
+            end: self.end,
+            span_count: self.span_count,
+            bytes: 0,
+            error: false,
+            pressure: self.pressure,
+        }
+    }
 }
 
 /// [`VerdictRecord::policy`] when no policy of the set voted and the trace is dropped for that.

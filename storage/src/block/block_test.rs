@@ -103,6 +103,7 @@ fn summary(number: u64, bucket: u32, tenant: &TenantId) -> TraceSummary {
         fragment: Lsn(number + 1),
         bucket: Bucket(bucket),
         start: UnixNanos(1_000 * number),
+        earliest: UnixNanos(1_000 * number),
         end: UnixNanos(1_000 * number + 900),
         root: None,
         span_count: 3,

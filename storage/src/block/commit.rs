@@ -139,6 +139,11 @@ pub(super) fn apply(
     if traces.is_empty() && new_summaries.is_empty() {
         return Ok(None);
     }
+    for summary in &new_summaries {
+        // Search goes by the start of the summary, which is that of the trace: its late spans may all start later,
+        // or earlier.
+        meta.cover(summary.start, summary.start);
+    }
     let mut batches = transaction.open_table(SUMMARIES)?;
     for batch in new_summaries.chunks(SUMMARY_BATCH) {
         let stored = summaries::encode(&write.tenant, batch)?;

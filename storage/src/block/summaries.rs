@@ -54,6 +54,7 @@ pub(super) fn encode(tenant: &TenantId, summaries: &[&TraceSummary]) -> std::io:
         body.extend_from_slice(&summary.trace_id.0);
         put_varint(&mut body, summary.fragment.0);
         put_varint(&mut body, delta(before, summary.start.0));
+        put_varint(&mut body, delta(summary.start.0, summary.earliest.0));
         put_varint(&mut body, delta(summary.start.0, summary.end.0));
         before = summary.start.0;
         let root = u8::from(summary.root.is_some()) * HAS_ROOT;
@@ -291,6 +292,7 @@ impl Dictionaries {
         let trace_id = TraceId(wire.array()?);
         let fragment = Lsn(wire.minimal_varint()?);
         let start = undelta(before, wire)?;
+        let earliest = undelta(start, wire)?;
         let end = undelta(start, wire)?;
         let flags = wire.byte()?;
         let root = match flags & HAS_ROOT {
@@ -315,6 +317,7 @@ impl Dictionaries {
             fragment,
             bucket,
             start: UnixNanos(start),
+            earliest: UnixNanos(earliest),
             end: UnixNanos(end),
             root,
             span_count: u32::try_from(wire.minimal_varint()?).ok()?,
@@ -377,6 +380,7 @@ mod tests {
                 fragment: Lsn(ids.2),
                 bucket: Bucket(3),
                 start: UnixNanos(ids.3),
+                earliest: UnixNanos(ids.3.wrapping_sub(ids.2)),
                 end: UnixNanos(ids.4),
                 root: root.map(|(id, service, operation)| RootSpan {
                     span_id: SpanId(id),

@@ -24,6 +24,7 @@ fn summary(trace: u8, fragment: u64, service: &str) -> TraceSummary {
         fragment: Lsn(fragment),
         bucket: BUCKET,
         start: UnixNanos(1_000 + u64::from(trace)),
+        earliest: UnixNanos(1_000 + u64::from(trace)),
         end: UnixNanos(2_000),
         root: None,
         span_count: 1,
@@ -313,6 +314,7 @@ fn many_equal_starts_are_paged_by_trace_id() {
         .map(|number| TraceSummary {
             trace_id: TraceId((number * 7_919 % 3_001).to_be_bytes()),
             start: UnixNanos(5),
+            earliest: UnixNanos(5),
             ..summary(1, 1, "cart")
         })
         .collect();

@@ -39,6 +39,7 @@ fn summary(tenant: TenantId, trace: u8, fragment: u64) -> TraceSummary {
         fragment: Lsn(fragment),
         bucket: BUCKET,
         start,
+        earliest: start,
         end: start.plus(10),
         root: None,
         span_count: 1,

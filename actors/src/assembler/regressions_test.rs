@@ -1,0 +1,188 @@
+//! Defects that were found and fixed, each with its story.
+
+use spandrel_model::ids::{Lsn, TenantId, UnixNanos};
+use spandrel_model::policy::{KEEP_ALL_POLICY, PolicySet};
+use spandrel_model::search::{SearchFilter, TraceState};
+use spandrel_model::verdict::{Trigger, Verdict};
+
+use super::world::{ERRORS_ONLY, Sent, World, span, trace};
+use super::{HitLimits, MemoryHit};
+
+fn tenant() -> TenantId {
+    TenantId::default()
+}
+
+fn everything() -> SearchFilter {
+    SearchFilter {
+        to: UnixNanos(u64::MAX),
+        ..SearchFilter::default()
+    }
+}
+
+fn hits(world: &World) -> Vec<MemoryHit> {
+    let limits = HitLimits {
+        all: 10,
+        meeting: 10,
+    };
+    let state = &world.state;
+    let found = state.search(&tenant(), &everything(), None, limits, false, &|_| true);
+    found.hits
+}
+
+fn failed(id: u64, parent: u64) -> Sent {
+    Sent {
+        error: true,
+        ..span(id, parent)
+    }
+}
+
+/// A trace was promoted and the process killed. Its spans lay before the checkpoint, so that replay met the verdict
+/// alone, found no entry for it and passed on: the trace was neither in a shard nor in a block, for ever.
+/// (`replay 6 --large`)
+#[test]
+fn a_keep_whose_spans_lie_before_the_checkpoint_is_kept_on_replay() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    let dropped = world.commit().remove(0);
+    world.step(|state, step, effects| state.promote_dropped(dropped, step, effects));
+    let records = world.commit();
+    assert_eq!(records[0].verdict, Verdict::Keep);
+
+    let mut replayed = World::new(ERRORS_ONLY);
+    replayed.step(|state, step, effects| {
+        state.verdicts_committed(Lsn(3), &records, step, effects);
+    });
+
+    let view = replayed.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.state, TraceState::Kept);
+    assert_eq!(view.references, [Lsn(1)]);
+    assert_eq!(replayed.state.low_water(), Lsn(1));
+    let kept =
+        replayed.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), false, &|_| "".into()));
+    assert_eq!(kept.len(), 1, "it goes to a page");
+}
+
+/// A failed span that came after the decision and before its verdict was durable was weighed by nobody: the drop
+/// stood, although the policy keeps errors, unless one more span came.
+#[test]
+fn an_error_that_comes_while_the_drop_is_on_its_way_turns_it() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.send(1, &[failed(2, 1)]);
+    assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
+    assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.references, [Lsn(1), Lsn(2)]);
+}
+
+/// A dropped trace with late spans is dropped again, so that its record names them. While that record was on its way
+/// the trace showed as open, without a decision.
+#[test]
+fn a_dropped_trace_stays_dropped_while_its_next_record_is_on_its_way() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.commit();
+    world.send(1, &[span(2, 1)]);
+    world.confirm();
+    world.pass(10);
+    assert_eq!(world.effects.verdicts.len(), 1, "the second drop");
+    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    assert_eq!(view.state, TraceState::Dropped);
+    assert_eq!(view.record.unwrap().trigger, Trigger::Idle);
+    assert_eq!(view.references, [Lsn(1), Lsn(3)]);
+    assert_eq!(hits(&world), []);
+}
+
+/// The second drop of a trace took over the policy of the first one, by its number, under the version of another
+/// policy set: it named a policy that had not decided, and could not be recomputed.
+#[test]
+fn a_drop_that_is_recorded_again_under_another_policy_is_by_that_policy() {
+    let first = "policies:\n  - {name: shed, type: drop, drop_sub_policy: [{name: shop, type: string_attribute, key: service.name, values: [shop]}]}\n  - {name: all, type: always_sample}\n";
+    let mut world = World::new(first);
+    world.send(1, &[span(1, 0)]);
+    world.pass(60);
+    let dropped = world.commit().remove(0);
+    assert_eq!((dropped.verdict, dropped.policy), (Verdict::Drop, 0));
+
+    world.adopt(ERRORS_ONLY, 2);
+    world.send(1, &[span(2, 1)]);
+    world.confirm();
+    world.pass(10);
+    let again = world.commit().remove(0);
+    assert_eq!((again.verdict, again.policy_version), (Verdict::Drop, 2));
+    let set = PolicySet::parse(ERRORS_ONLY, 2).unwrap();
+    let decision = set.recompute(&again.facts(), &again.limiters);
+    assert_eq!(
+        (decision.verdict, decision.policy),
+        (again.verdict, again.policy)
+    );
+}
+
+/// Search sorts by the start under which the trace is in its block. A late span that started before all others moved
+/// it while the late part was in memory, and what was in the block did not follow: the trace came out of order.
+#[test]
+fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
+    let mut world = World::new(KEEP_ALL_POLICY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    let start = world.commit()[0].start;
+    world.pass(10);
+    let kept =
+        world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), false, &|_| "all".into()));
+    let earlier = Sent {
+        start_ms: 400,
+        ..span(2, 1)
+    };
+    world.send(1, std::slice::from_ref(&earlier));
+    let starts = |world: &World| -> Vec<_> {
+        let starts = hits(world).into_iter().map(|hit| match hit {
+            MemoryHit::Meets(found) => found.start,
+            MemoryHit::Unverified(trace) => trace.start,
+        });
+        starts.collect()
+    };
+
+    let paged = kept[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
+    assert_eq!(starts(&world), [start]);
+
+    let kept =
+        world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), true, &|_| "all".into()));
+    assert_eq!((kept[0].start, kept[0].stored), (start, true));
+    let paged = kept[0].paged();
+    world.step(|state, _, _| state.paged(&[paged]));
+    assert_eq!(starts(&world), []);
+    world.send(1, &[earlier]);
+    world.confirm();
+    assert_eq!(starts(&world), [start], "also when the journal tells it");
+}
+
+/// A trace with more operations than a summary holds lost the services that came after them: results did not name
+/// them.
+#[test]
+fn a_giant_trace_names_the_services_that_come_last() {
+    let names: Vec<&'static str> = (0..200)
+        .map(|number| &*Box::leak(format!("operation {number}").into_boxed_str()))
+        .collect();
+    let mut spans: Vec<Sent> = (1..)
+        .zip(names)
+        .map(|(id, name)| Sent {
+            name,
+            ..span(id, 0)
+        })
+        .collect();
+    spans.push(Sent {
+        service: "shipping",
+        ..span(500, 1)
+    });
+    let mut world = World::new(KEEP_ALL_POLICY);
+    world.send(1, &spans);
+    let hits = hits(&world);
+    let [MemoryHit::Meets(found)] = hits.as_slice() else {
+        panic!("its entry holds all of it");
+    };
+    assert_eq!(found.services, ["shipping", "shop"]);
+}
