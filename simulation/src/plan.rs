@@ -11,7 +11,7 @@ const LONG_RETENTION_SECONDS: u64 = 30 * 86_400;
 /// Retentions that a run reaches: an hour is the least that the settings allow.
 const SHORT_RETENTION_SECONDS: std::ops::Range<u64> = 3_600..3_700;
 /// Sizes of a disk whose reserve a large run reaches.
-const SMALL_DISK_BYTES: std::ops::Range<u64> = (24 << 20)..(40 << 20);
+const SMALL_DISK_BYTES: std::ops::Range<u64> = (18 << 20)..(26 << 20);
 
 /// A defect that is put in on purpose: a checker must find it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
