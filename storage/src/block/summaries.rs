@@ -202,6 +202,8 @@ fn pass_summary(wire: &mut Wire<'_>, before: u64) -> Option<u64> {
     wire.take(size_of::<TraceId>())?;
     wire.minimal_varint()?;
     let start = undelta(before, wire)?;
+    // The earliest start and the end.
+    wire.minimal_varint()?;
     wire.minimal_varint()?;
     if wire.byte()? & HAS_ROOT != 0 {
         wire.take(size_of::<SpanId>())?;
