@@ -1,7 +1,7 @@
 //! The actor around a shard's assembler: it performs what the pure state asks for.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -15,7 +15,7 @@ use crate::assembler::{
     Decided, Earlier, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, PagedTrace,
     Prior, Promotion, ShardState, Step,
 };
-use crate::limits::{ASSEMBLER_TICK_MS, CHECKPOINT_MS};
+use crate::limits::ASSEMBLER_TICK_MS;
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -70,8 +70,6 @@ pub(crate) struct AssemblerArguments {
     pub(crate) state: ShardState,
     /// Effects of the replay that are still to be performed.
     pub(crate) effects: Effects,
-    /// The last record of the checkpoint that the journal holds.
-    pub(crate) checkpointed: Lsn,
     /// Pays for the state's memory.
     pub(crate) credit: Credit,
 }
@@ -84,12 +82,6 @@ pub(crate) struct AssemblerState {
     credit: Credit,
     writer: Option<ActorRef<WriterMessage>>,
     effects: Effects,
-    since_checkpoint_ms: u64,
-    /// The last record of the newest checkpoint: what comes before it may be trimmed.
-    checkpointed: Lsn,
-    /// The same, for the jobs that write it, one at a time.
-    to_write: Arc<AtomicU64>,
-    checkpoint_turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -135,11 +127,6 @@ impl Actor for Assembler {
             credit: arguments.credit,
             writer: None,
             effects: arguments.effects,
-            // Shards checkpoint one after the other, not all at once.
-            since_checkpoint_ms: u64::from(arguments.shard.0) * CHECKPOINT_MS / 64 % CHECKPOINT_MS,
-            checkpointed: arguments.checkpointed,
-            to_write: Arc::default(),
-            checkpoint_turn: Arc::default(),
         })
     }
 
@@ -263,48 +250,22 @@ impl AssemblerState {
 
     fn tick(&mut self, step: &Step<'_>) {
         self.state.tick(step, &mut self.effects);
-        self.since_checkpoint_ms += ASSEMBLER_TICK_MS;
-        if self.since_checkpoint_ms >= CHECKPOINT_MS {
-            self.since_checkpoint_ms = 0;
-            self.checkpoint();
-        }
+        self.shared.checkpoints.raise(self.shard, self.low_mark());
         let gauges = &self.shared.gauges;
         let shard = usize::from(self.shard.0);
         let (unpaged, _, _) = self.state.unpaged();
-        let (pageable_bytes, oldest) = self.state.pageable();
+        let backlog = self.state.backlog();
         gauges.open_traces[shard].store(self.state.open_traces() as u64, Ordering::Relaxed);
         gauges.unpaged_traces[shard].store(unpaged as u64, Ordering::Relaxed);
-        gauges.pageable_bytes[shard].store(pageable_bytes, Ordering::Relaxed);
-        let oldest = oldest.map_or(u64::MAX, |at| at.0);
+        gauges.pageable_bytes[shard].store(backlog.bytes, Ordering::Relaxed);
+        gauges.pageable_records[shard].store(backlog.records, Ordering::Relaxed);
+        let oldest = backlog.oldest.map_or(u64::MAX, |at| at.0);
         gauges.oldest_unpaged[shard].store(oldest, Ordering::Relaxed);
     }
 
     /// Replay starts behind the low-water mark.
-    fn checkpoint(&mut self) {
-        let (shared, shard) = (Arc::clone(&self.shared), self.shard);
-        let replayed_until = Lsn(self.state.low_water().0.saturating_sub(1));
-        if std::mem::replace(&mut self.checkpointed, replayed_until) == replayed_until {
-            return;
-        }
-        self.to_write.store(replayed_until.0, Ordering::Relaxed);
-        let (to_write, turn) = (
-            Arc::clone(&self.to_write),
-            Arc::clone(&self.checkpoint_turn),
-        );
-        let job = async move {
-            // Whichever of two jobs comes last writes the newest.
-            let _turn = turn.lock().await;
-            let journal = Arc::clone(&shared.journal);
-            let write = move || {
-                let newest = Lsn(to_write.load(Ordering::Relaxed));
-                journal.write_checkpoint(shard, newest, &[])
-            };
-            if let Err(error) = shared.env.block(write).await {
-                // An older checkpoint stays: replay takes longer, nothing is lost.
-                tracing::warn!(shard = shard.0, %error, "checkpoint not written");
-            }
-        };
-        self.shared.spawn_job("assembler", job);
+    fn low_mark(&self) -> Lsn {
+        Lsn(self.state.low_water().0.saturating_sub(1))
     }
 
     /// Performs the effects: verdicts to the writer, questions to the journal.
@@ -314,14 +275,15 @@ impl AssemblerState {
         };
         if !self.effects.verdicts.is_empty() {
             let verdicts = std::mem::take(&mut self.effects.verdicts);
+            let checkpoints = &self.shared.checkpoints;
             // A drop that is kept after all needs records again that a trim may take any moment.
             let needs_again = |record: &VerdictRecord| {
                 let first = record.references.first();
                 record.verdict == Verdict::Keep
-                    && first.is_some_and(|first| *first <= self.checkpointed)
+                    && first.is_some_and(|first| *first <= checkpoints.mark(self.shard))
             };
             if verdicts.iter().any(needs_again) {
-                self.checkpoint();
+                checkpoints.lower(self.shard, self.low_mark());
             }
             // The node is stopping when the writer is gone: replay decides again.
             let _ = writer.cast(WriterMessage::Verdicts(self.shard, verdicts));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use spandrel_model::ids::{Bucket, Lsn, ShardId, UnixNanos};
+use spandrel_model::ids::{Bucket, UnixNanos};
 use spandrel_raft::ClusterState;
 use tokio::sync::watch;
 
@@ -19,7 +19,7 @@ use crate::meters::Stage;
 use crate::node::NodeOptions;
 use crate::shared::{Gauges, Shared};
 
-/// Rounds between two trims: each reads the checkpoints of all shards.
+/// Rounds between two trims: each looks at every slice and every block.
 const TRIM_EVERY_ROUNDS: u64 = 5;
 const DAY_SECONDS: u64 = 86_400;
 
@@ -166,26 +166,19 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
     if let Err(error) = shared.journal.maintain(now) {
         tracing::error!(%error, "journal maintenance failed");
     }
+    if let Err(error) = shared.checkpoints.write(&shared.journal) {
+        // The older ones stay: replay takes longer, nothing is lost.
+        tracing::warn!(%error, "checkpoints not written");
+    }
     if !trims {
         return;
     }
-    let checkpoints: Vec<Lsn> = (0..shared.router.shards())
-        .map(|shard| match shared.journal.checkpoint(ShardId(shard)) {
-            Ok(Some((lsn, _))) => lsn.next(),
-            _ => Lsn(0),
-        })
-        .collect();
-    let needed = |shard: ShardId| {
-        checkpoints
-            .get(usize::from(shard.0))
-            .copied()
-            .unwrap_or_default()
-    };
     let window = options.recovery_window_seconds * UnixNanos::PER_SECOND;
-    match shared
-        .journal
-        .trim(&needed, window, options.journal_max_bytes, now)
-    {
+    let (journal, most) = (&shared.journal, options.journal_max_bytes);
+    let trimmed = shared
+        .checkpoints
+        .trimming(|needed| journal.trim(needed, window, most, now));
+    match trimmed {
         Ok(trimmed) => {
             counter!("spandrel_journal_slices_trimmed_total").increment(trimmed.len() as u64)
         }

@@ -7,6 +7,7 @@ mod admin;
 mod arena;
 pub mod assembler;
 mod assembler_actor;
+mod checkpoints;
 mod credit_account;
 mod env;
 mod facts;

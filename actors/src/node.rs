@@ -385,14 +385,13 @@ async fn open_storage(
 fn empty_states(shared: &Shared) -> Vec<ShardState> {
     let shards = (0..shared.router.shards()).map(ShardId);
     let states = shards.map(|shard| {
-        let checkpoint = shared.journal.checkpoint(shard).ok().flatten();
         let options = ShardOptions {
             shard,
             term: Term(1),
             router: shared.router,
             bucket_nanos: shared.bucket_nanos,
         };
-        ShardState::new(options, checkpoint.map(|(lsn, _)| lsn).unwrap_or_default())
+        ShardState::new(options, shared.checkpoints.mark(shard))
     });
     states.collect()
 }
@@ -422,7 +421,6 @@ async fn start_actors(
             shard: ShardId(number),
             state: one.state,
             effects: one.effects,
-            checkpointed: one.checkpointed,
             credit,
         };
         shards.push(

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foldhash::fast::FixedState;
@@ -22,7 +23,7 @@ use crate::arena::{SpanArena, SpanList};
 use crate::assembler::{KeptTrace, PagedTrace};
 use crate::assembler_actor::AssemblerMessage;
 use crate::facts::{TraceSpans, alone};
-use crate::limits::{PAGE_MAX_AGE_MS, PAGE_SPANS, PAGING_SHARE_256};
+use crate::limits::{PAGE_MAX_AGE_MS, PAGE_MAX_RECORDS, PAGE_SPANS, PAGING_SHARE_256};
 use crate::meters::Stage;
 use crate::shared::{Gauges, Shared};
 
@@ -123,10 +124,13 @@ impl PagerState {
     fn is_due(&self) -> bool {
         let gauges = &self.shared.gauges;
         let full = Gauges::total(&gauges.pageable_bytes) >= self.budget();
+        let records = gauges.pageable_records.iter();
+        let records = records.map(|records| records.load(Ordering::Relaxed)).max();
+        let behind = records.is_some_and(|records| records >= PAGE_MAX_RECORDS);
         let waited = self.shared.env.now().since(gauges.oldest());
         let max_age = self.max_age_ms.min(PAGE_MAX_AGE_MS) * UnixNanos::PER_MILLI;
         let pressed = self.shared.pressure() >= 1 && Gauges::total(&gauges.unpaged_traces) > 0;
-        full || waited >= max_age || pressed
+        full || behind || waited >= max_age || pressed
     }
 
     /// Writes pages of what is ready (`all`: of everything kept), about `budget` bytes of spans at a time; returns

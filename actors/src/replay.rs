@@ -20,8 +20,10 @@ use crate::env::BlockingMode;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 
-/// Frames that are prepared ahead of those that apply them: some megabytes.
-const FRAMES_AHEAD: usize = 16;
+/// Threads that read and scan frames.
+const READERS: usize = 2;
+/// Frames that each of them is ahead: some megabytes.
+const FRAMES_AHEAD: usize = 8;
 /// Frames between two looks for kept traces that are in blocks already: bounds the entries held meanwhile.
 const SETTLE_EVERY_FRAMES: u64 = 256;
 
@@ -29,8 +31,6 @@ const SETTLE_EVERY_FRAMES: u64 = 256;
 pub(crate) struct Recovered {
     pub(crate) state: ShardState,
     pub(crate) effects: Effects,
-    /// The last record of the checkpoint from which it was rebuilt.
-    pub(crate) checkpointed: Lsn,
 }
 
 /// What a recovery did, for the log.
@@ -86,8 +86,9 @@ pub(crate) fn replay(
     let mut window = Known::default();
     if let Some(start) = start {
         let prepare = |frame: Arc<Frame>| Ok(verdicts_after(&frame, &states));
-        let frames = shared.journal.walk_verdicts(before(start));
-        each_frame(shared, frames, &mut cost, &prepare, &mut |found| {
+        let walk = shared.journal.walk_verdicts(before(start));
+        let share = |number, of| walk.clone().share(number, of);
+        each_frame(shared, &share, &mut cost, &prepare, &mut |found| {
             for (shard, record) in found {
                 let key = (shard, record.trace_id);
                 let known = (record.tenant, record.input_lsn, record.verdict);
@@ -106,7 +107,8 @@ pub(crate) fn replay(
         let mut frames = 0;
         let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
         let walk = shared.journal.walk(before(start));
-        each_frame(shared, walk, &mut cost, &prepare, &mut |records| {
+        let share = |number, of| walk.clone().share(number, of);
+        each_frame(shared, &share, &mut cost, &prepare, &mut |records| {
             for record in records {
                 apply_record(shared, epoch, &decided, record, &mut states, &mut effects);
             }
@@ -120,15 +122,11 @@ pub(crate) fn replay(
         })?;
     }
     let mut recovered = Vec::with_capacity(states.len());
-    for ((mut state, mut effects), checkpointed) in states.into_iter().zip(effects).zip(from) {
+    for (mut state, mut effects) in states.into_iter().zip(effects) {
         settle_kept(shared, &mut state)?;
         state.keep_pending(&mut effects);
         cost.spans += state.spans_held();
-        recovered.push(Recovered {
-            state,
-            effects,
-            checkpointed,
-        });
+        recovered.push(Recovered { state, effects });
     }
     Ok((recovered, cost))
 }
@@ -158,20 +156,20 @@ fn before(start: FrameId) -> Option<FrameId> {
     Some(FrameId(start.0.saturating_sub(1)))
 }
 
-/// Walks frames: `prepare` (decoding, scanning) runs ahead on a thread of its own where threads are
-/// allowed, `visit` takes the results in order.
-fn each_frame<T: Send>(
-    shared: &Shared,
-    frames: Walk<'_>,
+/// Walks frames: `prepare` (decoding, scanning), which costs twice what applying does, runs ahead on threads of its own
+/// where threads are allowed; `visit` takes the results in order.
+fn each_frame<'a, T: Send>(
+    shared: &'a Shared,
+    frames: &dyn Fn(usize, usize) -> Walk<'a>,
     cost: &mut ReplayCost,
     prepare: &(dyn Fn(Arc<Frame>) -> Result<T, String> + Sync),
     visit: &mut dyn FnMut(T) -> Result<(), String>,
 ) -> Result<(), String> {
-    let prepared = frames.map(|frame| match frame {
+    let read = |frame: Result<(FrameId, Arc<Frame>), JournalError>| match frame {
         Ok((_, frame)) => prepare(frame).map(Ok),
         Err(JournalError::Corrupt(corruption)) => Ok(Err(corruption)),
         Err(error) => Err(error.to_string()),
-    });
+    };
     let mut take = |one: Result<Result<T, Corruption>, String>| -> Result<(), String> {
         cost.frames += 1;
         match one? {
@@ -185,19 +183,26 @@ fn each_frame<T: Send>(
         }
     };
     if shared.env.blocking == BlockingMode::Inline {
-        return prepared.into_iter().try_for_each(take);
+        return frames(0, 1).map(read).try_for_each(take);
     }
     std::thread::scope(|scope| {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(FRAMES_AHEAD);
-        scope.spawn(move || {
-            for one in prepared {
-                let last = one.is_err();
-                if sender.send(one).is_err() || last {
-                    break;
-                }
+        let readers: Vec<_> = (0..READERS)
+            .map(|number| {
+                let (sender, receiver) = std::sync::mpsc::sync_channel(FRAMES_AHEAD);
+                let mut share = frames(number, READERS).map(read);
+                // Ends with the frames, or when nobody takes them any more.
+                scope.spawn(move || share.try_for_each(|one| sender.send(one)));
+                receiver
+            })
+            .collect();
+        // The frames were dealt out in turn, and are taken in turn.
+        for reader in readers.iter().cycle() {
+            match reader.recv() {
+                Ok(one) => take(one)?,
+                Err(_) => break,
             }
-        });
-        receiver.into_iter().try_for_each(&mut take)
+        }
+        Ok(())
     })
 }
 

@@ -15,6 +15,7 @@ use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
 
 use crate::assembler::Earlier;
+use crate::checkpoints::Checkpoints;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
@@ -27,6 +28,8 @@ pub(crate) struct Gauges {
     pub(crate) unpaged_traces: Vec<AtomicU64>,
     /// Bytes of spans of kept traces that a page may be built of.
     pub(crate) pageable_bytes: Vec<AtomicU64>,
+    /// Records that a restart must read because of them alone.
+    pub(crate) pageable_records: Vec<AtomicU64>,
     /// Credit that each shard holds for its entries, in bytes, and what they take.
     pub(crate) entry_credit: Vec<AtomicU64>,
     pub(crate) entry_bytes: Vec<AtomicU64>,
@@ -41,6 +44,7 @@ impl Gauges {
             open_traces: zeros(),
             unpaged_traces: zeros(),
             pageable_bytes: zeros(),
+            pageable_records: zeros(),
             entry_credit: zeros(),
             entry_bytes: zeros(),
             oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
@@ -76,6 +80,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Arc<CreditPool>,
     pub(crate) limiters: Mutex<Limiters>,
     pub(crate) gauges: Gauges,
+    pub(crate) checkpoints: Checkpoints,
     stages: StageCounters,
     epoch: RwLock<Arc<Epoch>>,
     pressure: AtomicU8,
@@ -100,6 +105,7 @@ impl Shared {
             limiters: Mutex::new(Limiters::new(parts.epoch.current().set())),
             gauges: Gauges::new(parts.router.shards()),
             recent: RecentSummaries::default(),
+            checkpoints: Checkpoints::read(&parts.journal, parts.router.shards()),
             stages: StageCounters::new(),
             env: parts.env,
             node: parts.node,

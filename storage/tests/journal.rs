@@ -276,3 +276,41 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_share_a_walk_get_every_frame_once_in_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = five_slices(dir.path());
+    let share = |number| {
+        let frames = journal.walk(None).share(number, 2);
+        frames.map(|item| item.unwrap().0).collect::<Vec<_>>()
+    };
+    let whole: Vec<_> = journal.walk(None).map(|item| item.unwrap().0).collect();
+    let dealt = |number: usize| whole.iter().skip(number).step_by(2).copied();
+    assert!(whole.len() > 3);
+    assert_eq!(share(0), dealt(0).collect::<Vec<_>>());
+    assert_eq!(share(1), dealt(1).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_walk_over_verdicts_reads_no_other_frames() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(3);
+    let journal = open(dir.path(), JournalOptions::default());
+    let mut builder = FrameBuilder::new(1).unwrap();
+    let verdicts = [dropped(&mut numbers, "default", 1)];
+    builder
+        .push_verdicts(ShardId(0), Term(1), Lsn(2), &verdicts)
+        .unwrap();
+    let frames = [
+        frame(&mut numbers, &[(0, 1)]),
+        builder.finish().unwrap(),
+        frame(&mut numbers, &[(0, 3)]),
+    ];
+    journal.commit(&frames, UnixNanos(NOW)).unwrap();
+    let walked: Vec<_> = journal
+        .walk_verdicts(None)
+        .map(|item| item.unwrap().0)
+        .collect();
+    assert_eq!(walked, [FrameId(2)]);
+}

@@ -10,7 +10,7 @@ mod symbols;
 mod view;
 
 pub use decide::Promotion;
-pub use paging::{KeptTrace, PagedTrace};
+pub use paging::{KeptTrace, PagedTrace, PagingBacklog};
 pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
 pub use view::{EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, UnverifiedTrace};
 

@@ -58,6 +58,17 @@ impl KeptTrace {
     }
 }
 
+/// The kept traces of a shard that a page may be built of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PagingBacklog {
+    /// Bytes of their spans.
+    pub bytes: u64,
+    /// When the one that waits longest was ready.
+    pub oldest: Option<UnixNanos>,
+    /// Records that a restart must read because of them alone.
+    pub records: u64,
+}
+
 impl ShardState {
     /// When the last span of each kept trace came that a page may be built of, and the bytes of its spans: the oldest
     /// first, up to `bytes` of spans (at least one trace). `all` counts those that still wait for spans too. The
@@ -169,21 +180,27 @@ impl ShardState {
         }
     }
 
-    /// Of the kept traces that a page may be built of: bytes of their spans, and when the oldest was decided.
+    /// What waits for a page.
     #[must_use]
-    pub fn pageable(&self) -> (u64, Option<UnixNanos>) {
-        let mut bytes = 0;
-        let mut oldest: Option<UnixNanos> = None;
+    pub fn backlog(&self) -> PagingBacklog {
+        let mut backlog = PagingBacklog::default();
+        let next = self.applied.next();
+        let (mut waiting_from, mut others_from) = (next, next);
         for entry in self.entries() {
-            if let Phase::Kept(kept) = &entry.phase
-                && kept.ready
-            {
-                bytes += entry.bytes;
-                let at = kept.record.decided_at.max(entry.last_at);
-                oldest = Some(oldest.map_or(at, |known| known.min(at)));
+            let first = entry.references.first().copied().unwrap_or(next);
+            match &entry.phase {
+                Phase::Kept(kept) if kept.ready => {
+                    let at = kept.record.decided_at.max(entry.last_at);
+                    let oldest = backlog.oldest.map_or(at, |known| known.min(at));
+                    backlog.bytes += entry.bytes;
+                    backlog.oldest = Some(oldest);
+                    waiting_from = waiting_from.min(first);
+                }
+                _ => others_from = others_from.min(first),
             }
         }
-        (bytes, oldest)
+        backlog.records = others_from.0.saturating_sub(waiting_from.0);
+        backlog
     }
 }
 

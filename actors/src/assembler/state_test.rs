@@ -7,7 +7,7 @@ use spandrel_model::search::{SearchFilter, TagCondition, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
 use super::world::{ERRORS_ONLY, Sent, World, span, trace};
-use super::{HitLimits, MemoryHit, PagedTrace, Promotion};
+use super::{HitLimits, KeptTrace, MemoryHit, PagedTrace, PagingBacklog, Promotion};
 
 const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
 
@@ -439,4 +439,29 @@ fn pages_take_the_oldest_and_leave_what_came_after_the_cut() {
     assert_eq!((first.len(), more, taken.len()), (2, true, 2));
     let (rest, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, false));
     assert_eq!((rest, more), (vec![backlog[2]], false));
+}
+
+#[test]
+fn what_waits_for_a_page_says_how_far_it_holds_a_restart_back() {
+    // given a kept trace that waits for its page, and later ones that are open
+    let mut world = World::new(KEEP_ALL_POLICY);
+    world.send(1, &[span(1, 0)]);
+    world.commit();
+    world.pass(10);
+    for number in 2..=4 {
+        world.send(number, &[span(1, 0)]);
+        world.commit();
+    }
+
+    // then it alone is listed, and the records between it and the first open one are counted
+    let first_open = world.state.view(&tenant(), trace(2)).unwrap().references[0];
+    let backlog = world.state.backlog();
+    assert_eq!(backlog.records, first_open.0 - 1);
+    assert!(backlog.bytes > 0 && backlog.oldest.is_some());
+
+    // when it is on its page, nothing waits
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
+    let paged: Vec<_> = kept.iter().map(KeptTrace::paged).collect();
+    world.step(|state, _, _| state.paged(&paged));
+    assert_eq!(world.state.backlog(), PagingBacklog::default());
 }

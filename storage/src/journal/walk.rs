@@ -9,12 +9,16 @@ use super::record::{FrameId, RecordKind};
 
 /// Decodes frames in order, without filling the cache. A corrupt one is an `Err` item and the walk goes on behind
 /// it; it ends at the last frame committed by then, and goes on from there when asked again.
+#[derive(Clone)]
 pub struct Walk<'a> {
     journal: &'a Journal,
     after: Option<FrameId>,
     ahead: std::vec::IntoIter<FrameId>,
     /// Frames without records of this kind are passed over, unread.
     kind: Option<RecordKind>,
+    /// Frames to pass over, unread, before the next one, and after each.
+    pass: usize,
+    stride: usize,
 }
 
 impl Journal {
@@ -26,6 +30,8 @@ impl Journal {
             after,
             ahead: Vec::new().into_iter(),
             kind: None,
+            pass: 0,
+            stride: 1,
         }
     }
 
@@ -53,6 +59,17 @@ impl Walk<'_> {
         self.after
     }
 
+    /// Of the frames of this walk only the `number`-th of each `of`, counted from 0: so many walkers together read all
+    /// of them, each at its own pace. Nothing may be trimmed meanwhile.
+    #[must_use]
+    pub fn share(self, number: usize, of: usize) -> Self {
+        Self {
+            pass: number,
+            stride: of.max(1),
+            ..self
+        }
+    }
+
     fn next_id(&mut self) -> Option<FrameId> {
         if let Some(id) = self.ahead.next() {
             return Some(id);
@@ -75,9 +92,14 @@ impl Iterator for Walk<'_> {
             {
                 continue;
             }
+            if self.pass > 0 {
+                self.pass -= 1;
+                continue;
+            }
+            self.pass = self.stride - 1;
             match self.journal.read(id, Vec::new()) {
                 // Trimmed while we walked: nobody needs it any more.
-                Err(JournalError::Gone { .. }) => {}
+                Err(JournalError::Gone { .. }) if self.stride == 1 => {}
                 read => return Some(read.map(|frame| (id, Arc::new(frame)))),
             }
         }
