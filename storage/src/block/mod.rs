@@ -21,6 +21,8 @@ mod stored_page;
 mod summaries;
 
 #[cfg(test)]
+mod block_life_test;
+#[cfg(test)]
 mod block_test;
 #[cfg(test)]
 mod failed_sync_test;

@@ -1,0 +1,153 @@
+//! Reads the spans of the traces of a paging job.
+
+use std::collections::BTreeSet;
+
+use foldhash::fast::FixedState;
+use hashbrown::{HashMap, HashSet};
+use smallvec::SmallVec;
+use spandrel_model::error::ErrorClass;
+use spandrel_model::ids::{Lsn, ShardId, TraceId};
+use spandrel_model::otlp::{RawContext, TracesDataWriter};
+use spandrel_storage::journal::Frame;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::arena::{SpanArena, SpanList};
+use crate::assembler::KeptTrace;
+use crate::shared::Shared;
+
+/// Spans of a trace whose hashes are compared one by one.
+const FEW_HASHES: usize = 16;
+
+/// A trace of a job with the spans that were found.
+pub(super) struct Gathered {
+    pub(super) shard: ShardId,
+    pub(super) kept: KeptTrace,
+    /// Hashes of the spans that it has: a batch that was sent twice stands in the journal twice.
+    hashes: Hashes,
+    pub(super) spans: SpanList,
+}
+
+/// A set of hashes, small most of the time.
+#[derive(Default)]
+struct Hashes {
+    few: SmallVec<[u64; FEW_HASHES]>,
+    many: HashSet<u64, FixedState>,
+}
+
+impl Hashes {
+    /// False when it is there already.
+    fn insert(&mut self, hash: u64) -> bool {
+        if self.few.contains(&hash) || self.many.contains(&hash) {
+            return false;
+        }
+        if self.few.len() < FEW_HASHES {
+            self.few.push(hash);
+            return true;
+        }
+        self.many.insert(hash)
+    }
+}
+
+/// Reads the spans of the traces, each frame once.
+pub(super) fn gather(
+    shared: &Shared,
+    arena: &mut SpanArena,
+    buffer: &mut Vec<u8>,
+    kept: Vec<(ShardId, KeptTrace)>,
+) -> Result<Vec<Gathered>, String> {
+    let mut wanted: BTreeSet<(ShardId, Lsn)> = BTreeSet::new();
+    let mut numbers: HashMap<(ShardId, TraceId), SmallVec<[u32; 1]>, FixedState> =
+        HashMap::default();
+    let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
+    for ((shard, kept), number) in kept.into_iter().zip(0u32..) {
+        wanted.extend(kept.references.iter().map(|lsn| (shard, *lsn)));
+        let same = numbers.entry((shard, kept.trace_id)).or_default();
+        same.push(number);
+        let mut hashes = Hashes::default();
+        if kept.stored {
+            stored_hashes(shared, shard, &kept, &mut hashes)?;
+        }
+        gathered.push(Gathered {
+            shard,
+            kept,
+            hashes,
+            spans: SpanList::default(),
+        });
+    }
+    let (mut frames, records) = (0u32, wanted.len());
+    while let Some(&(shard, lsn)) = wanted.first() {
+        let Some(frame) = frame_of(shared, shard, lsn, std::mem::take(buffer))? else {
+            wanted.remove(&(shard, lsn));
+            continue;
+        };
+        frames += 1;
+        for (number, head) in frame.records().iter().enumerate() {
+            if !wanted.remove(&(head.shard, head.lsn)) {
+                continue;
+            }
+            let Some(tenant) = frame.tenant(number) else {
+                continue;
+            };
+            let mut collect = |context: &RawContext<'_>, trace_id, span: &[u8]| {
+                for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
+                    let one: &mut Gathered = &mut gathered[at as usize];
+                    if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
+                        arena.push(&mut one.spans, context, span);
+                    }
+                }
+            };
+            frame.visit_spans(number, &mut collect);
+        }
+        wanted.remove(&(shard, lsn));
+        *buffer = frame.into_buffer();
+    }
+    tracing::debug!(traces = gathered.len(), records, frames, "spans gathered");
+    Ok(gathered)
+}
+
+/// The frame of a record, read into `buffer`; `None` when it is gone or damaged, which was reported where it was found:
+/// the other frames' spans are stored all the same.
+fn frame_of(
+    shared: &Shared,
+    shard: ShardId,
+    lsn: Lsn,
+    buffer: Vec<u8>,
+) -> Result<Option<Frame>, String> {
+    let journal = &shared.journal;
+    let located = journal.locate(shard, lsn);
+    let Some(id) = located.map_err(|error| error.to_string())? else {
+        tracing::error!(
+            shard = shard.0,
+            lsn = lsn.0,
+            "a kept trace's record is gone"
+        );
+        return Ok(None);
+    };
+    match journal.read(id, buffer) {
+        Ok(frame) => Ok(Some(frame)),
+        Err(error) if error.class() == ErrorClass::Corrupt => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The spans of a trace that are in blocks already: a late fragment stores none of them again.
+fn stored_hashes(
+    shared: &Shared,
+    shard: ShardId,
+    kept: &KeptTrace,
+    hashes: &mut Hashes,
+) -> Result<(), String> {
+    let blocks = &shared.blocks;
+    let fragments = blocks.fragments(&kept.tenant, shard, kept.trace_id);
+    for location in fragments.map_err(|error| error.to_string())? {
+        let mut nowhere = TracesDataWriter::new();
+        let mut note = |_, hash| {
+            hashes.insert(hash);
+            true
+        };
+        blocks
+            .read(&location, &mut nowhere, &mut note)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
