@@ -131,8 +131,9 @@ fn a_journal_that_does_not_sync_is_found() {
         .find(|line| line.starts_with("broken: "))
         .unwrap_or_default();
     assert!(broken.starts_with("broken: P1: "), "{}", run.report);
+    // A client misses its spans, or the start that comes before says that frames are lost.
     assert!(
-        broken.contains("acknowledged spans are not returned"),
+        broken.contains("acknowledged spans are not returned") || broken.contains("are lost"),
         "{broken}"
     );
     assert!(
