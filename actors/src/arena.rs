@@ -47,6 +47,11 @@ impl SpanArena {
         self.last = None;
     }
 
+    /// Makes room for so many bytes at once: grown step by step, the buffer would end up to twice as large.
+    pub(crate) fn reserve(&mut self, bytes: usize) {
+        self.buffer.reserve_exact(bytes);
+    }
+
     fn store(&mut self, bytes: &[u8]) -> Slice {
         // A job holds some megabytes; what does not fit 32 bits is left out by the empty slice.
         let place = (u32::try_from(self.buffer.len()), u32::try_from(bytes.len()));

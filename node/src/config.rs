@@ -137,8 +137,8 @@ pub enum ConfigError {
     },
 }
 
-/// Least memory in bytes: the fixed parts (caches, index writer, runtime) take about 190 MiB of it.
-const MIN_MEMORY_BYTES: u64 = 256 << 20;
+/// Least memory in bytes: the fixed parts (caches, index writer, runtime) take 208 MiB of it.
+const MIN_MEMORY_BYTES: u64 = 288 << 20;
 /// Largest config file in bytes: all settings take less than a thousandth of it.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -267,7 +267,7 @@ impl NodeStartOptions {
         if self.memory_bytes < MIN_MEMORY_BYTES {
             return refuse(
                 "memory",
-                "at least 256MiB",
+                "at least 288MiB",
                 format!("{} bytes", self.memory_bytes),
             );
         }

@@ -15,6 +15,8 @@ use crate::arena::{SpanArena, SpanList};
 use crate::assembler::KeptTrace;
 use crate::shared::Shared;
 
+/// Bytes that the contexts of a job take, about.
+const CONTEXT_BYTES: usize = 1 << 20;
 /// Spans of a trace whose hashes are compared one by one.
 const FEW_HASHES: usize = 16;
 
@@ -59,6 +61,8 @@ pub(super) fn gather(
     let mut numbers: HashMap<(ShardId, TraceId), SmallVec<[u32; 1]>, FixedState> =
         HashMap::default();
     let mut gathered: Vec<Gathered> = Vec::with_capacity(kept.len());
+    let bytes: u64 = kept.iter().map(|(_, kept)| kept.bytes).sum();
+    arena.reserve(usize::try_from(bytes).unwrap_or(0) + CONTEXT_BYTES);
     for ((shard, kept), number) in kept.into_iter().zip(0u32..) {
         wanted.extend(kept.references.iter().map(|lsn| (shard, *lsn)));
         let same = numbers.entry((shard, kept.trace_id)).or_default();

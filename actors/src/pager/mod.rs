@@ -77,28 +77,17 @@ impl Actor for Pager {
                 if state.is_due() {
                     // Under pressure traces that still wait for spans are written too: the rest comes as a fragment.
                     let all = state.shared.pressure() >= 2;
-                    state
-                        .run(state.budget(), all)
-                        .await
-                        .unwrap_or_else(|error| {
-                            tracing::error!(
-                                error,
-                                "pages not written, their traces wait in the journal"
-                            );
-                            0
-                        });
+                    if let Err(error) = state.run_while_full(all).await {
+                        tracing::error!(
+                            error,
+                            "pages not written, their traces wait in the journal"
+                        );
+                    }
                 }
                 myself.send_after(Duration::from_millis(PAGER_TICK_MS), || PagerMessage::Tick);
             }
             PagerMessage::Flush(reply) => {
-                let result = loop {
-                    match state.run(state.budget(), true).await {
-                        Ok(0) => break Ok(()),
-                        Ok(_) => {}
-                        Err(error) => break Err(error),
-                    }
-                };
-                let _ = reply.send(result);
+                let _ = reply.send(state.run_while_full(true).await);
             }
         }
         Ok(())
@@ -123,11 +112,16 @@ impl PagerState {
         full || behind || waited >= max_age || pressed
     }
 
-    /// Writes pages of what is ready (`all`: of everything kept), about `budget` bytes of spans at a time; returns
-    /// the traces.
-    async fn run(&mut self, budget: u64, all: bool) -> Result<usize, String> {
-        let Some(until) = self.cut(budget, all).await else {
-            return Ok(0);
+    /// Runs jobs until one takes all that waits: a pause after each job would bound what a node can keep.
+    async fn run_while_full(&mut self, all: bool) -> Result<(), String> {
+        while self.run(self.budget(), all).await? {}
+        Ok(())
+    }
+
+    /// Writes pages of what is ready (`all`: of everything kept), about `budget` bytes of spans; true when more waits.
+    async fn run(&mut self, budget: u64, all: bool) -> Result<bool, String> {
+        let Some((until, more)) = self.cut(budget, all).await else {
+            return Ok(false);
         };
         let mut kept: Vec<(ShardId, KeptTrace)> = Vec::new();
         for (shard, taken) in self
@@ -137,13 +131,13 @@ impl PagerState {
             kept.extend(taken.into_iter().map(|trace| (shard, trace)));
         }
         if kept.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
         let mut keys: BTreeMap<ShardId, Vec<PagedTrace>> = BTreeMap::new();
         for (shard, trace) in &kept {
             keys.entry(*shard).or_default().push(trace.paged());
         }
-        let (count, shared) = (kept.len(), Arc::clone(&self.shared));
+        let shared = Arc::clone(&self.shared);
         let mut buffers = std::mem::take(&mut self.buffers);
         let job = move || {
             let result = write_pages(&shared, &mut buffers, kept);
@@ -158,22 +152,23 @@ impl PagerState {
             };
             let _ = self.shards[usize::from(shard.0)].cast(message);
         }
-        result.map(|()| count)
+        result.map(|()| more)
     }
 
     /// The moment up to which the traces that wait have about `budget` bytes of spans. All shards cut at one moment,
-    /// so that a job reads a run of frames of which the next job needs next to nothing.
-    async fn cut(&self, budget: u64, all: bool) -> Option<UnixNanos> {
+    /// so that a job reads a run of frames of which the next job needs next to nothing. The flag: more waits behind it.
+    async fn cut(&self, budget: u64, all: bool) -> Option<(UnixNanos, bool)> {
         // Shards are about equally busy; one that lists less than it has ends the job early.
         let share = 4 * budget / self.shards.len().max(1) as u64;
         let mut waiting: Vec<(UnixNanos, u64)> = Vec::new();
-        let mut until = UnixNanos(u64::MAX);
+        let (mut until, mut unlisted) = (UnixNanos(u64::MAX), false);
         for (_, (backlog, more)) in self
             .ask(|reply| AssemblerMessage::KeptBacklog(share, all, reply))
             .await
         {
             if let (Some((last, _)), true) = (backlog.last(), more) {
                 until = until.min(*last);
+                unlisted = true;
             }
             waiting.extend(backlog);
         }
@@ -186,7 +181,9 @@ impl PagerState {
         });
         let first = within.next()?.0;
         let last = within.last().map_or(first, |(at, _)| *at);
-        Some(last.min(until))
+        let until = last.min(until);
+        let more = unlisted || waiting.last().is_some_and(|(at, _)| *at > until);
+        Some((until, more))
     }
 
     /// Asks every shard; those that are stopping do not answer.

@@ -29,7 +29,7 @@ const STORE_CACHE_BYTES: u64 = 24 * MIB;
 /// Bytes for decoded journal frames.
 const FRAME_CACHE_BYTES: u64 = 16 * MIB;
 /// Bytes for everything without a budget of its own: the index writer, page builders, filters, the runtime.
-const FIXED_BYTES: u64 = 112 * MIB;
+const FIXED_BYTES: u64 = 128 * MIB;
 /// Length of a time bucket: an hour.
 const BUCKET_NANOS: u64 = 3_600 * UnixNanos::PER_SECOND;
 /// Upper ends of the buckets of every duration, in seconds.
