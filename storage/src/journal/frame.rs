@@ -144,6 +144,20 @@ impl Frame {
     /// [`JournalError::NoSuchRecord`] when the record holds no spans, [`JournalError::Invalid`] when the scanner
     /// refuses them (they were accepted once, so that is a defect).
     pub fn batch(&self, record: usize, interests: &Interests) -> Result<SpanBatch, JournalError> {
+        self.batch_of(record, interests, &mut |_| true)
+    }
+
+    /// The spans of some traces of a record as the scanner sees them; the others are not looked at. `wanted` is asked
+    /// about each span's trace, in the order of the spans.
+    ///
+    /// # Errors
+    /// As [`Self::batch`].
+    pub fn batch_of(
+        &self,
+        record: usize,
+        interests: &Interests,
+        wanted: &mut dyn FnMut(TraceId) -> bool,
+    ) -> Result<SpanBatch, JournalError> {
         let Some(Body::Spans {
             tenant,
             received_at,
@@ -155,8 +169,10 @@ impl Frame {
                 record,
             });
         };
-        let (contexts, numbers) = self.contexts_of(record);
-        let spans = self.rows(record).iter().map(|row| {
+        let rows = self.rows(record).iter().copied();
+        let rows: Vec<Row> = rows.filter(|row| wanted(self.trace_id(row))).collect();
+        let (contexts, numbers) = self.contexts_of(&rows);
+        let spans = rows.iter().map(|row| {
             let number = numbers.get(row.context as usize).copied();
             (number.unwrap_or_default(), row.span)
         });
@@ -175,12 +191,15 @@ impl Frame {
         })
     }
 
-    /// The contexts that a record uses, and for each context of the frame its index among them.
-    fn contexts_of(&self, record: usize) -> (Vec<Context>, Vec<u32>) {
+    /// The contexts that rows use, and for each context of the frame its index among them.
+    fn contexts_of(&self, rows: &[Row]) -> (Vec<Context>, Vec<u32>) {
         const UNUSED: u32 = u32::MAX;
-        let mut numbers = vec![UNUSED; self.contexts.len()];
+        let mut numbers = match rows {
+            [] => Vec::new(),
+            _ => vec![UNUSED; self.contexts.len()],
+        };
         let mut contexts = Vec::new();
-        for row in self.rows(record) {
+        for row in rows {
             let index = row.context as usize;
             let (Some(number), Some(parts)) = (numbers.get_mut(index), self.contexts.get(index))
             else {

@@ -1,13 +1,14 @@
 //! Recovery: rebuilds the assemblers of a node from their checkpoints and the journal.
 //!
 //! A verdict that is found is adopted, never decided again. Two passes: the first, over the frames of verdicts alone,
-//! learns which traces are decided within the window, so that their spans are told from late ones in the second.
+//! learns which traces are decided within the window. So the second tells their spans from late ones, and passes over
+//! those that nobody needs any more: nearly all, since a few traces that wait long for their end hold the range open.
+
+mod window;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
@@ -19,13 +20,12 @@ use crate::assembler::{Decided, Effects, PagedTrace, Prior, ShardState, Step};
 use crate::env::BlockingMode;
 use crate::settings::Epoch;
 use crate::shared::Shared;
+use window::{Window, newest_fragment};
 
 /// Threads that read and scan frames.
 const READERS: usize = 2;
 /// Frames that each of them is ahead: some megabytes.
 const FRAMES_AHEAD: usize = 8;
-/// Frames between two looks for kept traces that are in blocks already: bounds the entries held meanwhile.
-const SETTLE_EVERY_FRAMES: u64 = 256;
 
 /// A shard after recovery.
 pub(crate) struct Recovered {
@@ -42,29 +42,21 @@ pub(crate) struct ReplayCost {
     pub(crate) skipped: BTreeMap<FrameId, Corruption>,
 }
 
-type Known = HashMap<(ShardId, TraceId), Vec<(TenantId, Lsn, Verdict)>, FixedState>;
-
 /// What is decided, for replay: verdicts within the window by their input, older ones by the journal.
 struct ReplayDecided<'a> {
     shared: &'a Shared,
-    /// By trace: the inputs of its verdicts within the window.
-    window: &'a Known,
+    window: &'a Window<'a>,
 }
 
 impl Decided for ReplayDecided<'_> {
     fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, lsn: Lsn) -> Prior {
-        let known = self
-            .window
-            .get(&(shard, trace_id))
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let mut mine = known.iter().filter(|(owner, _, _)| owner == tenant);
-        if mine.clone().any(|(_, input, _)| *input >= lsn) {
+        let last_input = self.window.last_input(shard, tenant, trace_id);
+        if last_input.is_some_and(|input| input >= lsn) {
             // A verdict that comes later in the journal read this record: the trace is open here.
             return Prior::None;
         }
         let journal = &self.shared.journal;
-        if mine.next().is_none() && !journal.maybe_decided(shard, tenant, trace_id) {
+        if last_input.is_none() && !journal.maybe_decided(shard, tenant, trace_id) {
             return Prior::None;
         }
         match self.shared.earlier(shard, tenant, trace_id) {
@@ -83,17 +75,15 @@ pub(crate) fn replay(
     let mut cost = ReplayCost::default();
     let from: Vec<Lsn> = states.iter().map(ShardState::applied).collect();
     let start = first_frame(shared, &states)?;
-    let mut window = Known::default();
+    let mut window = Window::new(shared);
     if let Some(start) = start {
         let prepare = |frame: Arc<Frame>| Ok(verdicts_after(&frame, &states));
         let walk = shared.journal.walk_verdicts(before(start));
         let share = |number, of| walk.clone().share(number, of);
         each_frame(shared, &share, &mut cost, &prepare, &mut |found| {
-            for (shard, record) in found {
-                let key = (shard, record.trace_id);
-                let known = (record.tenant, record.input_lsn, record.verdict);
-                window.entry(key).or_default().push(known);
-            }
+            found
+                .into_iter()
+                .for_each(|(shard, record)| window.add(shard, record));
             Ok(())
         })?;
     }
@@ -104,19 +94,12 @@ pub(crate) fn replay(
             shared,
             window: &window,
         };
-        let mut frames = 0;
-        let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from);
+        let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from, &window);
         let walk = shared.journal.walk(before(start));
         let share = |number, of| walk.clone().share(number, of);
         each_frame(shared, &share, &mut cost, &prepare, &mut |records| {
             for record in records {
                 apply_record(shared, epoch, &decided, record, &mut states, &mut effects);
-            }
-            frames += 1;
-            if frames % SETTLE_EVERY_FRAMES == 0 {
-                states
-                    .iter_mut()
-                    .try_for_each(|state| settle_kept(shared, state))?;
             }
             Ok(())
         })?;
@@ -234,8 +217,13 @@ enum Content {
     Other,
 }
 
-/// The records of a frame that come after each shard's checkpoint.
-fn records_after(epoch: &Epoch, frame: &Frame, from: &[Lsn]) -> Result<Vec<ReadRecord>, String> {
+/// The records of a frame that come after each shard's checkpoint, without what is settled.
+fn records_after(
+    epoch: &Epoch,
+    frame: &Frame,
+    from: &[Lsn],
+    window: &Window<'_>,
+) -> Result<Vec<ReadRecord>, String> {
     let mut records = Vec::new();
     for (number, head) in frame.records().iter().enumerate() {
         if from
@@ -245,13 +233,8 @@ fn records_after(epoch: &Epoch, frame: &Frame, from: &[Lsn]) -> Result<Vec<ReadR
             continue;
         }
         let content = match head.kind {
-            RecordKind::Spans => {
-                let batch = frame.batch(number, epoch.rules().interests());
-                Content::Spans(batch.map_err(|error| error.to_string())?)
-            }
-            RecordKind::Verdicts => {
-                Content::Verdicts(frame.verdicts(number).map_err(|error| error.to_string())?)
-            }
+            RecordKind::Spans => read_spans(epoch, frame, number, head, window)?,
+            RecordKind::Verdicts => read_verdicts(frame, number, head, window)?,
             _ => Content::Other,
         };
         records.push(ReadRecord {
@@ -261,6 +244,62 @@ fn records_after(epoch: &Epoch, frame: &Frame, from: &[Lsn]) -> Result<Vec<ReadR
         });
     }
     Ok(records)
+}
+
+fn read_spans(
+    epoch: &Epoch,
+    frame: &Frame,
+    number: usize,
+    head: &RecordHead,
+    window: &Window<'_>,
+) -> Result<Content, String> {
+    let Some(tenant) = frame.tenant(number) else {
+        return Ok(Content::Other);
+    };
+    let mut failed = None;
+    // The spans of a trace lie together in a record.
+    let mut last: Option<(TraceId, bool)> = None;
+    let mut wanted = |trace_id: TraceId| {
+        if let Some((_, wanted)) = last.filter(|(known, _)| *known == trace_id) {
+            return wanted;
+        }
+        let settled = window.is_settled(head.shard, tenant, trace_id, head.lsn);
+        let settled = settled.unwrap_or_else(|error| {
+            failed = Some(error);
+            false
+        });
+        last = Some((trace_id, !settled));
+        !settled
+    };
+    let batch = frame.batch_of(number, epoch.rules().interests(), &mut wanted);
+    let batch = batch.map_err(|error| error.to_string())?;
+    match failed {
+        Some(error) => Err(error),
+        None if batch.spans.is_empty() => Ok(Content::Other),
+        None => Ok(Content::Spans(batch)),
+    }
+}
+
+/// Keeps whose fragment is in a block have no entry to go to: their spans were passed over.
+fn read_verdicts(
+    frame: &Frame,
+    number: usize,
+    head: &RecordHead,
+    window: &Window<'_>,
+) -> Result<Content, String> {
+    let mut records = frame.verdicts(number).map_err(|error| error.to_string())?;
+    let mut failed = None;
+    records.retain(|record| {
+        let settled = record.verdict == Verdict::Keep
+            && window
+                .is_settled(head.shard, &record.tenant, record.trace_id, head.lsn)
+                .unwrap_or_else(|error| {
+                    failed = Some(error);
+                    false
+                });
+        !settled
+    });
+    failed.map_or(Ok(Content::Verdicts(records)), Err)
 }
 
 fn apply_record(
@@ -302,9 +341,7 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
     let shard = state.shard();
     let mut paged = Vec::new();
     for (tenant, trace_id) in state.kept_keys() {
-        let fragments = shared.blocks.fragments(&tenant, shard, trace_id);
-        let fragments = fragments.map_err(|error| error.to_string())?;
-        let Some(fragment) = fragments.iter().map(|location| location.fragment).max() else {
+        let Some(fragment) = newest_fragment(shared, shard, &tenant, trace_id)? else {
             continue;
         };
         // Only what stays needs it.
