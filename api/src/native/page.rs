@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{Html, IntoResponse, Response};
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::ports::NodeStatus;
 use spandrel_model::search::FoundTrace;
 
@@ -102,15 +102,12 @@ fn write_health(page: &mut String, status: &NodeStatus) {
             format!(
                 "{}, since {}",
                 size(status.journal_bytes),
-                format_instant(status.journal_since)
+                format_second(status.journal_since)
             ),
         ),
         ("Blocks", size(status.block_bytes)),
         ("Index", size(status.index_bytes)),
-        (
-            "Retention",
-            format!("{} h", status.retention_seconds / 3_600),
-        ),
+        ("Retention", period(status.retention_seconds)),
     ];
     for (name, value) in rows {
         let _ = write!(page, "<dt>{name}</dt><dd>{}</dd>", escape(&value));
@@ -150,21 +147,25 @@ fn write_traces(page: &mut String, traces: &Result<Vec<FoundTrace>, String>) {
         Err(message) => {
             let _ = write!(page, "<p class=\"warn\">{}</p>", escape(message));
         }
-        Ok(traces) if traces.is_empty() => page.push_str("<p>None yet.</p>"),
+        Ok(traces) if traces.is_empty() => page.push_str(
+            "<p>None yet. For some to look at: <code>spandrel demo --spans 1000</code></p>",
+        ),
         Ok(traces) => {
             page.push_str(
-                "<div class=\"scroll\"><table><thead><tr><th>Trace</th><th>Root</th><th>Start</th><th>Duration</th>\
-                 <th>Spans</th><th>Status</th></tr></thead><tbody>",
+                "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Root</th><th>Start, UTC</th><th>Duration</th>\
+                 <th>Spans</th><th>Status</th><th>State</th><th>Trace</th></tr></thead><tbody>",
             );
             for trace in traces {
                 let id = trace.trace_id;
                 let _ = write!(
                     page,
-                    "<tr><td><a href=\"/v1/traces/{id}\"><code>{id}</code></a></td><td>{}: {}</td><td>{}</td>\
-                     <td>{:.3} ms</td><td>{}</td><td class=\"{}\">{}, {}</td></tr>",
+                    "<tr><td class=\"name\">{}: {}</td><td><time datetime=\"{}\">{}</time></td><td>{:.3} ms</td>\
+                     <td>{}</td><td class=\"{}\">{}</td><td>{}</td>\
+                     <td><a href=\"/v1/traces/{id}\"><code>{id}</code></a></td></tr>",
                     escape(&trace.root_service),
                     escape(&trace.root_operation),
                     format_instant(trace.start),
+                    time_of_day(trace.start),
                     nanos_to_ms(trace.duration),
                     trace.span_count,
                     trace.status.as_str(),
@@ -190,6 +191,34 @@ fn write_policy(page: &mut String, status: &NodeStatus) {
     page.push_str("</ol><p>Change it with <code>spandrel policy apply FILE</code>.</p></section>");
 }
 
+/// An instant to the second, as `2026-11-24 15:29:52 UTC`.
+fn format_second(at: UnixNanos) -> String {
+    let whole = format_instant(at);
+    let (day, rest) = whole.split_once('T').unwrap_or((&whole, ""));
+    let second = rest.split(['.', 'Z']).next().unwrap_or_default();
+    format!("{day} {second} UTC")
+}
+
+/// The time of day of an instant to the millisecond: the list holds an hour.
+fn time_of_day(at: UnixNanos) -> String {
+    let milliseconds = UnixNanos(at.0 - at.0 % UnixNanos::PER_MILLI);
+    let whole = format_instant(milliseconds);
+    let rest = whole.split_once('T').map_or("", |(_, rest)| rest);
+    rest.get(.."00:00:00.000".len()).unwrap_or(rest).to_owned()
+}
+
+/// A period in the largest unit that it fills.
+fn period(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
+    let whole = units
+        .iter()
+        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0);
+    whole.map_or_else(
+        || format!("{seconds} s"),
+        |(unit, name)| format!("{} {name}", seconds / unit),
+    )
+}
+
 fn size(bytes: u64) -> String {
     let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].iter();
     let (mut unit, mut amount, mut rest) = (units.next(), bytes, 0);
@@ -198,7 +227,10 @@ fn size(bytes: u64) -> String {
         amount /= 1_024;
         unit = units.next();
     }
-    format!("{amount}.{rest} {}", unit.unwrap_or(&"B"))
+    match unit {
+        None | Some(&"B") => format!("{amount} B"),
+        Some(unit) => format!("{amount}.{rest} {unit}"),
+    }
 }
 
 /// Text made safe for HTML, in elements and in quoted attributes.
@@ -231,8 +263,18 @@ mod tests {
 
     #[test]
     fn sizes_are_for_people() {
-        assert_eq!(size(0), "0.0 B");
+        assert_eq!(size(0), "0 B");
         assert_eq!(size(1_536), "1.5 KiB");
         assert_eq!(size(u64::MAX), "16777215.9 TiB");
+    }
+
+    #[test]
+    fn times_are_for_people() {
+        let at = UnixNanos(1_795_534_192_603_787_897);
+        assert_eq!(format_second(at), "2026-11-24 15:29:52 UTC");
+        assert_eq!(time_of_day(at), "15:29:52.603");
+        assert_eq!(time_of_day(UnixNanos(1)), "00:00:00.000");
+        let periods = [604_800, 7_200, 90, 120].map(period);
+        assert_eq!(periods, ["7 d", "2 h", "90 s", "2 min"]);
     }
 }
