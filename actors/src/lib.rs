@@ -1,6 +1,6 @@
 //! The actors of a node: ingest, writer, one assembler per shard, pager, indexer, housekeeper, queries.
 //!
-//! May depend on: the model, storage and raft; owns ractor. It implements the ports of the model. Must never: speak
+//! May depend on: the model, storage and raft; owns ractor and consistent_hash. It implements the ports of the model. Must never: speak
 //! HTTP or gRPC to clients, read a clock or a disk other than through [`Env`], or queue bytes without credit.
 
 mod admin;
@@ -20,6 +20,7 @@ pub mod limits;
 mod meters;
 mod node;
 mod pager;
+pub mod placement;
 mod query;
 mod recent;
 mod recovery;

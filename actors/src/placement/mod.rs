@@ -1,0 +1,152 @@
+//! Which nodes should hold which shard. Pure: the same nodes give the same plan, in whatever order they are listed.
+//!
+//! A plan is advice to whoever proposes changes of the shard map. What counts is what Raft holds: programs of other
+//! versions may plan otherwise, and agree all the same. So a plan may change from version to version; the golden test
+//! is there because each change moves data.
+
+mod ring;
+
+#[cfg(test)]
+mod placement_test;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU8;
+
+use spandrel_model::ids::{NodeId, ShardId};
+
+use crate::limits::{COPIES_SLACK_PERCENT, PRIMARIES_SLACK_PERCENT};
+use ring::Ring;
+
+/// A node that may hold shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlacementNode {
+    /// Which node.
+    pub id: NodeId,
+    /// Its share of the shards, against those of the others.
+    pub weight: NonZeroU8,
+    /// Where it stands; nodes without a zone (empty) count as one zone together.
+    pub zone: String,
+}
+
+/// The nodes of one shard, the primary first; distinct.
+pub type Replicas = Vec<NodeId>;
+
+/// The most that a node takes, and what it has taken.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    weight: u64,
+    most_primaries: u64,
+    most_copies: u64,
+    primaries: u64,
+    copies: u64,
+}
+
+impl Load {
+    fn is_full(&self) -> bool {
+        self.copies >= self.most_copies
+    }
+
+    /// Copies for its weight, comparable between nodes.
+    fn copies_per_weight(&self) -> u64 {
+        // Weights are below 256, copies below 2^16.
+        self.copies * (1 << 16) / self.weight
+    }
+}
+
+/// Places `shards` shards with `replication` copies each, or as many as there are nodes. `seed` is the cluster's
+/// routing key.
+///
+/// No node is the primary of more than 110 % of its share (rounded up). Copies of a shard stand in different zones as
+/// far as there are zones, even where that loads the nodes of a small zone; otherwise no node holds more than 105 % of
+/// its share of copies, unless every other one holds the shard already. Without nodes there is no plan: the result is
+/// empty.
+#[must_use]
+pub fn plan(nodes: &[PlacementNode], shards: u16, replication: u8, seed: u64) -> Vec<Replicas> {
+    // By id, each once.
+    let nodes: BTreeMap<NodeId, &PlacementNode> =
+        nodes.iter().map(|node| (node.id, node)).collect();
+    if nodes.is_empty() {
+        return Vec::new();
+    }
+    let copies = usize::from(replication.max(1)).min(nodes.len());
+    let mut loads = loads(&nodes, shards, copies);
+    let ring = Ring::new(&nodes, seed);
+    let shards = (0..shards).map(ShardId);
+    let candidates: Vec<Vec<NodeId>> = shards.map(|shard| ring.candidates(shard)).collect();
+    // Primaries of all shards first: the copies that follow even out what these have left uneven.
+    let mut plan: Vec<Replicas> = candidates
+        .iter()
+        .map(|candidates| vec![choose_primary(candidates, &mut loads)])
+        .collect();
+    for _ in 1..copies {
+        for (replicas, candidates) in plan.iter_mut().zip(&candidates) {
+            replicas.extend(choose_copy(candidates, replicas, &nodes, &mut loads));
+        }
+    }
+    plan
+}
+
+fn loads(
+    nodes: &BTreeMap<NodeId, &PlacementNode>,
+    shards: u16,
+    copies: usize,
+) -> BTreeMap<NodeId, Load> {
+    let weight = |node: &PlacementNode| u64::from(node.weight.get());
+    let total: u64 = nodes.values().map(|node| weight(node)).sum();
+    let share = |weight: u64, of: u64, slack_percent: u64| {
+        (of * weight * (100 + slack_percent)).div_ceil(100 * total)
+    };
+    let (shards, copies) = (u64::from(shards), copies as u64);
+    let load = |weight| Load {
+        weight,
+        most_primaries: share(weight, shards, PRIMARIES_SLACK_PERCENT),
+        most_copies: share(weight, shards * copies, COPIES_SLACK_PERCENT),
+        primaries: 0,
+        copies: 0,
+    };
+    let loads = nodes.iter().map(|(id, node)| (*id, load(weight(node))));
+    loads.collect()
+}
+
+/// The first candidate that has room. One always has: together they have room for more than all shards.
+fn choose_primary(candidates: &[NodeId], loads: &mut BTreeMap<NodeId, Load>) -> NodeId {
+    let has_room = |id: &&NodeId| {
+        let load = loads.get(id);
+        load.is_some_and(|load| load.primaries < load.most_primaries)
+    };
+    let chosen = candidates.iter().find(has_room).or(candidates.first());
+    let chosen = chosen.copied().unwrap_or_default();
+    if let Some(load) = loads.get_mut(&chosen) {
+        load.primaries += 1;
+        load.copies += 1;
+    }
+    chosen
+}
+
+/// One more node for a shard: first a zone that it does not stand in, then room, then the order of the candidates.
+fn choose_copy(
+    candidates: &[NodeId],
+    replicas: &[NodeId],
+    nodes: &BTreeMap<NodeId, &PlacementNode>,
+    loads: &mut BTreeMap<NodeId, Load>,
+) -> Option<NodeId> {
+    let zone = |id: &NodeId| nodes.get(id).map(|node| node.zone.as_str());
+    let taken: BTreeSet<&str> = replicas.iter().filter_map(zone).collect();
+    let rank = |(order, id): (usize, &NodeId)| {
+        let (zone, load) = (zone(id)?, loads.get(id)?);
+        // Among full ones the emptiest; among those with room the ring decides, so that joins move little.
+        let crowding = if load.is_full() {
+            load.copies_per_weight()
+        } else {
+            0
+        };
+        Some((taken.contains(zone), load.is_full(), crowding, order, *id))
+    };
+    let others = candidates.iter().enumerate();
+    let others = others.filter(|(_, id)| !replicas.contains(id));
+    let (.., chosen) = others.filter_map(rank).min()?;
+    if let Some(load) = loads.get_mut(&chosen) {
+        load.copies += 1;
+    }
+    Some(chosen)
+}
