@@ -72,18 +72,17 @@ pub fn plan(nodes: &[PlacementNode], shards: u16, replication: u8, seed: u64) ->
     let mut loads = loads(&nodes, shards, copies);
     let ring = Ring::new(&nodes, seed);
     let shards = (0..shards).map(ShardId);
-    let candidates: Vec<Vec<NodeId>> = shards.map(|shard| ring.candidates(shard)).collect();
     // Primaries of all shards first: the copies that follow even out what these have left uneven.
-    let mut plan: Vec<Replicas> = candidates
-        .iter()
-        .map(|candidates| vec![choose_primary(candidates, &mut loads)])
+    let mut plan: Vec<(ShardId, Replicas)> = shards
+        .map(|shard| (shard, vec![choose_primary(&ring, shard, &mut loads)]))
         .collect();
     for _ in 1..copies {
-        for (replicas, candidates) in plan.iter_mut().zip(&candidates) {
+        for (shard, replicas) in &mut plan {
+            let candidates = ring.candidates(*shard);
             replicas.extend(choose_copy(candidates, replicas, &nodes, &mut loads));
         }
     }
-    plan
+    plan.into_iter().map(|(_, replicas)| replicas).collect()
 }
 
 fn loads(
@@ -109,13 +108,14 @@ fn loads(
 }
 
 /// The first candidate that has room. One always has: together they have room for more than all shards.
-fn choose_primary(candidates: &[NodeId], loads: &mut BTreeMap<NodeId, Load>) -> NodeId {
-    let has_room = |id: &&NodeId| {
+fn choose_primary(ring: &Ring, shard: ShardId, loads: &mut BTreeMap<NodeId, Load>) -> NodeId {
+    let has_room = |id: &NodeId| {
         let load = loads.get(id);
         load.is_some_and(|load| load.primaries < load.most_primaries)
     };
-    let chosen = candidates.iter().find(has_room).or(candidates.first());
-    let chosen = chosen.copied().unwrap_or_default();
+    let chosen = ring.candidates(shard).find(has_room);
+    let chosen = chosen.or_else(|| ring.candidates(shard).next());
+    let chosen = chosen.unwrap_or_default();
     if let Some(load) = loads.get_mut(&chosen) {
         load.primaries += 1;
         load.copies += 1;
@@ -125,26 +125,35 @@ fn choose_primary(candidates: &[NodeId], loads: &mut BTreeMap<NodeId, Load>) -> 
 
 /// One more node for a shard: first a zone that it does not stand in, then room, then the order of the candidates.
 fn choose_copy(
-    candidates: &[NodeId],
+    candidates: impl Iterator<Item = NodeId>,
     replicas: &[NodeId],
     nodes: &BTreeMap<NodeId, &PlacementNode>,
     loads: &mut BTreeMap<NodeId, Load>,
 ) -> Option<NodeId> {
     let zone = |id: &NodeId| nodes.get(id).map(|node| node.zone.as_str());
     let taken: BTreeSet<&str> = replicas.iter().filter_map(zone).collect();
-    let rank = |(order, id): (usize, &NodeId)| {
-        let (zone, load) = (zone(id)?, loads.get(id)?);
+    let mut best = None;
+    for (order, id) in candidates.enumerate() {
+        let (Some(zone), Some(load)) = (zone(&id), loads.get(&id)) else {
+            continue;
+        };
+        if replicas.contains(&id) {
+            continue;
+        }
         // Among full ones the emptiest; among those with room the ring decides, so that joins move little.
         let crowding = if load.is_full() {
             load.copies_per_weight()
         } else {
             0
         };
-        Some((taken.contains(zone), load.is_full(), crowding, order, *id))
-    };
-    let others = candidates.iter().enumerate();
-    let others = others.filter(|(_, id)| !replicas.contains(id));
-    let (.., chosen) = others.filter_map(rank).min()?;
+        let rank = (taken.contains(zone), load.is_full(), crowding, order, id);
+        best = Some(best.map_or(rank, |other| rank.min(other)));
+        if !rank.0 && !rank.1 {
+            // None that comes later is better.
+            break;
+        }
+    }
+    let (.., chosen) = best?;
     if let Some(load) = loads.get_mut(&chosen) {
         load.copies += 1;
     }

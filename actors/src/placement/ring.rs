@@ -68,9 +68,8 @@ impl Ring {
     }
 
     /// All nodes, in the order in which they are asked to hold a shard.
-    pub(super) fn candidates(&self, shard: ShardId) -> Vec<NodeId> {
+    pub(super) fn candidates(&self, shard: ShardId) -> impl Iterator<Item = NodeId> {
         let key = RingKey::new(Domain::Shard, u64::from(shard.0));
-        let nodes = self.0.calc_candidates(&key);
-        nodes.map(|node| node.value).collect()
+        self.0.calc_candidates(&key).map(|node| node.value)
     }
 }
