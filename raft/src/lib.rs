@@ -21,6 +21,7 @@ mod settings_test;
 mod store;
 mod transport;
 mod types;
+mod voters;
 
 pub use error::{OpenError, ProposeError, RequestError};
 pub use members::Members;
@@ -29,3 +30,4 @@ pub use settings::{Response, Settings};
 pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 pub use store::StoreError;
 pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};
+pub use voters::choose_voters;
