@@ -212,7 +212,7 @@ fn period(seconds: u64) -> String {
     let units = [(86_400, "d"), (3_600, "h"), (60, "min")];
     let whole = units
         .iter()
-        .find(|(unit, _)| seconds >= *unit && seconds % unit == 0);
+        .find(|(unit, _)| seconds >= *unit && seconds.is_multiple_of(*unit));
     whole.map_or_else(
         || format!("{seconds} s"),
         |(unit, name)| format!("{} {name}", seconds / unit),
