@@ -35,7 +35,7 @@ fn segments(data_dir: &Path) -> Vec<PathBuf> {
 #[tokio::test]
 async fn a_search_answers_although_its_index_is_damaged() {
     // given: traces in blocks and in the index
-    let mut node = NodeProcess::start(&["--memory=288MiB"], Some(POLICY))
+    let mut node = NodeProcess::start(&["--memory=368MiB"], Some(POLICY))
         .await
         .unwrap();
     let mut workload = Workload::new(21, WorkloadOptions::mixed(START));

@@ -189,7 +189,7 @@ async fn check_search(client: &Client, history: &History, start: UnixNanos) {
 async fn acknowledged_spans_survive_kill_minus_nine() {
     // given: a node, and four clients that outlive it
     let start = now();
-    let mut node = NodeProcess::start(&["--memory=288MiB"], Some(POLICY))
+    let mut node = NodeProcess::start(&["--memory=368MiB"], Some(POLICY))
         .await
         .unwrap();
     let mut random = ChaCha8Rng::seed_from_u64(seed());

@@ -19,8 +19,8 @@ use spandrel_chaos::workload::{Padding, Workload, WorkloadOptions};
 use spandrel_model::ids::UnixNanos;
 
 /// The smallest that a node takes.
-const MEMORY: &str = "--memory=288MiB";
-const MEMORY_BYTES: u64 = 288 << 20;
+const MEMORY: &str = "--memory=368MiB";
+const MEMORY_BYTES: u64 = 368 << 20;
 /// Milliseconds between two looks at the process's memory.
 const LOOK_MS: u64 = 50;
 /// Nothing is decided but for errors, at once, and under pressure.

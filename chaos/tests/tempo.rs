@@ -33,7 +33,7 @@ fn span_ids(parts: &[ResourceSpans]) -> Vec<Vec<u8>> {
 #[tokio::test]
 async fn tempo_paths_answer_with_the_trace() {
     // given: a request whose traces are all in it
-    let node = NodeProcess::start(&["--memory=288MiB"], None)
+    let node = NodeProcess::start(&["--memory=368MiB"], None)
         .await
         .unwrap();
     let mut options = WorkloadOptions::mixed(UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND));

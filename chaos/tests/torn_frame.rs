@@ -66,7 +66,7 @@ fn flip_a_byte(path: &Path) -> usize {
 #[tokio::test]
 async fn a_flipped_byte_costs_one_frame_and_is_reported() {
     // given: a journal full of open traces, closed in order
-    let mut node = NodeProcess::start(&["--memory=288MiB"], Some(POLICY))
+    let mut node = NodeProcess::start(&["--memory=368MiB"], Some(POLICY))
         .await
         .unwrap();
     let mut options = WorkloadOptions::mixed(UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND));

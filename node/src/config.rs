@@ -138,7 +138,7 @@ pub enum ConfigError {
 }
 
 /// Least memory in bytes: the fixed parts (caches, index writer, runtime) take 208 MiB of it.
-const MIN_MEMORY_BYTES: u64 = 288 << 20;
+const MIN_MEMORY_BYTES: u64 = 368 << 20;
 /// Largest config file in bytes: all settings take less than a thousandth of it.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -267,7 +267,7 @@ impl NodeStartOptions {
         if self.memory_bytes < MIN_MEMORY_BYTES {
             return refuse(
                 "memory",
-                "at least 288MiB",
+                "at least 368MiB",
                 format!("{} bytes", self.memory_bytes),
             );
         }
