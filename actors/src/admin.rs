@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::indexer::IndexerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
-use crate::node::compile;
+use crate::opening::compile;
 use crate::pager::PagerMessage;
 use crate::query::QueryPort;
 use crate::shared::{Gauges, Shared};

@@ -1,0 +1,145 @@
+//! Starts the actors of a node over what was opened and recovered.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use spandrel_model::ids::{ShardId, Term};
+use spandrel_raft::Settings;
+
+use crate::assembler::{ShardOptions, ShardState};
+use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::env::Env;
+use crate::housekeeping::{Housekeeper, HousekeeperArguments};
+use crate::indexer::Indexer;
+use crate::node::{Node, NodeOptions};
+use crate::pager::{Pager, PagerArguments};
+use crate::recovery::Recovery;
+use crate::replay::Recovered;
+use crate::shared::Shared;
+use crate::writer::{Writer, WriterArguments};
+
+/// Supervises the actors of a node: each is rebuilt by a restart of the process, from what is durable.
+struct Supervisor {
+    env: Env,
+}
+
+pub(crate) struct Stop;
+
+impl ractor::Message for Stop {}
+
+impl Actor for Supervisor {
+    type Msg = Stop;
+    type State = ();
+    type Arguments = ();
+
+    async fn pre_start(&self, _: ActorRef<Stop>, (): ()) -> Result<(), ActorProcessingErr> {
+        Ok(())
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Stop>,
+        _: Stop,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        myself.stop_children(None);
+        myself.stop(None);
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<Stop>,
+        event: SupervisionEvent,
+        (): &mut (),
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorFailed(actor, error) = event {
+            (self.env.halt)(&format!("actor {} failed: {error}", actor.get_id()));
+        }
+        Ok(())
+    }
+}
+
+/// One state per shard, at its checkpoint.
+pub(crate) fn empty_states(shared: &Shared) -> Vec<ShardState> {
+    let shards = (0..shared.router.shards()).map(ShardId);
+    let states = shards.map(|shard| {
+        let options = ShardOptions {
+            shard,
+            term: Term(1),
+            router: shared.router,
+            bucket_nanos: shared.bucket_nanos,
+        };
+        ShardState::new(options, shared.checkpoints.mark(shard))
+    });
+    states.collect()
+}
+
+pub(crate) async fn start_actors(
+    shared: Arc<Shared>,
+    settings: Settings,
+    options: Arc<NodeOptions>,
+    recovered: Vec<Recovered>,
+    recovery: Recovery,
+) -> Result<Node, ractor::SpawnErr> {
+    let supervisor = Supervisor {
+        env: shared.env.clone(),
+    };
+    let (supervisor, _) = Actor::spawn(None, supervisor, ()).await?;
+    let cell = || supervisor.get_cell();
+    let mut shards = Vec::with_capacity(recovered.len());
+    for (number, one) in (0u16..).zip(recovered) {
+        let memory = one.state.memory_bytes();
+        let credit = shared
+            .pool
+            .try_take(memory)
+            .or_else(|| shared.pool.try_take(0));
+        let Some(credit) = credit else { continue };
+        let arguments = AssemblerArguments {
+            shared: Arc::clone(&shared),
+            shard: ShardId(number),
+            state: one.state,
+            effects: one.effects,
+            credit,
+        };
+        shards.push(
+            Actor::spawn_linked(None, Assembler, arguments, cell())
+                .await?
+                .0,
+        );
+    }
+    let arguments = WriterArguments {
+        shared: Arc::clone(&shared),
+        shards: shards.clone(),
+        term: Term(1),
+    };
+    let (writer, _) = Actor::spawn_linked(None, Writer, arguments, cell()).await?;
+    for shard in &shards {
+        let _ = shard.cast(AssemblerMessage::Writer(writer.clone()));
+    }
+    let arguments = PagerArguments {
+        shared: Arc::clone(&shared),
+        shards: shards.clone(),
+        max_age_ms: options.recovery_window_seconds * 1_000 / 2,
+    };
+    let (pager, _) = Actor::spawn_linked(None, Pager, arguments, cell()).await?;
+    let (indexer, _) = Actor::spawn_linked(None, Indexer, Arc::clone(&shared), cell()).await?;
+    let arguments = HousekeeperArguments {
+        shared: Arc::clone(&shared),
+        shards: shards.clone(),
+        cluster: settings.watch(),
+        options: Arc::clone(&options),
+    };
+    Actor::spawn_linked(None, Housekeeper, arguments, cell()).await?;
+    Ok(Node {
+        shared,
+        settings,
+        supervisor,
+        writer,
+        pager,
+        indexer,
+        shards: shards.into(),
+        options,
+        recovery,
+    })
+}
