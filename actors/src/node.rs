@@ -18,11 +18,13 @@ use crate::env::Env;
 use crate::identity::Identity;
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
+use crate::link::{Link, NoLink};
 use crate::opening::{compile, guard, open_settings, open_storage};
 use crate::pager::PagerMessage;
 use crate::query::{Gate, QueryPort};
 use crate::recovery::{Recovery, report_damage};
 use crate::replay::replay;
+use crate::route::Dispatcher;
 use crate::shared::Shared;
 use crate::starting::{Stop, empty_states, start_actors};
 use crate::writer::WriterMessage;
@@ -79,6 +81,7 @@ pub(crate) fn start_error(what: &'static str) -> impl Fn(&dyn std::fmt::Display)
 pub struct Node {
     pub(crate) shared: Arc<Shared>,
     pub(crate) settings: Settings,
+    pub(crate) link: Arc<dyn Link>,
     pub(crate) supervisor: ActorRef<Stop>,
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) pager: ActorRef<PagerMessage>,
@@ -114,6 +117,7 @@ impl Node {
             .await
             .map_err(|error| start_error("replay the journal")(&error))?;
         let (lost_frames, lost_slices) = report_damage(damage, cost.skipped);
+        let link: Arc<dyn Link> = Arc::new(NoLink::default());
         let recovery = Recovery {
             created,
             frames: cost.frames,
@@ -121,7 +125,7 @@ impl Node {
             lost_frames,
             lost_slices,
         };
-        start_actors(shared, settings, options, recovered, recovery)
+        start_actors(shared, settings, link, options, recovered, recovery)
             .await
             .map_err(|error| start_error("start the actors")(&error))
     }
@@ -131,7 +135,12 @@ impl Node {
     pub fn ingest(&self) -> Arc<dyn Ingest> {
         Arc::new(IngestPort {
             shared: Arc::clone(&self.shared),
-            writer: self.writer.clone(),
+            dispatcher: Dispatcher {
+                shared: Arc::clone(&self.shared),
+                writer: self.writer.clone(),
+                link: Arc::clone(&self.link),
+                cluster: self.settings.watch(),
+            },
             cluster: self.settings.watch(),
             require_tenant: self.options.require_tenant,
         })

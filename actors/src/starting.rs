@@ -11,10 +11,12 @@ use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
+use crate::link::Link;
 use crate::node::{Node, NodeOptions};
 use crate::pager::{Pager, PagerArguments};
 use crate::recovery::Recovery;
 use crate::replay::Recovered;
+use crate::replication::{Keeper, KeeperArguments};
 use crate::shared::Shared;
 use crate::writer::{Writer, WriterArguments};
 
@@ -78,6 +80,7 @@ pub(crate) fn empty_states(shared: &Shared) -> Vec<ShardState> {
 pub(crate) async fn start_actors(
     shared: Arc<Shared>,
     settings: Settings,
+    link: Arc<dyn Link>,
     options: Arc<NodeOptions>,
     recovered: Vec<Recovered>,
     recovery: Recovery,
@@ -111,7 +114,8 @@ pub(crate) async fn start_actors(
     let arguments = WriterArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
-        term: Term(1),
+        link: Arc::clone(&link),
+        state: settings.state(),
     };
     let (writer, _) = Actor::spawn_linked(None, Writer, arguments, cell()).await?;
     for shard in &shards {
@@ -124,6 +128,12 @@ pub(crate) async fn start_actors(
     };
     let (pager, _) = Actor::spawn_linked(None, Pager, arguments, cell()).await?;
     let (indexer, _) = Actor::spawn_linked(None, Indexer, Arc::clone(&shared), cell()).await?;
+    let arguments = KeeperArguments {
+        shared: Arc::clone(&shared),
+        settings: settings.clone(),
+        writer: writer.clone(),
+    };
+    Actor::spawn_linked(None, Keeper, arguments, cell()).await?;
     let arguments = HousekeeperArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
@@ -134,6 +144,7 @@ pub(crate) async fn start_actors(
     Ok(Node {
         shared,
         settings,
+        link,
         supervisor,
         writer,
         pager,

@@ -5,6 +5,8 @@
 //! its [`PeerHandler`] in the order in which they were made; nothing is delivered twice by the link, but a call without
 //! an answer may have been delivered.
 
+mod no_link;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +16,8 @@ use bytes::Bytes;
 use spandrel_model::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+
+pub use no_link::NoLink;
 
 /// Largest request and largest answer in bytes: one message must not hold a session for long, and a frame of the
 /// transport over 16 MiB would end it.
