@@ -1,5 +1,5 @@
 //! The keeper: one actor per node that proposes what the shards led here want changed, holds a shard while a change
-//! needs it to be still, and carries each new shard map to the writer.
+//! needs it to be still, and carries each new shard map to the writer, and new settings into force.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::wishes::{Wish, wishes};
 use crate::limits::{HOLD_DEADLINE_MS, KEEPER_TICK_MS};
+use crate::opening::adopt_settings;
 use crate::placement::{PlacementNode, Replicas, plan};
 use crate::shared::Shared;
 use crate::writer::WriterMessage;
@@ -31,7 +32,13 @@ pub(crate) struct ShardProgress {
     pub(crate) level: Vec<NodeId>,
 }
 
-pub(crate) struct Look;
+/// The keeper's messages.
+pub(crate) enum Look {
+    /// The map has changed.
+    Changed,
+    /// Time has passed.
+    Again,
+}
 
 impl ractor::Message for Look {}
 
@@ -50,6 +57,8 @@ pub(crate) struct KeeperState {
     arguments: KeeperArguments,
     /// The plan, and the epoch that it was made for.
     plan: (u64, Vec<Replicas>),
+    /// A look is on its way.
+    looks: bool,
 }
 
 impl Actor for Keeper {
@@ -63,12 +72,18 @@ impl Actor for Keeper {
         arguments: KeeperArguments,
     ) -> Result<KeeperState, ActorProcessingErr> {
         let (writer, mut states) = (arguments.writer.clone(), arguments.settings.watch());
+        let (shared, keeper) = (Arc::clone(&arguments.shared), myself);
         arguments.shared.spawn_job("keeper", async move {
             let mut epoch = None;
             loop {
                 let state = Arc::clone(&states.borrow_and_update());
+                if let Err(error) = adopt_settings(&shared, &state) {
+                    // Whoever applied them has checked them: this program is older than theirs.
+                    tracing::error!(%error, "the cluster's settings are not understood here");
+                }
                 if epoch != Some(state.epoch) {
                     epoch = Some(state.epoch);
+                    let _ = keeper.cast(Look::Changed);
                     if writer.cast(WriterMessage::Map(state)).is_err() {
                         return;
                     }
@@ -78,21 +93,27 @@ impl Actor for Keeper {
                 }
             }
         });
-        myself.send_after(Duration::from_millis(KEEPER_TICK_MS), || Look);
         Ok(KeeperState {
             arguments,
             plan: (0, Vec::new()),
+            looks: false,
         })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<Look>,
-        _: Look,
+        look: Look,
         state: &mut KeeperState,
     ) -> Result<(), ActorProcessingErr> {
+        state.looks &= matches!(look, Look::Changed);
         state.look().await;
-        myself.send_after(Duration::from_millis(KEEPER_TICK_MS), || Look);
+        // Alone there is nothing to look after until the map changes.
+        if !state.looks && state.arguments.settings.state().nodes.len() > 1 {
+            state.looks = true;
+            let tick = Duration::from_millis(KEEPER_TICK_MS);
+            myself.send_after(tick, || Look::Again);
+        }
         Ok(())
     }
 }

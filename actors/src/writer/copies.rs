@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ractor::ActorRef;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
@@ -9,6 +10,7 @@ use spandrel_storage::journal::{EncodedFrame, LsnRange};
 use tokio::sync::oneshot;
 
 use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
+use crate::limits::REPLICATION_TICK_MS;
 use crate::replication::{
     Again, Attachment, CopyPhase, Feed, FeederMessage, ShardProgress, attach, refill,
 };
@@ -245,6 +247,8 @@ impl WriterState {
     /// Looks after what waits for somebody else: followers that were not told how far shards have come, those that
     /// refused, and joining ones.
     pub(super) fn tick(&mut self, myself: &ActorRef<WriterMessage>) {
+        self.ticks = false;
+        self.start_ticking(myself);
         let nodes: Vec<NodeId> = self.feeders.keys().copied().collect();
         for node in nodes {
             let committed = self.notices(node);
@@ -260,6 +264,15 @@ impl WriterState {
         let shards: Vec<ShardId> = (0u16..).map(ShardId).take(self.roles.len()).collect();
         for shard in shards {
             self.attach_next(myself, shard);
+        }
+    }
+
+    /// Ticks while there are followers.
+    pub(super) fn start_ticking(&mut self, myself: &ActorRef<WriterMessage>) {
+        if !self.ticks && !self.feeders.is_empty() {
+            self.ticks = true;
+            let tick = Duration::from_millis(REPLICATION_TICK_MS);
+            myself.send_after(tick, || WriterMessage::Tick);
         }
     }
 }

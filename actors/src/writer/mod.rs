@@ -12,7 +12,6 @@ mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::error::PortError;
@@ -23,7 +22,7 @@ use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
 use tokio::sync::oneshot;
 
 use crate::assembler_actor::AssemblerMessage;
-use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS, REPLICATION_TICK_MS};
+use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
 use crate::link::Link;
 use crate::meters::Stage;
 use crate::replication::{
@@ -171,6 +170,8 @@ pub(crate) struct WriterState {
     built: Vec<Landing>,
     committing: Option<Vec<Landing>>,
     drains: Vec<oneshot::Sender<()>>,
+    /// A tick is on its way: while there are followers.
+    ticks: bool,
     failed: Option<String>,
 }
 
@@ -204,12 +205,10 @@ impl Actor for Writer {
             built: Vec::new(),
             committing: None,
             drains: Vec::new(),
+            ticks: false,
             failed: None,
         };
         state.adopt(&myself, arguments.state).await?;
-        myself.send_interval(Duration::from_millis(REPLICATION_TICK_MS), || {
-            WriterMessage::Tick
-        });
         Ok(state)
     }
 

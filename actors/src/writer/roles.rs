@@ -31,6 +31,7 @@ impl WriterState {
             changed.push(shard);
         }
         self.adopt_feeders(myself).await?;
+        self.start_ticking(myself);
         // With fewer copies to wait for, or more to let in, records may count or be numbered that waited.
         self.advance(changed);
         self.undefer();
