@@ -8,11 +8,12 @@ use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::TenantId;
 use spandrel_model::policy::PolicySet;
 use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
-use spandrel_raft::{Command, ProposeError, Settings};
+use spandrel_raft::{Command, ProposeError};
 use tokio::sync::oneshot;
 
 use crate::indexer::IndexerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
+use crate::membership::Member;
 use crate::opening::compile;
 use crate::pager::PagerMessage;
 use crate::query::QueryPort;
@@ -21,7 +22,7 @@ use crate::shared::{Gauges, Shared};
 /// Changes and shows the settings of a node.
 pub(crate) struct AdminPort {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Settings,
+    pub(crate) member: Member,
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
     pub(crate) query: QueryPort,
@@ -34,7 +35,7 @@ fn unavailable(reason: impl std::fmt::Display) -> PortError {
 #[async_trait]
 impl Admin for AdminPort {
     async fn status(&self) -> NodeStatus {
-        let (shared, state) = (&self.shared, self.settings.state());
+        let (shared, state) = (&self.shared, self.member.settings.state());
         let epoch = shared.epoch();
         let set = epoch.current().set();
         let blocks = shared.blocks.buckets().unwrap_or_default();
@@ -62,7 +63,7 @@ impl Admin for AdminPort {
     }
 
     async fn policy(&self) -> PolicyView {
-        let policy = self.settings.state().policy.clone();
+        let policy = self.member.settings.state().policy.clone();
         PolicyView {
             version: policy.version,
             yaml: policy.yaml,
@@ -70,14 +71,14 @@ impl Admin for AdminPort {
     }
 
     async fn apply_policy(&self, yaml: String) -> Result<PolicyView, PortError> {
-        let before = self.settings.state().policy.version;
+        let before = self.member.settings.state().policy.version;
         PolicySet::parse(&yaml, before + 1)
             .map_err(|error| PortError::invalid("policy", error.to_string()))?;
         let command = Command::ApplyPolicy {
             expected_version: before,
             yaml,
         };
-        self.settings.propose(command).await.map_err(unavailable)?;
+        self.member.settings.propose(command).await.map_err(unavailable)?;
         self.adopt()?;
         Ok(self.policy().await)
     }
@@ -86,7 +87,7 @@ impl Admin for AdminPort {
         let command = Command::CreateTenant {
             tenant: tenant.clone(),
         };
-        match self.settings.propose(command).await {
+        match self.member.settings.propose(command).await {
             Ok(_) => Ok(()),
             Err(error @ ProposeError::Conflict(_)) => {
                 let limit =
@@ -98,7 +99,7 @@ impl Admin for AdminPort {
     }
 
     async fn tenants(&self) -> Vec<TenantId> {
-        let state = self.settings.state();
+        let state = self.member.settings.state();
         let mut tenants: Vec<TenantId> = state.tenants.keys().cloned().collect();
         tenants.push(TenantId::default());
         tenants.sort();
@@ -126,7 +127,7 @@ impl AdminPort {
     /// Puts the settings of the replicated state in force on this node.
     fn adopt(&self) -> Result<(), PortError> {
         let earlier: Vec<Arc<PolicySet>> = self.shared.epoch().sets().cloned().collect();
-        let epoch = compile(&self.settings.state(), &earlier)
+        let epoch = compile(&self.member.settings.state(), &earlier)
             .map_err(|error| PortError::internal(error.to_string()))?;
         self.shared.set_epoch(Arc::new(epoch));
         Ok(())

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::ids::{ShardId, Term};
-use spandrel_raft::Settings;
 
 use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::controller::Controller;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
+use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
 use crate::pager::{Pager, PagerArguments};
 use crate::recovery::Recovery;
@@ -75,17 +76,27 @@ pub(crate) fn empty_states(shared: &Shared) -> Vec<ShardState> {
     states.collect()
 }
 
+/// Starts what keeps the node in its cluster, before its data is there: replay takes seconds, in which others may need
+/// a leader. All other actors come under the same supervisor.
+pub(crate) async fn start_controller(
+    member: &Member,
+    env: &Env,
+) -> Result<ActorRef<Stop>, ractor::SpawnErr> {
+    let supervisor = Supervisor { env: env.clone() };
+    let (supervisor, _) = Actor::spawn(None, supervisor, ()).await?;
+    let cell = supervisor.get_cell();
+    Actor::spawn_linked(None, Controller, member.controller(env), cell).await?;
+    Ok(supervisor)
+}
+
 pub(crate) async fn start_actors(
     shared: Arc<Shared>,
-    settings: Settings,
+    member: Member,
+    supervisor: ActorRef<Stop>,
     options: Arc<NodeOptions>,
     recovered: Vec<Recovered>,
     recovery: Recovery,
 ) -> Result<Node, ractor::SpawnErr> {
-    let supervisor = Supervisor {
-        env: shared.env.clone(),
-    };
-    let (supervisor, _) = Actor::spawn(None, supervisor, ()).await?;
     let cell = || supervisor.get_cell();
     let mut shards = Vec::with_capacity(recovered.len());
     for (number, one) in (0u16..).zip(recovered) {
@@ -127,13 +138,13 @@ pub(crate) async fn start_actors(
     let arguments = HousekeeperArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
-        cluster: settings.watch(),
+        cluster: member.settings.watch(),
         options: Arc::clone(&options),
     };
     Actor::spawn_linked(None, Housekeeper, arguments, cell()).await?;
     Ok(Node {
         shared,
-        settings,
+        member,
         supervisor,
         writer,
         pager,

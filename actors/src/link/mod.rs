@@ -141,6 +141,9 @@ pub trait Link: Send + Sync + 'static {
 
     /// The nodes to be connected with, and their link addresses: others are let go.
     fn set_peers(&self, peers: BTreeMap<NodeId, String>);
+
+    /// Ends all sessions, lets go of the handler, and listens no more; calls after that are `Unreachable`.
+    async fn close(&self) {}
 }
 
 /// Who makes a call.

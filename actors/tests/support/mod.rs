@@ -20,6 +20,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, TracesData};
 use prost::Message;
+use spandrel_actors::membership::{NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_model::ids::{SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{TraceAnswer, TraceLookup};
@@ -74,6 +75,8 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         disk_reserve_bytes: Some(0),
         bucket_nanos: HOUR,
         require_tenant: false,
+        start: NodeStart::Found,
+        require_join_token: false,
         seed: ClusterSeed {
             cluster_id: 1,
             routing_key: 2,
@@ -91,6 +94,8 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Inline,
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
+        links: Arc::new(NoLinks),
+        secret: Arc::new(|| [7; 32]),
     };
     let node = Node::start(options, env).await.unwrap();
     TestNode {
