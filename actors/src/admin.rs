@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ractor::ActorRef;
+use spandrel_model::cluster::{ClusterView, NewJoinToken};
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{NodeId, TenantId};
 use spandrel_model::policy::PolicySet;
 use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
 use spandrel_raft::{Command, ProposeError};
@@ -39,12 +40,13 @@ impl Admin for AdminPort {
         let epoch = shared.epoch();
         let set = epoch.current().set();
         let blocks = shared.blocks.buckets().unwrap_or_default();
+        let not_ready = self.member.not_ready();
         NodeStatus {
             node: shared.node,
             cluster: format!("{:016x}", state.cluster_id),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            ready: true,
-            not_ready_because: String::new(),
+            ready: not_ready.is_none(),
+            not_ready_because: not_ready.unwrap_or_default(),
             shards: state.shards,
             pressure: shared.pressure(),
             credit_capacity_bytes: shared.pool.capacity(),
@@ -78,7 +80,11 @@ impl Admin for AdminPort {
             expected_version: before,
             yaml,
         };
-        self.member.settings.propose(command).await.map_err(unavailable)?;
+        self.member
+            .settings
+            .propose(command)
+            .await
+            .map_err(unavailable)?;
         self.adopt()?;
         Ok(self.policy().await)
     }
@@ -105,6 +111,22 @@ impl Admin for AdminPort {
         tenants.sort();
         tenants.dedup();
         tenants
+    }
+
+    async fn cluster(&self) -> ClusterView {
+        self.member.view().await
+    }
+
+    async fn leave_node(&self) -> Result<(), PortError> {
+        self.member.leave().await
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<(), PortError> {
+        self.member.remove(node).await
+    }
+
+    async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {
+        self.member.create_join_token(&self.shared.env).await
     }
 
     async fn flush(&self) -> Result<(), PortError> {

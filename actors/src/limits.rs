@@ -107,3 +107,6 @@ pub const REJOIN_CALL_MS: u64 = 2_000;
 pub const WAITING_LOG_MS: u64 = 5_000;
 /// Milliseconds that another node gets to describe itself for a table that people wait for.
 pub const DESCRIBE_MS: u64 = 500;
+/// Milliseconds without a look of the controller after which it takes itself for stalled: two ticks are late, and still
+/// less than the silence that sets a node down.
+pub const STALL_MS: u64 = 500;

@@ -8,7 +8,7 @@ use ractor::ActorRef;
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::{Admin, Ingest, Query};
 use spandrel_raft::state::NodeAddresses;
-use spandrel_raft::{ClusterSeed, ClusterState};
+use spandrel_raft::{ClusterSeed, ClusterState, Settings};
 use tokio::sync::oneshot;
 
 use crate::admin::AdminPort;
@@ -107,7 +107,9 @@ impl Node {
         let member = Member::open(&options, &env, &identity).await?;
         let supervisor = start_controller(&member, &env).await;
         let started = match supervisor {
-            Ok(supervisor) => Self::start_member(&member, supervisor, options, &env, &identity).await,
+            Ok(supervisor) => {
+                Self::start_member(&member, supervisor, options, &env, &identity).await
+            }
             Err(error) => Err(start_error("start the actors")(&error)),
         };
         if started.is_err() {
@@ -132,9 +134,16 @@ impl Node {
                 return Err(error);
             }
         };
-        start_actors(shared, member.clone(), supervisor, options, recovered, recovery)
-            .await
-            .map_err(|error| start_error("start the actors")(&error))
+        start_actors(
+            shared,
+            member.clone(),
+            supervisor,
+            options,
+            recovered,
+            recovery,
+        )
+        .await
+        .map_err(|error| start_error("start the actors")(&error))
     }
 
     async fn recover(
@@ -210,6 +219,12 @@ impl Node {
     #[must_use]
     pub fn cluster(&self) -> Arc<ClusterState> {
         self.member.settings.state()
+    }
+
+    /// The replicated settings themselves, for tests and the simulation: all else goes through the ports.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.member.settings
     }
 
     /// The credit pool and who holds of it.

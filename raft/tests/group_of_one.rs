@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use spandrel_model::ids::NodeId;
 use spandrel_raft::{
-    Applied, ClusterSeed, Command, Conflict, DirectoryIdentity, NoPeers, OpenError, ProposeError, RaftOptions,
-    Settings, Start,
+    Applied, ClusterSeed, Command, Conflict, DirectoryIdentity, NoPeers, OpenError, ProposeError,
+    RaftOptions, Settings, Start,
 };
 use spandrel_storage::disk::RealDisk;
 use tempfile::TempDir;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::duties::{Duty, View, duties};
 use super::failover::waiting_shards;
+use super::leadership::Leadership;
 use crate::env::Env;
 use crate::limits::{CONTROLLER_TICK_MS, REGISTER_RETRY_MS};
 use crate::link::Link;
@@ -53,7 +54,7 @@ impl ractor::Message for ControllerMessage {}
 /// Invariant: `running` holds each job at most once.
 pub(crate) struct ControllerState {
     arguments: ControllerArguments,
-    leading_since: Option<Instant>,
+    leadership: Leadership,
     registered_at: Option<Instant>,
     running: Vec<Job>,
     waiting_shards: usize,
@@ -72,7 +73,7 @@ impl Actor for Controller {
         myself.send_after(Duration::ZERO, || ControllerMessage::Tick);
         Ok(ControllerState {
             arguments,
-            leading_since: None,
+            leadership: Leadership::default(),
             registered_at: None,
             running: Vec::new(),
             waiting_shards: 0,
@@ -112,12 +113,10 @@ impl ControllerState {
         self.connect(&cluster);
         self.stay_in(&cluster, myself);
         self.report(&cluster);
-        if !self.arguments.settings.leads() {
-            self.leading_since = None;
-            return;
+        let leads = self.arguments.settings.leads();
+        if let Some(leading_for) = self.leadership.look(leads, Instant::now()) {
+            self.lead(&cluster, leading_for, myself);
         }
-        let since = *self.leading_since.get_or_insert_with(Instant::now);
-        self.lead(&cluster, since.elapsed(), myself);
     }
 
     /// Tells the links who is in the cluster.

@@ -216,7 +216,12 @@ fn the_plan_decides_between_in_sync_copies() {
     let mut world = World::new(4, four(record(4, &[1, 2, 3, 4], &[])));
     world.turn(4, NodeState::Down);
     world.settle();
-    let primaries: BTreeSet<NodeId> = world.state.shard_map.iter().map(|one| one.primary).collect();
+    let primaries: BTreeSet<NodeId> = world
+        .state
+        .shard_map
+        .iter()
+        .map(|one| one.primary)
+        .collect();
     assert!(primaries.len() > 1, "{primaries:?}");
 }
 

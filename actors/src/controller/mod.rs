@@ -10,6 +10,7 @@ mod duties;
 #[cfg(test)]
 mod duties_test;
 mod failover;
+mod leadership;
 
 pub(crate) use actor::{Controller, ControllerArguments, peer_addresses};
 pub use duties::{Duty, View, duties};

@@ -182,7 +182,10 @@ fn fits(join: &Join, state: &ClusterState) -> Result<(), Refused> {
         );
         return Err(refused(Reason::Cluster, message));
     }
-    if let Some(theirs) = join.expected_shards.filter(|shards| *shards != state.shards) {
+    if let Some(theirs) = join
+        .expected_shards
+        .filter(|shards| *shards != state.shards)
+    {
         let message = format!(
             "the node asks for {theirs} shards, the cluster has {}: leave --shards out",
             state.shards
@@ -254,13 +257,19 @@ mod tests {
             ..join()
         });
         assert_eq!(reason, Reason::Cluster);
-        assert!(message.contains("0006") && message.contains("0005"), "{message}");
+        assert!(
+            message.contains("0006") && message.contains("0005"),
+            "{message}"
+        );
         let (reason, message) = refusal(Join {
             expected_shards: Some(128),
             ..join()
         });
         assert_eq!(reason, Reason::Shards);
-        assert!(message.contains("128") && message.contains("64"), "{message}");
+        assert!(
+            message.contains("128") && message.contains("64"),
+            "{message}"
+        );
         let program = Description {
             program_version: "9.9.9".to_owned(),
             protocols: Protocols {
@@ -270,7 +279,10 @@ mod tests {
         };
         let (reason, message) = refusal(Join { program, ..join() });
         assert_eq!(reason, Reason::Version);
-        assert!(message.contains("7 to 8") && message.contains("9.9.9"), "{message}");
+        assert!(
+            message.contains("7 to 8") && message.contains("9.9.9"),
+            "{message}"
+        );
         let fresh = fits(&join(), &ClusterState::default()).unwrap_err();
         assert_eq!(fresh.reason, Reason::Unavailable);
     }
@@ -294,6 +306,15 @@ mod tests {
         let answer = joined(&join(), &state).unwrap();
         assert_eq!((answer.node.0, answer.shards), (2, 64));
         assert_eq!(answer.members.len(), 1, "{:?}", answer.members);
-        assert_eq!(joined(&Join { disk_id: 77, ..join() }, &state), None);
+        assert_eq!(
+            joined(
+                &Join {
+                    disk_id: 77,
+                    ..join()
+                },
+                &state
+            ),
+            None
+        );
     }
 }

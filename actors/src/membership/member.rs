@@ -117,7 +117,10 @@ impl Member {
             },
             peers,
         };
-        match member.enter(matches!(beginning.start, Start::Found(_))).await {
+        match member
+            .enter(matches!(beginning.start, Start::Found(_)))
+            .await
+        {
             Ok(()) => Ok(member),
             Err(error) => {
                 member.settings.shutdown().await;
@@ -128,7 +131,12 @@ impl Member {
 
     async fn enter(&mut self, founds: bool) -> Result<(), StartError> {
         // A crash may have come between any two steps of the founding.
-        let alone = self.settings.members().voters.iter().eq([&self.registration.node]);
+        let alone = self
+            .settings
+            .members()
+            .voters
+            .iter()
+            .eq([&self.registration.node]);
         if founds && alone && self.settings.state().nodes.is_empty() {
             let admit = Command::AdmitNode {
                 disk_id: self.registration.disk_id,

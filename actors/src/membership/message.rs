@@ -144,7 +144,11 @@ impl Request {
                 program_version: join.program.program_version.clone(),
                 oldest_protocol: join.program.protocols.oldest,
                 newest_protocol: join.program.protocols.newest,
-                token: join.token.as_ref().map_or("", JoinSecret::reveal).to_owned(),
+                token: join
+                    .token
+                    .as_ref()
+                    .map_or("", JoinSecret::reveal)
+                    .to_owned(),
                 shards: join.expected_shards.unwrap_or(0).into(),
                 cluster_id: join.cluster_id.unwrap_or(0),
             }),
@@ -335,7 +339,9 @@ mod tests {
         };
         let decode = |join: &wire::JoinRequest| {
             let body = Some(WireRequest::Join(join.clone()));
-            Request::decode(Bytes::from(wire::MembershipRequest { body }.encode_to_vec()))
+            Request::decode(Bytes::from(
+                wire::MembershipRequest { body }.encode_to_vec(),
+            ))
         };
         assert!(decode(&good).is_ok());
         let long = "x".repeat(2_000);

@@ -3,6 +3,7 @@
 //! A node's identity is its directory: the disk id in `identity.json`, and in `raft/` the cluster and the node id. An
 //! empty directory is a new node, whatever address it has; a used one is the node that it was.
 
+mod admin;
 mod handler;
 mod join;
 mod link_factory;
@@ -14,6 +15,7 @@ mod register;
 mod router;
 mod start;
 mod token;
+mod view;
 
 pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
 pub(crate) use member::Member;
@@ -21,4 +23,3 @@ pub use no_link::{NoLink, NoLinks};
 pub use router::PeerRouter;
 pub use start::NodeStart;
 pub use token::JoinSecret;
-

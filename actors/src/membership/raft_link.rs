@@ -66,7 +66,9 @@ impl RaftHandler {
 impl PeerHandler for RaftHandler {
     fn deliver(&self, call: IncomingCall) {
         let Caller::Node(from) = call.from else {
-            let _ = call.reply.send(Err("a stranger has no settings".to_owned()));
+            let _ = call
+                .reply
+                .send(Err("a stranger has no settings".to_owned()));
             return;
         };
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {

@@ -88,11 +88,7 @@ mod tests {
         }
     }
 
-    async fn ask(
-        router: &PeerRouter,
-        from: Caller,
-        service: PeerService,
-    ) -> Result<Bytes, String> {
+    async fn ask(router: &PeerRouter, from: Caller, service: PeerService) -> Result<Bytes, String> {
         let (reply, answer) = oneshot::channel();
         router.deliver(IncomingCall {
             from,
@@ -117,7 +113,11 @@ mod tests {
         let stranger = ask(&router, Caller::Joining, PeerService::Query).await;
         assert!(stranger.unwrap_err().contains("join"));
         router.set(PeerService::Membership, Arc::new(Echo));
-        assert!(ask(&router, Caller::Joining, PeerService::Membership).await.is_ok());
+        assert!(
+            ask(&router, Caller::Joining, PeerService::Membership)
+                .await
+                .is_ok()
+        );
         router.close();
         assert!(ask(&router, member, PeerService::Query).await.is_err());
     }

@@ -8,6 +8,8 @@
     clippy::panic
 )]
 
+pub mod network;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,8 +66,8 @@ pub struct TestNode {
     pub clock: Arc<TestClock>,
 }
 
-pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode {
-    let options = NodeOptions {
+pub fn options(dir: &Path, policy: &str) -> NodeOptions {
+    NodeOptions {
         data_dir: dir.to_owned(),
         credit_bytes: 64 << 20,
         frame_cache_bytes: 4 << 20,
@@ -88,16 +90,24 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         new_disk_id: 3,
         addresses: Default::default(),
         zone: String::new(),
-    };
-    let env = Env {
+    }
+}
+
+pub fn environment(clock: &Arc<TestClock>) -> Env {
+    Env {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Inline,
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
         links: Arc::new(NoLinks),
         secret: Arc::new(|| [7; 32]),
-    };
-    let node = Node::start(options, env).await.unwrap();
+    }
+}
+
+pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode {
+    let node = Node::start(options(dir, policy), environment(clock))
+        .await
+        .unwrap();
     TestNode {
         node,
         clock: Arc::clone(clock),

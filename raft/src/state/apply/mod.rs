@@ -8,8 +8,8 @@ use spandrel_model::otlp::{AttributePolicy, AttributeRule};
 use super::settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
 use super::{Applied, ClusterSeed, ClusterState, Command, Conflict, JoinToken};
 use crate::limits::{
-    MAX_INDEXED_KEYS, MAX_JOIN_TOKENS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION, MAX_RETENTION_SECONDS,
-    MAX_SHARDS, MIN_RETENTION_SECONDS,
+    MAX_INDEXED_KEYS, MAX_JOIN_TOKENS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION,
+    MAX_RETENTION_SECONDS, MAX_SHARDS, MIN_RETENTION_SECONDS,
 };
 
 mod nodes;
@@ -202,7 +202,10 @@ impl ClusterState {
     fn add_join_token(&mut self, token: JoinToken, now: UnixNanos) -> Result<Applied, Conflict> {
         let live = |expires: &UnixNanos| *expires > now;
         if !live(&token.expires) {
-            return Err(Conflict::invalid("expires", "the token has expired already"));
+            return Err(Conflict::invalid(
+                "expires",
+                "the token has expired already",
+            ));
         }
         let others = self.join_tokens.iter();
         let others = others.filter(|(hash, expires)| **hash != token.hash && live(expires));
