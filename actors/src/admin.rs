@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ractor::ActorRef;
+use spandrel_model::cluster::{ClusterView, NewJoinToken};
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{NodeId, TenantId};
 use spandrel_model::policy::PolicySet;
 use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
-use spandrel_raft::{Command, ProposeError, Settings};
+use spandrel_raft::{Command, ProposeError};
 use tokio::sync::oneshot;
 
 use crate::indexer::IndexerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
+use crate::membership::Member;
 use crate::opening::adopt_settings;
 use crate::pager::PagerMessage;
 use crate::query::QueryPort;
@@ -21,7 +23,7 @@ use crate::shared::{Gauges, Shared};
 /// Changes and shows the settings of a node.
 pub(crate) struct AdminPort {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Settings,
+    pub(crate) member: Member,
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
     pub(crate) query: QueryPort,
@@ -34,16 +36,17 @@ fn unavailable(reason: impl std::fmt::Display) -> PortError {
 #[async_trait]
 impl Admin for AdminPort {
     async fn status(&self) -> NodeStatus {
-        let (shared, state) = (&self.shared, self.settings.state());
+        let (shared, state) = (&self.shared, self.member.settings.state());
         let epoch = shared.epoch();
         let set = epoch.current().set();
         let blocks = shared.blocks.buckets().unwrap_or_default();
+        let not_ready = self.member.not_ready();
         NodeStatus {
             node: shared.node,
             cluster: format!("{:016x}", state.cluster_id),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            ready: true,
-            not_ready_because: String::new(),
+            ready: not_ready.is_none(),
+            not_ready_because: not_ready.unwrap_or_default(),
             shards: state.shards,
             pressure: shared.pressure(),
             credit_capacity_bytes: shared.pool.capacity(),
@@ -62,7 +65,7 @@ impl Admin for AdminPort {
     }
 
     async fn policy(&self) -> PolicyView {
-        let policy = self.settings.state().policy.clone();
+        let policy = self.member.settings.state().policy.clone();
         PolicyView {
             version: policy.version,
             yaml: policy.yaml,
@@ -70,15 +73,19 @@ impl Admin for AdminPort {
     }
 
     async fn apply_policy(&self, yaml: String) -> Result<PolicyView, PortError> {
-        let before = self.settings.state().policy.version;
+        let before = self.member.settings.state().policy.version;
         PolicySet::parse(&yaml, before + 1)
             .map_err(|error| PortError::invalid("policy", error.to_string()))?;
         let command = Command::ApplyPolicy {
             expected_version: before,
             yaml,
         };
-        self.settings.propose(command).await.map_err(unavailable)?;
-        adopt_settings(&self.shared, &self.settings.state())
+        self.member
+            .settings
+            .propose(command)
+            .await
+            .map_err(unavailable)?;
+        adopt_settings(&self.shared, &self.member.settings.state())
             .map_err(|error| PortError::internal(error.to_string()))?;
         Ok(self.policy().await)
     }
@@ -87,7 +94,7 @@ impl Admin for AdminPort {
         let command = Command::CreateTenant {
             tenant: tenant.clone(),
         };
-        match self.settings.propose(command).await {
+        match self.member.settings.propose(command).await {
             Ok(_) => Ok(()),
             Err(error @ ProposeError::Conflict(_)) => {
                 let limit =
@@ -99,12 +106,28 @@ impl Admin for AdminPort {
     }
 
     async fn tenants(&self) -> Vec<TenantId> {
-        let state = self.settings.state();
+        let state = self.member.settings.state();
         let mut tenants: Vec<TenantId> = state.tenants.keys().cloned().collect();
         tenants.push(TenantId::default());
         tenants.sort();
         tenants.dedup();
         tenants
+    }
+
+    async fn cluster(&self) -> ClusterView {
+        self.member.view().await
+    }
+
+    async fn leave_node(&self) -> Result<(), PortError> {
+        self.member.leave().await
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<(), PortError> {
+        self.member.remove(node).await
+    }
+
+    async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {
+        self.member.create_join_token(&self.shared.env).await
     }
 
     async fn flush(&self) -> Result<(), PortError> {

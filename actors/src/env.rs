@@ -1,9 +1,11 @@
-//! The seams: wall time, blocking work and the disk. Production and the simulation differ in nothing else.
+//! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation differ in nothing else.
 
 use std::sync::Arc;
 
 use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
+
+use crate::membership::LinkFactory;
 
 /// The wall clock.
 pub trait Clock: Send + Sync {
@@ -36,6 +38,10 @@ pub struct Env {
     pub blocking: BlockingMode,
     /// Stops the process: called when a durable write or any sync failed, because a failed fsync is never retried.
     pub halt: Arc<dyn Fn(&str) + Send + Sync>,
+    /// The links to other nodes; [`NoLinks`](crate::membership::NoLinks) for a node that stays alone.
+    pub links: Arc<dyn LinkFactory>,
+    /// 256 random bits that nobody can guess: for join tokens.
+    pub secret: Arc<dyn Fn() -> [u8; 32] + Send + Sync>,
 }
 
 impl Env {

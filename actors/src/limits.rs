@@ -104,3 +104,46 @@ pub const MAX_REFILL_RECORDS: usize = 32;
 /// Milliseconds that an answer to forwarded spans may take before they are offered again, to whoever leads by then: a
 /// dead primary is replaced within 3 s.
 pub const FORWARD_DEADLINE_MS: u64 = 4_000;
+/// Milliseconds of silence after which a node is set down (DESIGN.md section 4): three pings of the links are lost.
+pub const DOWN_AFTER_MS: u64 = 750;
+/// Milliseconds that a new leader waits before it judges the others: as long as silence may last, and one ping more. A
+/// leader that was itself cut off has heard nobody.
+pub const LEADER_GRACE_MS: u64 = 1_000;
+/// Milliseconds between two looks of the controller at the cluster: a quarter of the silence that it must notice.
+pub const CONTROLLER_TICK_MS: u64 = 200;
+/// Commands that one round of the controller proposes at most: a round is some fsyncs long, and what is urgent in the
+/// next one must not wait for more.
+pub const MAX_ROUND_COMMANDS: usize = 16;
+/// Shards that one command changes at most: with seven copies and seven that fill, and ids of full length, it has 340
+/// KiB of the 512 that a command may have.
+pub const MAX_SHARD_CHANGES: usize = 1_024;
+/// Milliseconds before a node that is taken for dead registers again: by then the leader has heard it, or will set it
+/// down again only after [`DOWN_AFTER_MS`].
+pub const REGISTER_RETRY_MS: u64 = 1_000;
+/// Requests of the settings' group, and of membership, that are answered at once: a few a peer; beyond it they are
+/// refused and come again.
+pub const MAX_PEER_CALLS: usize = 256;
+/// Longest sentence of a refusal between nodes, in bytes.
+pub const MAX_REASON_BYTES: usize = 1_024;
+/// Longest join token in bytes: ours have 78.
+pub const MAX_TOKEN_BYTES: usize = 256;
+/// Longest version of a program in bytes.
+pub const MAX_VERSION_BYTES: usize = 64;
+/// Seconds for which a join token lets nodes in: a day's work at a cluster.
+pub const JOIN_TOKEN_SECONDS: u64 = 86_400;
+/// Milliseconds that a member gets to answer a request to join: it asks the leader, which may just be elected
+/// ([`PROPOSE_DEADLINE_MS`](spandrel_raft::limits::PROPOSE_DEADLINE_MS)).
+pub const JOIN_CALL_MS: u64 = 7_000;
+/// Milliseconds after which a node that nobody lets in gives up: several rounds over all addresses.
+pub const JOIN_DEADLINE_MS: u64 = 30_000;
+/// Pause between two rounds over the addresses, in milliseconds.
+pub const JOIN_PAUSE_MS: u64 = 500;
+/// Milliseconds that a member gets to say whether a used directory is its cluster's: the node starts without an answer.
+pub const REJOIN_CALL_MS: u64 = 2_000;
+/// Milliseconds between two lines of the log while a node waits for its cluster.
+pub const WAITING_LOG_MS: u64 = 5_000;
+/// Milliseconds that another node gets to describe itself for a table that people wait for.
+pub const DESCRIBE_MS: u64 = 500;
+/// Milliseconds without a look of the controller after which it takes itself for stalled: two ticks are late, and still
+/// less than the silence that sets a node down.
+pub const STALL_MS: u64 = 500;

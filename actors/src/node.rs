@@ -18,15 +18,15 @@ use crate::env::Env;
 use crate::identity::Identity;
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
-use crate::link::{Link, NoLink};
-use crate::opening::{compile, guard, open_settings, open_storage};
+use crate::membership::{Member, NodeStart};
+use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
 use crate::query::{Gate, QueryPort};
 use crate::recovery::{Recovery, report_damage};
-use crate::replay::replay;
+use crate::replay::{Recovered, replay};
 use crate::route::Dispatcher;
 use crate::shared::Shared;
-use crate::starting::{Stop, empty_states, start_actors};
+use crate::starting::{Stop, empty_states, start_actors, start_controller};
 use crate::writer::WriterMessage;
 
 /// What a node is started with.
@@ -50,7 +50,11 @@ pub struct NodeOptions {
     pub bucket_nanos: u64,
     /// Requests that name no tenant are refused.
     pub require_tenant: bool,
-    /// What a new cluster starts with; ignored on a used directory.
+    /// What a node with a new directory does.
+    pub start: NodeStart,
+    /// Who joins at this node must show a token.
+    pub require_join_token: bool,
+    /// What a new cluster starts with; ignored on a used directory and by a node that joins.
     pub seed: ClusterSeed,
     /// Random; the identity of a new data directory.
     pub new_disk_id: u64,
@@ -80,8 +84,7 @@ pub(crate) fn start_error(what: &'static str) -> impl Fn(&dyn std::fmt::Display)
 /// A running node.
 pub struct Node {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Settings,
-    pub(crate) link: Arc<dyn Link>,
+    pub(crate) member: Member,
     pub(crate) supervisor: ActorRef<Stop>,
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) pager: ActorRef<PagerMessage>,
@@ -102,10 +105,58 @@ impl Node {
         let env = guard(&options, env).await?;
         let identity = Identity::open(env.disk.as_ref(), &options.data_dir, options.new_disk_id)
             .map_err(|error| start_error("open the data directory")(&error))?;
-        let (settings, created) = open_settings(&options, &env, &identity).await?;
-        let state = settings.state();
+        let member = Member::open(&options, &env, &identity).await?;
+        let supervisor = start_controller(&member, &env).await;
+        let started = match supervisor {
+            Ok(supervisor) => {
+                Self::start_member(&member, supervisor, options, &env, &identity).await
+            }
+            Err(error) => Err(start_error("start the actors")(&error)),
+        };
+        if started.is_err() {
+            member.close().await;
+        }
+        started
+    }
+
+    /// The rest of the start, once the node is in its cluster.
+    async fn start_member(
+        member: &Member,
+        supervisor: ActorRef<Stop>,
+        options: Arc<NodeOptions>,
+        env: &Env,
+        identity: &Identity,
+    ) -> Result<Self, StartError> {
+        let recovered = Self::recover(member, &options, env, identity).await;
+        let (shared, recovered, recovery) = match recovered {
+            Ok(recovered) => recovered,
+            Err(error) => {
+                let _ = supervisor.cast(Stop);
+                return Err(error);
+            }
+        };
+        start_actors(
+            shared,
+            member.clone(),
+            supervisor,
+            options,
+            recovered,
+            recovery,
+        )
+        .await
+        .map_err(|error| start_error("start the actors")(&error))
+    }
+
+    async fn recover(
+        member: &Member,
+        options: &Arc<NodeOptions>,
+        env: &Env,
+        identity: &Identity,
+    ) -> Result<(Arc<Shared>, Vec<Recovered>, Recovery), StartError> {
+        let state = member.settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let opened = open_storage(&options, &env, identity.boot, &state, Arc::clone(&epoch));
+        let (node, boot) = (member.node(), identity.boot);
+        let opened = open_storage(options, env, node, boot, &state, Arc::clone(&epoch));
         let (shared, damage) = opened.await?;
         let shared = Arc::new(shared);
         let worker = Arc::clone(&shared);
@@ -117,17 +168,14 @@ impl Node {
             .await
             .map_err(|error| start_error("replay the journal")(&error))?;
         let (lost_frames, lost_slices) = report_damage(damage, cost.skipped);
-        let link: Arc<dyn Link> = Arc::new(NoLink::default());
         let recovery = Recovery {
-            created,
+            created: member.settings.created(),
             frames: cost.frames,
             spans: cost.spans,
             lost_frames,
             lost_slices,
         };
-        start_actors(shared, settings, link, options, recovered, recovery)
-            .await
-            .map_err(|error| start_error("start the actors")(&error))
+        Ok((shared, recovered, recovery))
     }
 
     /// Takes spans.
@@ -138,10 +186,10 @@ impl Node {
             dispatcher: Dispatcher {
                 shared: Arc::clone(&self.shared),
                 writer: self.writer.clone(),
-                link: Arc::clone(&self.link),
-                cluster: self.settings.watch(),
+                link: Arc::clone(&self.member.link),
+                cluster: self.member.settings.watch(),
             },
-            cluster: self.settings.watch(),
+            cluster: self.member.settings.watch(),
             require_tenant: self.options.require_tenant,
         })
     }
@@ -166,7 +214,7 @@ impl Node {
     pub fn admin(&self) -> Arc<dyn Admin> {
         Arc::new(AdminPort {
             shared: Arc::clone(&self.shared),
-            settings: self.settings.clone(),
+            member: self.member.clone(),
             pager: self.pager.clone(),
             indexer: self.indexer.clone(),
             query: self.query_port(),
@@ -176,7 +224,13 @@ impl Node {
     /// The settings as this node knows them.
     #[must_use]
     pub fn cluster(&self) -> Arc<ClusterState> {
-        self.settings.state()
+        self.member.settings.state()
+    }
+
+    /// The replicated settings themselves, for tests and the simulation: all else goes through the ports.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.member.settings
     }
 
     /// The credit pool and who holds of it.
@@ -193,6 +247,6 @@ impl Node {
         }
         let _ = self.supervisor.cast(Stop);
         let _ = self.supervisor.wait(Some(Duration::from_secs(5))).await;
-        self.settings.shutdown().await;
+        self.member.close().await;
     }
 }

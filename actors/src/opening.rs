@@ -1,26 +1,21 @@
-//! Opens what a node stores: its settings and its files.
+//! Opens what a node stores.
 
 use std::sync::Arc;
 
 use spandrel_model::credit::CreditPool;
-use spandrel_model::ids::{NodeId, Term};
+use spandrel_model::ids::NodeId;
 use spandrel_model::otlp::AttributePolicy;
 use spandrel_model::policy::PolicySet;
-use spandrel_raft::state::{NodeRegistration, ShardRecord};
-use spandrel_raft::{ClusterState, Command, NoPeers, RaftOptions, Settings, Start};
+use spandrel_raft::ClusterState;
 use spandrel_storage::block::{BlockOptions, BlockStore};
 use spandrel_storage::disk::GuardedDisk;
 use spandrel_storage::index::{IndexOptions, IndexStore};
 use spandrel_storage::journal::{Corruption, Journal, JournalOptions};
 
 use crate::env::Env;
-use crate::identity::Identity;
 use crate::node::{NodeOptions, StartError, start_error};
 use crate::settings::Epoch;
 use crate::shared::{Shared, SharedParts};
-
-/// The node of a group of one; others get their ids from the cluster.
-const FIRST_NODE: NodeId = NodeId(1);
 
 /// The same world, in which every failed sync stops the process and is remembered for the next start.
 pub(crate) async fn guard(options: &Arc<NodeOptions>, env: Env) -> Result<Env, StartError> {
@@ -34,62 +29,6 @@ pub(crate) async fn guard(options: &Arc<NodeOptions>, env: Env) -> Result<Env, S
         disk: Arc::new(guarded),
         ..env
     })
-}
-
-pub(crate) async fn open_settings(
-    options: &NodeOptions,
-    env: &Env,
-    identity: &Identity,
-) -> Result<(Settings, bool), StartError> {
-    let error = start_error("open the settings");
-    let raft = RaftOptions {
-        disk: Arc::clone(&env.disk),
-        dir: options.data_dir.join("raft"),
-        node: FIRST_NODE,
-        start: Start::Found(options.seed.clone()),
-    };
-    let settings = Settings::open(raft, Arc::new(NoPeers))
-        .await
-        .map_err(|reason| error(&reason))?;
-    let created = settings.created();
-    let state = settings.state();
-    if state.nodes.is_empty() {
-        let admit = Command::AdmitNode {
-            disk_id: identity.disk_id,
-            addresses: options.addresses.clone(),
-            zone: options.zone.clone(),
-        };
-        settings
-            .propose(admit)
-            .await
-            .map_err(|reason| error(&reason))?;
-    }
-    let register = Command::RegisterNode(NodeRegistration {
-        node: FIRST_NODE,
-        addresses: options.addresses.clone(),
-        zone: options.zone.clone(),
-        disk_id: identity.disk_id,
-        boot: identity.boot,
-    });
-    settings
-        .propose(register)
-        .await
-        .map_err(|reason| error(&reason))?;
-    if state.shard_map.is_empty() {
-        let record = ShardRecord {
-            term: Term(1),
-            primary: FIRST_NODE,
-            isr: vec![FIRST_NODE],
-            filling: Vec::new(),
-            moving_to: None,
-        };
-        let records = vec![record; usize::from(settings.state().shards)];
-        settings
-            .propose(Command::StartShards { records })
-            .await
-            .map_err(|reason| error(&reason))?;
-    }
-    Ok((settings, created))
 }
 
 /// The settings of a state, compiled; `earlier` are policy sets that entries may still refer to.
@@ -124,6 +63,7 @@ pub(crate) fn adopt_settings(shared: &Shared, state: &ClusterState) -> Result<()
 pub(crate) async fn open_storage(
     options: &Arc<NodeOptions>,
     env: &Env,
+    node: NodeId,
     boot: u64,
     state: &ClusterState,
     epoch: Arc<Epoch>,
@@ -162,7 +102,7 @@ pub(crate) async fn open_storage(
     let (journal, damage, blocks, index) = opened.await?;
     let shared = Shared::new(SharedParts {
         env: env.clone(),
-        node: FIRST_NODE,
+        node,
         router,
         bucket_nanos: options.bucket_nanos,
         journal: Arc::new(journal),

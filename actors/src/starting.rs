@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::ids::{ShardId, Term};
-use spandrel_raft::Settings;
 
 use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::controller::Controller;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
-use crate::link::Link;
+use crate::link::PeerService;
+use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
 use crate::pager::{Pager, PagerArguments};
 use crate::recovery::Recovery;
 use crate::replay::Recovered;
-use crate::replication::{Keeper, KeeperArguments};
+use crate::replication::{Intake, Keeper, KeeperArguments};
 use crate::shared::Shared;
 use crate::writer::{Writer, WriterArguments};
 
@@ -77,18 +78,27 @@ pub(crate) fn empty_states(shared: &Shared) -> Vec<ShardState> {
     states.collect()
 }
 
+/// Starts what keeps the node in its cluster, before its data is there: replay takes seconds, in which others may need
+/// a leader. All other actors come under the same supervisor.
+pub(crate) async fn start_controller(
+    member: &Member,
+    env: &Env,
+) -> Result<ActorRef<Stop>, ractor::SpawnErr> {
+    let supervisor = Supervisor { env: env.clone() };
+    let (supervisor, _) = Actor::spawn(None, supervisor, ()).await?;
+    let cell = supervisor.get_cell();
+    Actor::spawn_linked(None, Controller, member.controller(env), cell).await?;
+    Ok(supervisor)
+}
+
 pub(crate) async fn start_actors(
     shared: Arc<Shared>,
-    settings: Settings,
-    link: Arc<dyn Link>,
+    member: Member,
+    supervisor: ActorRef<Stop>,
     options: Arc<NodeOptions>,
     recovered: Vec<Recovered>,
     recovery: Recovery,
 ) -> Result<Node, ractor::SpawnErr> {
-    let supervisor = Supervisor {
-        env: shared.env.clone(),
-    };
-    let (supervisor, _) = Actor::spawn(None, supervisor, ()).await?;
     let cell = || supervisor.get_cell();
     let mut shards = Vec::with_capacity(recovered.len());
     for (number, one) in (0u16..).zip(recovered) {
@@ -114,13 +124,15 @@ pub(crate) async fn start_actors(
     let arguments = WriterArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
-        link: Arc::clone(&link),
-        state: settings.state(),
+        link: Arc::clone(&member.link),
+        state: member.settings.state(),
     };
     let (writer, _) = Actor::spawn_linked(None, Writer, arguments, cell()).await?;
     for shard in &shards {
         let _ = shard.cast(AssemblerMessage::Writer(writer.clone()));
     }
+    let intake = Intake::new(Arc::clone(&shared), writer.clone(), member.settings.watch());
+    member.router.set(PeerService::Shards, Arc::new(intake));
     let arguments = PagerArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
@@ -130,21 +142,20 @@ pub(crate) async fn start_actors(
     let (indexer, _) = Actor::spawn_linked(None, Indexer, Arc::clone(&shared), cell()).await?;
     let arguments = KeeperArguments {
         shared: Arc::clone(&shared),
-        settings: settings.clone(),
+        settings: member.settings.clone(),
         writer: writer.clone(),
     };
     Actor::spawn_linked(None, Keeper, arguments, cell()).await?;
     let arguments = HousekeeperArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
-        cluster: settings.watch(),
+        cluster: member.settings.watch(),
         options: Arc::clone(&options),
     };
     Actor::spawn_linked(None, Housekeeper, arguments, cell()).await?;
     Ok(Node {
         shared,
-        settings,
-        link,
+        member,
         supervisor,
         writer,
         pager,

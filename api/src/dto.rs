@@ -1,10 +1,16 @@
 //! The JSON bodies of the native API, both directions: what the server writes, the client reads.
 
+mod cluster;
+
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use serde::{Deserialize, Serialize};
 use serde_with_decimal as decimal;
 
 use crate::time::Instant;
+
+pub use self::cluster::{
+    ClusterNode, ClusterResponse, JoinTokenResponse, LackingShard, RemoveNodeRequest,
+};
 
 /// Counters as decimal strings, because JavaScript's numbers end at 2^53.
 mod serde_with_decimal {

@@ -29,6 +29,9 @@ pub enum Command {
     /// Show, check and change what is kept
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Create the tokens that let nodes join
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Check settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -46,7 +49,23 @@ pub enum Command {
 pub enum NodeCommand {
     /// Start a node: the first of a cluster, or one that ran before
     Start(Box<NodeArgs>),
-    /// Show the state of a node
+    /// Join a cluster, or come back to it
+    Join(Box<JoinArgs>),
+    /// Let the node that is asked hand over its shards, and wait until it may be stopped
+    Leave {
+        /// How to reach the node
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take a node that is gone for good out of the cluster
+    Remove {
+        /// Its number, as `node status` shows it
+        node: u64,
+        /// How to reach another node
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show the cluster and the state of a node
     Status {
         /// Show it again every second
         #[arg(long)]
@@ -66,6 +85,49 @@ pub struct NodeArgs {
     /// The settings.
     #[command(flatten)]
     pub settings: NodeSettings,
+}
+
+/// `spandrel node join`.
+#[derive(Args)]
+pub struct JoinArgs {
+    /// Link addresses of members, as host:port; asked in turn
+    #[arg(required = true, value_name = "ADDRESS")]
+    pub addresses: Vec<String>,
+    /// The token of `spandrel token create --join`: required when the members listen beyond loopback
+    #[arg(
+        long,
+        env = "SPANDREL_JOIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true
+    )]
+    pub join_token: Option<String>,
+    /// The settings of the node.
+    #[command(flatten)]
+    pub node: NodeArgs,
+}
+
+impl std::fmt::Debug for JoinArgs {
+    /// Without the token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinArgs")
+            .field("addresses", &self.addresses)
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `spandrel token`.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Create a token and print it, once
+    Create {
+        /// A token that lets nodes join for a day
+        #[arg(long, required = true)]
+        join: bool,
+        /// How to reach a member
+        #[command(flatten)]
+        client: ClientArgs,
+    },
 }
 
 /// `spandrel config`.
@@ -327,12 +389,54 @@ pub struct DemoArgs {
     pub json: bool,
 }
 
+impl Command {
+    /// True of the commands that are the server.
+    #[must_use]
+    pub fn runs_a_node(&self) -> bool {
+        matches!(
+            self,
+            Self::Node(NodeCommand::Start(_) | NodeCommand::Join(_))
+        )
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::{CommandFactory, Parser};
 
     #[test]
     fn the_command_line_is_consistent() {
         super::Cli::command().debug_assert();
+    }
+
+    fn parse(arguments: &[&str]) -> Result<super::Command, clap::Error> {
+        let all = ["spandrel"].iter().chain(arguments);
+        super::Cli::try_parse_from(all).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn a_node_joins_at_one_address_or_more_and_its_token_is_not_shown() {
+        assert!(parse(&["node", "join"]).is_err());
+        let arguments = [
+            "node",
+            "join",
+            "a:1",
+            "b:2",
+            "--join-token",
+            "s3cret",
+            "--zone",
+            "z",
+        ];
+        let command = parse(&arguments).unwrap();
+        assert!(command.runs_a_node());
+        let shown = format!("{command:?}");
+        assert!(
+            shown.contains("b:2") && !shown.contains("s3cret"),
+            "{shown}"
+        );
+        assert!(!parse(&["node", "remove", "3"]).unwrap().runs_a_node());
+        assert!(parse(&["node", "remove", "three"]).is_err());
+        assert!(parse(&["token", "create"]).is_err(), "which token?");
+        assert!(parse(&["token", "create", "--join"]).is_ok());
     }
 }

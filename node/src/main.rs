@@ -4,7 +4,7 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use spandrel_node::cli::{Cli, Command, NodeCommand};
+use spandrel_node::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
 /// The server allocates from many threads in many sizes; it returns memory to the system better than the system's own.
@@ -13,7 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(&cli.command, Command::Node(NodeCommand::Start(_))) {
+    if cli.command.runs_a_node() {
         return_memory_soon();
     }
     log_to_stderr();
@@ -51,9 +51,10 @@ fn return_memory_soon() {
 
 /// A node uses every processor; a client one thread, so that the load generator leaves the rest to the server.
 fn runtime(cli: &Cli) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = match &cli.command {
-        Command::Node(NodeCommand::Start(_)) => tokio::runtime::Builder::new_multi_thread(),
-        _ => tokio::runtime::Builder::new_current_thread(),
+    let mut builder = if cli.command.runs_a_node() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
     };
     builder.enable_all().build()
 }

@@ -26,7 +26,9 @@ pub(crate) enum Kind {
     LogId = 3,
     Entry = 4,
     SnapshotMeta = 5,
-    State = 6,
+    /// The state without join tokens: read, no longer written.
+    State1 = 6,
+    State = 7,
     Request = 16,
     Answer = 17,
 }

@@ -33,7 +33,7 @@ impl Inbox {
                 or_refused(group.pre_vote(request).await.map(Answer::Vote))
             }
             RequestBody::Snapshot(chunk) => self.take_chunk(group, chunk).await,
-            RequestBody::Propose(command) if bytes_of(&command) > MAX_COMMAND_BYTES => {
+            RequestBody::Propose(command) if command.encoded_bytes() > MAX_COMMAND_BYTES => {
                 refused("the command is too large")
             }
             RequestBody::Propose(command) => Answer::Proposed(propose_here(group, command).await),
@@ -132,11 +132,6 @@ pub(crate) async fn read_index_here(group: &Group) -> ReadIndex {
             reason: fatal.to_string(),
         },
     }
-}
-
-/// The encoded size of a command.
-pub(crate) fn bytes_of(command: &Command) -> usize {
-    crate::codec::seal(crate::codec::Kind::Entry, command).map_or(usize::MAX, |bytes| bytes.len())
 }
 
 fn or_refused<E: std::fmt::Display>(answer: Result<Answer, E>) -> Answer {

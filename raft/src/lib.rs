@@ -25,7 +25,7 @@ mod voters;
 
 pub use error::{OpenError, ProposeError, RequestError};
 pub use members::Members;
-pub use open::{RaftOptions, Start};
+pub use open::{DirectoryIdentity, RaftOptions, Start};
 pub use settings::{Response, Settings};
 pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
 pub use store::StoreError;

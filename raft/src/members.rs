@@ -43,6 +43,15 @@ impl Settings {
         self.changed_members(added).await
     }
 
+    /// As [`Settings::add_learner`], but returns once the group knows the node: it may be not running yet.
+    ///
+    /// # Errors
+    /// As [`Settings::add_learner`].
+    pub async fn announce_learner(&self, node: NodeId) -> Result<(), ProposeError> {
+        let added = self.inner.group.add_learner(node.0, EmptyNode {}, false);
+        self.changed_members(added).await
+    }
+
     /// Makes exactly these nodes voters; they must be learners or voters already, others stay as learners. On the
     /// leader only.
     ///

@@ -18,7 +18,7 @@ use crate::limits::{
 use crate::peers::Peers;
 use crate::settings::{Inner, Settings};
 use crate::state::{ClusterSeed, ClusterState, Command, Conflict};
-use crate::store::{Database, Identity, LogStore, StateMachine};
+use crate::store::{Database, Identity, LogStore, StateMachine, StoreError};
 use crate::transport::RaftTransport;
 use crate::types::{Group, TypeConfig};
 
@@ -45,6 +45,35 @@ pub struct RaftOptions {
     pub node: NodeId,
     /// What to do with a new directory. Of a used one, only the id of [`Start::Join`] is compared.
     pub start: Start,
+}
+
+/// The cluster and the node that a directory belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectoryIdentity {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// The node's id.
+    pub node: NodeId,
+}
+
+impl DirectoryIdentity {
+    /// Reads the identity of a group's directory without opening it; `None` of a new one.
+    ///
+    /// # Errors
+    /// [`OpenError::Store`] naming the file that cannot be read or is damaged.
+    pub fn read(disk: &dyn Disk, dir: &Path) -> Result<Option<Self>, OpenError> {
+        let identity = match Identity::read(disk, dir)? {
+            Some(identity) => Some(identity),
+            // A crash may have come between the log and the file beside it.
+            None => open_existing(disk, dir)?
+                .map(|database| database.identity())
+                .transpose()?,
+        };
+        Ok(identity.map(|identity| Self {
+            cluster_id: identity.cluster_id,
+            node: NodeId(identity.node),
+        }))
+    }
 }
 
 impl Settings {
@@ -157,11 +186,7 @@ impl Settings {
 fn open_directory(options: &RaftOptions) -> Result<(Database, Identity, bool), OpenError> {
     let (disk, dir) = (&*options.disk, options.dir.as_path());
     let beside = Identity::read(disk, dir)?;
-    let database = match Database::open(disk, dir) {
-        Ok(database) => Some(database),
-        Err(error) if error.source.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error.into()),
-    };
+    let database = open_existing(disk, dir)?;
     let (database, identity, created) = match (beside, database) {
         (Some(_), None) => {
             return Err(OpenError::LogMissing {
@@ -195,6 +220,14 @@ fn open_directory(options: &RaftOptions) -> Result<(Database, Identity, bool), O
     };
     check_same(&Identity::path(dir), expected, identity)?;
     Ok((database, identity, created))
+}
+
+fn open_existing(disk: &dyn Disk, dir: &Path) -> Result<Option<Database>, StoreError> {
+    match Database::open(disk, dir) {
+        Ok(database) => Ok(Some(database)),
+        Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn new_identity(options: &RaftOptions) -> Identity {

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::{ProposeError, RequestError};
-use crate::inbox::{Inbox, bytes_of, propose_here, read_index_here};
+use crate::inbox::{Inbox, propose_here, read_index_here};
 use crate::limits::{LEADER_RETRY_MS, MAX_COMMAND_BYTES, PROPOSE_DEADLINE_MS};
 use crate::message::{Answer, Proposed, ReadIndex, Request, RequestBody};
 use crate::peers::Peers;
@@ -88,7 +88,7 @@ impl Settings {
     /// [`ProposeError`]; all but `OutcomeUnknown` mean that nothing has changed. After at most
     /// [`PROPOSE_DEADLINE_MS`].
     pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
-        let bytes = bytes_of(&command);
+        let bytes = command.encoded_bytes();
         if bytes > MAX_COMMAND_BYTES {
             return Err(ProposeError::TooLarge {
                 bytes,
@@ -141,6 +141,12 @@ impl Settings {
         let metrics = self.inner.group.metrics();
         let leader = metrics.borrow_watched().current_leader;
         leader.map(NodeId)
+    }
+
+    /// True while this node leads, as far as it knows: one that was cut off learns later that it does not.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.leader() == Some(self.node())
     }
 
     /// Waits until this node knows another leader than `known`, and returns it. Never returns once the group has

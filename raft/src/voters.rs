@@ -9,6 +9,9 @@ use crate::state::{NodeRecord, NodeState};
 
 /// The voters that a cluster of these nodes should have, `voters` being those that it has.
 ///
+/// Never an even number that is larger than it was: a second voter, or a fourth, is one more that is needed and none
+/// more that may fail.
+///
 /// One voter up to two nodes (two would both be needed, which is worse than one), three up to four nodes, then five.
 /// A voter that is up stays; one that is down or draining is replaced when another node is up to take its place, and
 /// stays otherwise, because a group that shrinks has less to lose before it stops. New voters come from the zones
@@ -36,6 +39,13 @@ pub fn choose_voters(
     add_spread(&mut chosen, others.collect(), wanted, &zone);
     let absent = voters.iter().copied().filter(|id| nodes.contains_key(id));
     add_spread(&mut chosen, absent.collect(), wanted, &zone);
+    if chosen.len() % 2 == 0 {
+        let useless = chosen.iter().find(|id| !is_up(id));
+        let useless = useless.or_else(|| chosen.iter().rfind(|id| !voters.contains(id)));
+        if let Some(useless) = useless.copied() {
+            chosen.remove(&useless);
+        }
+    }
     chosen
 }
 
@@ -119,6 +129,23 @@ mod tests {
         }
         // and a node that is no member any more does not vote
         assert_eq!(choose_voters(&nodes(&three[..1]), &ids([1, 9])), ids([1]));
+    }
+
+    #[test]
+    fn a_node_that_has_not_started_yet_does_not_make_two_voters_of_one() {
+        let three = [(1, "", Up), (2, "", Up), (3, "", Down)];
+        assert_eq!(choose_voters(&nodes(&three), &ids([1])), ids([1]));
+        let five = [
+            (1, "", Up),
+            (2, "", Up),
+            (3, "", Up),
+            (4, "", Up),
+            (5, "", Down),
+        ];
+        assert_eq!(
+            choose_voters(&nodes(&five), &ids([1, 2, 3])),
+            ids([1, 2, 3])
+        );
     }
 
     fn any_nodes() -> impl Strategy<Value = Vec<(u64, &'static str, NodeState)>> {

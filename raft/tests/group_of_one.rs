@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use spandrel_model::ids::NodeId;
 use spandrel_raft::{
-    Applied, ClusterSeed, Command, Conflict, NoPeers, OpenError, ProposeError, RaftOptions,
-    Settings, Start,
+    Applied, ClusterSeed, Command, Conflict, DirectoryIdentity, NoPeers, OpenError, ProposeError,
+    RaftOptions, Settings, Start,
 };
 use spandrel_storage::disk::RealDisk;
 use tempfile::TempDir;
@@ -64,6 +64,14 @@ async fn settings_survive_a_restart_and_the_second_seed_is_ignored() {
     assert_eq!(settings.state().retention_seconds, 86_400);
     settings.shutdown().await;
     drop(settings);
+
+    // and its directory says whose it is
+    let identity = DirectoryIdentity::read(&RealDisk, dir.path()).unwrap();
+    let (cluster_id, node) = (5, NodeId(1));
+    assert_eq!(identity, Some(DirectoryIdentity { cluster_id, node }));
+    let empty = TempDir::new().unwrap();
+    let identity = DirectoryIdentity::read(&RealDisk, empty.path()).unwrap();
+    assert_eq!(identity, None);
 
     // when it is opened again with another seed
     let settings = open(dir.path(), 6).await;

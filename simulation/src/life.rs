@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
+use spandrel_actors::membership::{NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Env, Node, NodeOptions};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::Query;
@@ -219,6 +220,9 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
             told.halted.store(true, Ordering::Relaxed);
             told.changed.notify_one();
         }),
+        links: Arc::new(NoLinks),
+        // No life makes join tokens.
+        secret: Arc::new(|| [0; 32]),
     }
 }
 
@@ -240,6 +244,8 @@ fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
         disk_reserve_bytes: Some(DISK_RESERVE_BYTES),
         bucket_nanos: plan.bucket_seconds * UnixNanos::PER_SECOND,
         require_tenant: false,
+        start: NodeStart::Found,
+        require_join_token: false,
         seed: ClusterSeed {
             cluster_id: random.next_u64().max(1),
             routing_key: random.next_u64(),

@@ -5,8 +5,6 @@
 //! its [`PeerHandler`] in the order in which they were made; nothing is delivered twice by the link, but a call without
 //! an answer may have been delivered.
 
-mod no_link;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +14,6 @@ use bytes::Bytes;
 use spandrel_model::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-
-pub use no_link::NoLink;
 
 /// Largest request and largest answer in bytes: one message must not hold a session for long, and a frame of the
 /// transport over 16 MiB would end it.
@@ -145,6 +141,9 @@ pub trait Link: Send + Sync + 'static {
 
     /// The nodes to be connected with, and their link addresses: others are let go.
     fn set_peers(&self, peers: BTreeMap<NodeId, String>);
+
+    /// Ends all sessions, lets go of the handler, and listens no more; calls after that are `Unreachable`.
+    async fn close(&self) {}
 }
 
 /// Who makes a call.

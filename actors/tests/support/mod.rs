@@ -8,6 +8,8 @@
     clippy::panic
 )]
 
+pub mod network;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, TracesData};
 use prost::Message;
+use spandrel_actors::membership::{NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_model::ids::{SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{TraceAnswer, TraceLookup};
@@ -63,8 +66,8 @@ pub struct TestNode {
     pub clock: Arc<TestClock>,
 }
 
-pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode {
-    let options = NodeOptions {
+pub fn options(dir: &Path, policy: &str) -> NodeOptions {
+    NodeOptions {
         data_dir: dir.to_owned(),
         credit_bytes: 64 << 20,
         frame_cache_bytes: 4 << 20,
@@ -74,6 +77,8 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         disk_reserve_bytes: Some(0),
         bucket_nanos: HOUR,
         require_tenant: false,
+        start: NodeStart::Found,
+        require_join_token: false,
         seed: ClusterSeed {
             cluster_id: 1,
             routing_key: 2,
@@ -85,14 +90,24 @@ pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode
         new_disk_id: 3,
         addresses: Default::default(),
         zone: String::new(),
-    };
-    let env = Env {
+    }
+}
+
+pub fn environment(clock: &Arc<TestClock>) -> Env {
+    Env {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Inline,
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
-    };
-    let node = Node::start(options, env).await.unwrap();
+        links: Arc::new(NoLinks),
+        secret: Arc::new(|| [7; 32]),
+    }
+}
+
+pub async fn start(dir: &Path, clock: &Arc<TestClock>, policy: &str) -> TestNode {
+    let node = Node::start(options(dir, policy), environment(clock))
+        .await
+        .unwrap();
     TestNode {
         node,
         clock: Arc::clone(clock),

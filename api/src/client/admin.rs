@@ -79,7 +79,7 @@ impl Client {
         Ok(())
     }
 
-    async fn call<B: Serialize, T: DeserializeOwned>(
+    pub(super) async fn call<B: Serialize, T: DeserializeOwned>(
         &self,
         method: Method,
         path: &'static str,

@@ -3,6 +3,7 @@
 //! OTLP/gRPC port, to export.
 
 mod admin;
+mod cluster;
 mod error;
 mod export;
 mod options;

@@ -136,7 +136,7 @@ pub(super) async fn flush(_: Local, State(native): State<Native>) -> Result<Resp
     Ok(json_response(&DoneResponse {}))
 }
 
-async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
+pub(super) async fn read_json<T: DeserializeOwned>(request: Request<Body>) -> Result<T, ApiError> {
     let body = Limited::new(request.into_body(), MAX_ADMIN_BODY_BYTES);
     let bytes = body.collect().await.map_err(|error| {
         if error.is::<http_body_util::LengthLimitError>() {

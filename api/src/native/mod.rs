@@ -1,6 +1,7 @@
 //! The native HTTP API: one port for queries, administration, metrics and the first page.
 
 mod admin;
+mod cluster;
 mod names;
 mod page;
 mod search;
@@ -73,6 +74,10 @@ pub(crate) fn router(native: Native) -> Router {
             get(admin::tenants).post(admin::create_tenant),
         )
         .route("/v1/admin/flush", post(admin::flush))
+        .route("/v1/cluster", get(cluster::cluster))
+        .route("/v1/admin/nodes/leave", post(cluster::leave))
+        .route("/v1/admin/nodes/remove", post(cluster::remove))
+        .route("/v1/admin/tokens/join", post(cluster::create_join_token))
         .merge(crate::tempo::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)

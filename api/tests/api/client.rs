@@ -197,3 +197,24 @@ async fn health_and_reflection_are_on_both_grpc_ports() {
         assert!(format!("{answer:?}").contains(service), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn the_cluster_is_shown_and_changed() {
+    let node = Node::start(Fake::default()).await;
+    let client = client(&node).await;
+    let cluster = client.cluster().await.unwrap();
+    assert_eq!(cluster.leader.as_deref(), Some("8"));
+    assert_eq!(cluster.nodes[1].role, "leader");
+    assert_eq!(cluster.nodes[1].silent_ms, Some(40));
+    assert_eq!(
+        (cluster.lacking[0].shard, cluster.lacking[0].copies),
+        (5, 1)
+    );
+    client.remove_node(8).await.unwrap();
+    let unknown = client.remove_node(9).await.unwrap_err();
+    assert_eq!(unknown.refusal().unwrap().code, "unknown_node");
+    let last = client.leave_node().await.unwrap_err();
+    assert_eq!(last.refusal().unwrap().code, "last_node");
+    let token = client.create_join_token().await.unwrap();
+    assert_eq!(token.token, "spandrel-join-1");
+}

@@ -15,6 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Tra
 use prost::Message;
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::batch::{SpanKind, StatusCode as SpanStatus};
+use spandrel_model::cluster::{ClusterView, NewJoinToken, NodeRole, NodeUse, NodeView, ShardLack};
 use spandrel_model::credit::{Credit, CreditPool};
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{NodeId, ShardId, SpanId, TenantId, TraceId, UnixNanos};
@@ -324,6 +325,62 @@ impl Admin for Fake {
 
     async fn flush(&self) -> Result<(), PortError> {
         Ok(())
+    }
+
+    async fn cluster(&self) -> ClusterView {
+        let node = |node: u64, role| NodeView {
+            node: NodeId(node),
+            state: NodeUse::Up,
+            role,
+            zone: "a".to_owned(),
+            link_address: format!("10.0.0.{node}:7200"),
+            http_address: String::new(),
+            grpc_address: String::new(),
+            version: (node == 7).then(|| "0.1.0".to_owned()),
+            boot: 3,
+            silent_ms: (node == 8).then_some(40),
+            primary_shards: 32,
+            in_sync_shards: 64,
+            filling_shards: 0,
+        };
+        ClusterView {
+            cluster: "00000000000000ab".to_owned(),
+            asked: NodeId(7),
+            leader: Some(NodeId(8)),
+            epoch: 12,
+            shards: 64,
+            replication: 3,
+            effective_replication: 2,
+            nodes: vec![node(7, NodeRole::Voter), node(8, NodeRole::Leader)],
+            lacking: vec![ShardLack {
+                shard: ShardId(5),
+                copies: 1,
+            }],
+        }
+    }
+
+    async fn leave_node(&self) -> Result<(), PortError> {
+        let message = "no other node is up";
+        Err(PortError::new(ErrorClass::Invalid, "last_node", message))
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<(), PortError> {
+        if node == NodeId(8) {
+            return Ok(());
+        }
+        let message = "it is not in the cluster";
+        Err(PortError::new(
+            ErrorClass::NotFound,
+            "unknown_node",
+            message,
+        ))
+    }
+
+    async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {
+        Ok(NewJoinToken {
+            token: "spandrel-join-1".to_owned(),
+            expires: UnixNanos(8),
+        })
     }
 }
 

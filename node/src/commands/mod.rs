@@ -1,11 +1,14 @@
 //! The commands, a file each.
 
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod node;
+pub mod node_join;
 pub mod node_start;
 pub mod policy;
 pub mod query;
+pub mod token;
 
 use anyhow::Context;
 use clap::CommandFactory;
@@ -21,6 +24,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Node(command) => node::run(command).await,
         Command::Query(command) => query::run(command).await,
+        Command::Token(command) => token::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Config(command) => config::run(command),
         Command::Demo(args) => demo::run(args).await,

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use spandrel_actors::membership::NodeStart;
 use spandrel_api::dto::StatusResponse;
 use spandrel_api::time::format_instant;
 
-use super::{config, connect, node_start, print_json};
+use super::{cluster, config, connect, node_join, node_start, print_json};
 use crate::cli::NodeCommand;
 use crate::waterfall::escape;
 
@@ -16,16 +17,22 @@ use crate::waterfall::escape;
 /// What went wrong and what to try next.
 pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
     let (watch, args) = match command {
-        NodeCommand::Start(args) => return node_start::run(config::options(*args)?).await,
+        NodeCommand::Start(args) => {
+            return node_start::run(config::options(*args)?, NodeStart::Found).await;
+        }
+        NodeCommand::Join(args) => return node_join::run(*args).await,
+        NodeCommand::Leave { client } => return cluster::leave(&client).await,
+        NodeCommand::Remove { node, client } => return cluster::remove(node, &client).await,
         NodeCommand::Status { watch, client } => (watch, client),
     };
     let client = connect(&args).await?;
     loop {
-        let status = client.status().await?;
+        let (cluster, status) = (client.cluster().await?, client.status().await?);
         if args.json {
-            print_json(&status)?;
+            print_json(&serde_json::json!({"cluster": cluster, "node": status}))?;
         } else {
-            crate::output::print(&render(&status))?;
+            let shown = cluster::render(&cluster);
+            crate::output::print(&format!("{shown}\n{}", render(&status)))?;
         }
         if !watch {
             return Ok(());

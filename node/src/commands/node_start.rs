@@ -8,6 +8,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use rustix::time::ClockId;
+use spandrel_actors::membership::{LinkFactory, NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::ids::UnixNanos;
@@ -64,17 +65,18 @@ impl Clock for SystemClock {
 ///
 /// # Errors
 /// When the node cannot start.
-pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
+pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<()> {
     let metrics = install_metrics(&options)?;
     let listeners = Listeners {
         http: listen(options.http_addr, "--http-addr").await?,
         otlp_grpc: listen(options.otlp_grpc_addr, "--otlp-grpc-addr").await?,
         otlp_http: listen(options.otlp_http_addr, "--otlp-http-addr").await?,
     };
-    let node_options = node_options(&options)?;
+    let founds = start == NodeStart::Found;
+    let node_options = node_options(&options, start)?;
     let credit_bytes = node_options.credit_bytes;
     let policy_yaml = node_options.seed.policy_yaml.clone();
-    let node = Node::start(node_options, environment()).await?;
+    let node = Node::start(node_options, environment(links(&options))).await?;
     let ports = Ports {
         ingest: node.ingest(),
         query: node.query(),
@@ -84,7 +86,10 @@ pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
             metrics.render()
         }),
     };
-    warn_of_ignored_seeds(&options, &policy_yaml, &node);
+    // A cluster that was just founded has the settings that were given.
+    if !(founds && node.recovery.created) {
+        warn_of_ignored_seeds(&options, &policy_yaml, &node);
+    }
     banner(&options, &node, credit_bytes).await;
     let (stop_demo, demo_stopped) = watch::channel(false);
     if options.demo {
@@ -103,7 +108,12 @@ pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn environment() -> Env {
+/// The links to other nodes: none yet, the transport is built apart.
+fn links(_: &NodeStartOptions) -> Arc<dyn LinkFactory> {
+    Arc::new(NoLinks)
+}
+
+fn environment(links: Arc<dyn LinkFactory>) -> Env {
     Env {
         clock: Arc::new(SystemClock),
         disk: Arc::new(RealDisk),
@@ -114,6 +124,15 @@ fn environment() -> Env {
                 "the node stops: what is durable is replayed at the next start"
             );
             std::process::exit(1);
+        }),
+        links,
+        secret: Arc::new(|| {
+            #[allow(clippy::disallowed_methods)]
+            // the one source of secrets behind `Env` in production
+            let mut random = rand::rng();
+            let mut bits = [0; 32];
+            random.fill_bytes(&mut bits);
+            bits
         }),
     }
 }
@@ -136,7 +155,7 @@ async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {addr}: choose another address with {flag}"))
 }
 
-fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
+fn node_options(options: &NodeStartOptions, start: NodeStart) -> anyhow::Result<NodeOptions> {
     let policy_yaml = match (&options.policy, options.keep_all) {
         (Some(path), _) => std::fs::read_to_string(path)
             .with_context(|| format!("the policy file {} cannot be read", path.display()))?,
@@ -161,6 +180,9 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
         disk_reserve_bytes: None,
         bucket_nanos: BUCKET_NANOS,
         require_tenant: options.require_tenant,
+        start,
+        // On loopback everybody is somebody on this machine.
+        require_join_token: !options.link_addr.ip().is_loopback(),
         seed: ClusterSeed {
             cluster_id: random.next_u64().max(1),
             routing_key: random.next_u64(),
@@ -180,9 +202,6 @@ fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
 }
 
 fn warn_of_ignored_seeds(options: &NodeStartOptions, policy_yaml: &str, node: &Node) {
-    if node.recovery.created {
-        return;
-    }
     let cluster = node.cluster();
     for seed in &options.given_seeds {
         let (same, command) = match *seed {
@@ -205,7 +224,7 @@ fn warn_of_ignored_seeds(options: &NodeStartOptions, policy_yaml: &str, node: &N
         }
         tracing::warn!(
             setting = seed,
-            "ignored: the directory belongs to a cluster that has its own value; change it by `{command}`"
+            "ignored: the cluster has its own value; change it by `{command}`"
         );
     }
 }

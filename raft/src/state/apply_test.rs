@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term, UnixNanos};
 use spandrel_model::limits::MAX_TENANTS;
 use spandrel_model::otlp::{AttributeAction, AttributeRule};
 
@@ -256,6 +256,50 @@ fn tenants_and_indexed_keys_have_their_limits() {
     assert_eq!(state.apply(&keys(64)), Ok(Applied::Version(2)));
 }
 
+fn token(number: u8, expires: u64, now: u64) -> Command {
+    Command::AddJoinToken {
+        token: JoinToken {
+            hash: TokenHash([number; 32]),
+            expires: UnixNanos(expires),
+        },
+        now: UnixNanos(now),
+    }
+}
+
+#[test]
+fn join_tokens_expire_and_have_a_limit() {
+    let mut state = founded();
+    for number in 0..64 {
+        assert_eq!(state.apply(&token(number, 100, 1)), Ok(Applied::Done));
+    }
+    let full = state.apply(&token(64, 100, 99));
+    assert!(matches!(full, Err(Conflict::TooMany { limit: 64, .. })));
+    // a known one is prolonged, an expired one is refused, and the old ones go when they have expired
+    assert_eq!(state.apply(&token(3, 200, 99)), Ok(Applied::Done));
+    assert!(state.apply(&token(65, 99, 99)).is_err());
+    assert_eq!(state.apply(&token(64, 300, 100)), Ok(Applied::Done));
+    let left: Vec<u8> = state.join_tokens.keys().map(|hash| hash.0[0]).collect();
+    assert_eq!(left, [3, 64]);
+}
+
+#[test]
+fn a_node_that_was_cut_off_comes_back_by_registering_again() {
+    let mut state = founded();
+    state.apply(&register(1, 8, 3)).unwrap();
+    let down = Command::SetNodeState {
+        node: NodeId(1),
+        expected_incarnation: 1,
+        expected: NodeState::Up,
+        state: NodeState::Down,
+    };
+    state.apply(&down).unwrap();
+    assert_eq!(state.apply(&register(1, 8, 3)), Ok(Applied::Incarnation(2)));
+    assert_eq!(state.nodes[&NodeId(1)].state, NodeState::Up);
+    // what was proposed about its earlier life comes too late
+    assert!(state.apply(&down).is_err());
+    assert_eq!(state.apply(&register(1, 8, 3)), Ok(Applied::Incarnation(2)));
+}
+
 #[test]
 fn only_what_places_data_moves_the_epoch() {
     let mut state = serving();
@@ -397,6 +441,7 @@ fn settings_command() -> impl Strategy<Value = Command> {
                 },
             }
         }),
+        (0u8..4, 0u64..9, 0u64..9).prop_map(|(number, expires, now)| token(number, expires, now)),
         tenant().prop_map(|tenant| Command::CreateTenant { tenant }),
         (tenant(), version(), any::<Option<u64>>()).prop_map(
             |(tenant, expected_version, bytes_per_second)| Command::SetTenant {

@@ -3,12 +3,13 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use spandrel_model::ids::{Bucket, NodeId, TenantId};
+use spandrel_model::ids::{Bucket, NodeId, TenantId, UnixNanos};
 use spandrel_model::otlp::AttributeRule;
 
 use super::node::{NodeAddresses, NodeRegistration, NodeState};
 use super::settings::{SpanLimits, TenantSettings};
 use super::shard::{HolderChange, ShardChange, ShardRecord};
+use super::token::JoinToken;
 
 /// What a new cluster starts with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +133,13 @@ pub enum Command {
         /// Buckets before this one.
         before: Bucket,
     },
+    /// Makes a join token known, and forgets those that have expired by `now`.
+    AddJoinToken {
+        /// The token's hash and its end.
+        token: JoinToken,
+        /// The proposer's clock.
+        now: UnixNanos,
+    },
 }
 
 impl Command {
@@ -148,6 +156,12 @@ impl Command {
                 | Self::StartShards { .. }
                 | Self::SetShards { .. }
         )
+    }
+
+    /// Its size as it is proposed, to be held against [`MAX_COMMAND_BYTES`](crate::limits::MAX_COMMAND_BYTES).
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        crate::codec::seal(crate::codec::Kind::Entry, self).map_or(usize::MAX, |bytes| bytes.len())
     }
 
     /// The command's name, for logs and errors.
@@ -170,6 +184,7 @@ impl Command {
             Self::SetShards { .. } => "set shards",
             Self::SetHolders { .. } => "set holders",
             Self::ForgetBuckets { .. } => "forget buckets",
+            Self::AddJoinToken { .. } => "add join token",
         }
     }
 }

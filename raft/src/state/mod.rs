@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, UnixNanos};
 use spandrel_model::routing::ShardRouter;
 
-use crate::limits::{MAX_HOLDERS, MAX_INDEXED_KEYS, MAX_NODES};
+use crate::limits::{MAX_HOLDERS, MAX_INDEXED_KEYS, MAX_JOIN_TOKENS, MAX_NODES};
 
 mod apply;
 #[cfg(test)]
@@ -17,12 +17,15 @@ mod conflict;
 mod node;
 mod settings;
 mod shard;
+mod token;
+mod version1;
 
 pub use command::{Applied, ClusterSeed, Command};
 pub use conflict::Conflict;
 pub use node::{NodeAddresses, NodeRecord, NodeRegistration, NodeState};
 pub use settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
 pub use shard::{HolderChange, HolderKey, ShardChange, ShardRecord};
+pub use token::{JoinToken, TokenHash};
 
 /// The holders of one bucket's data, by shard and term.
 pub type BucketHolders = BTreeMap<HolderKey, Vec<NodeId>>;
@@ -65,6 +68,8 @@ pub struct ClusterState {
     pub epoch: u64,
     /// Raft index of the last command that is in this state.
     pub applied_index: u64,
+    /// Tokens that let nodes join, and until when.
+    pub join_tokens: BTreeMap<TokenHash, UnixNanos>,
 }
 
 impl ClusterState {
@@ -120,6 +125,7 @@ impl ClusterState {
         assert!(self.router().is_some(), "shard count {}", self.shards);
         assert!(self.policy.version > 0 && self.attributes.version > 0);
         assert!(self.attributes.indexed_keys.len() <= MAX_INDEXED_KEYS);
+        assert!(self.join_tokens.len() <= MAX_JOIN_TOKENS);
         assert!(self.nodes.len() <= MAX_NODES && self.holder_count() <= MAX_HOLDERS);
         assert!(self.nodes.keys().all(|node| node.0 < self.next_node));
         assert!(

@@ -202,6 +202,11 @@ impl Database {
         read().map_err(|error| StoreError::new(&self.path, "read", error))
     }
 
+    /// A value of [`META`] that is not what it should be.
+    pub(super) fn corrupt(&self, key: &'static str, why: impl fmt::Display) -> StoreError {
+        StoreError::corrupt(&self.path, key, why)
+    }
+
     /// Visits the entries of a range in order, until `most_bytes` of them have been seen.
     pub(super) fn entries(
         &self,

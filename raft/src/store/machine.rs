@@ -40,8 +40,10 @@ impl StateMachine {
         let meta = machine
             .database
             .get(key::SNAPSHOT_META, Kind::SnapshotMeta)?;
-        let state = machine.database.get(key::SNAPSHOT_STATE, Kind::State)?;
+        let state = machine.database.get_bytes(key::SNAPSHOT_STATE)?;
         if let (Some(meta), Some(state)) = (meta, state) {
+            let state = ClusterState::unseal(&state)
+                .map_err(|error| machine.database.corrupt(key::SNAPSHOT_STATE, error))?;
             machine.replace(meta, state);
         }
         Ok(machine)
@@ -130,7 +132,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, bytes: Vec<u8>) -> io::Result<()> {
-        let state: ClusterState = codec::unseal(Kind::State, &bytes)
+        let state: ClusterState = ClusterState::unseal(&bytes)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         self.store_snapshot(meta, &bytes)?;
         self.replace(meta.clone(), state);

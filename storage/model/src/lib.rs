@@ -5,6 +5,7 @@
 //! (the ports are traits; others implement them), or know a storage or network library.
 
 pub mod batch;
+pub mod cluster;
 pub mod credit;
 pub mod error;
 pub mod ids;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::{ClusterView, NewJoinToken};
 use crate::credit::Credit;
 use crate::error::PortError;
 use crate::ids::{NodeId, TenantId, TraceId, UnixNanos};
@@ -225,6 +226,27 @@ pub trait Admin: Send + Sync {
 
     /// The tenants, sorted.
     async fn tenants(&self) -> Vec<TenantId>;
+
+    /// The cluster as this node sees it. Asks the others for their versions, briefly.
+    async fn cluster(&self) -> ClusterView;
+
+    /// Lets this node hand over its shards and take none; once no shard names it, it may be stopped and removed.
+    ///
+    /// # Errors
+    /// `Invalid` when no other node is up; `Unavailable` when the settings cannot be replicated now.
+    async fn leave_node(&self) -> Result<(), PortError>;
+
+    /// Takes a node out of the cluster for good.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` when it is this node, is up, or a shard still names it; `Unavailable`.
+    async fn remove_node(&self, node: NodeId) -> Result<(), PortError>;
+
+    /// Creates a token that lets nodes join for a day.
+    ///
+    /// # Errors
+    /// `Invalid` when too many are valid; `Unavailable`.
+    async fn create_join_token(&self) -> Result<NewJoinToken, PortError>;
 
     /// Writes what is decided and kept to blocks and the index now, rather than when pages are full.
     ///

@@ -1,15 +1,15 @@
 //! The one function that changes the replicated state: pure, so that every node gets the same state from the same
 //! log, and all or nothing.
 
-use spandrel_model::ids::TenantId;
+use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::limits::MAX_TENANTS;
 use spandrel_model::otlp::{AttributePolicy, AttributeRule};
 
 use super::settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
-use super::{Applied, ClusterSeed, ClusterState, Command, Conflict};
+use super::{Applied, ClusterSeed, ClusterState, Command, Conflict, JoinToken};
 use crate::limits::{
-    MAX_INDEXED_KEYS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION, MAX_RETENTION_SECONDS,
-    MAX_SHARDS, MIN_RETENTION_SECONDS,
+    MAX_INDEXED_KEYS, MAX_JOIN_TOKENS, MAX_KEY_BYTES, MAX_POLICY_BYTES, MAX_REPLICATION,
+    MAX_RETENTION_SECONDS, MAX_SHARDS, MIN_RETENTION_SECONDS,
 };
 
 mod nodes;
@@ -76,6 +76,7 @@ impl ClusterState {
             Command::SetShards { changes } => self.set_shards(changes),
             Command::SetHolders { changes } => self.set_holders(changes),
             Command::ForgetBuckets { before } => Ok(self.forget_buckets(*before)),
+            Command::AddJoinToken { token, now } => self.add_join_token(*token, *now),
         }
     }
 
@@ -196,6 +197,24 @@ impl ClusterState {
             ..settings
         };
         Ok(Applied::Version(version))
+    }
+
+    fn add_join_token(&mut self, token: JoinToken, now: UnixNanos) -> Result<Applied, Conflict> {
+        let live = |expires: &UnixNanos| *expires > now;
+        if !live(&token.expires) {
+            return Err(Conflict::invalid(
+                "expires",
+                "the token has expired already",
+            ));
+        }
+        let others = self.join_tokens.iter();
+        let others = others.filter(|(hash, expires)| **hash != token.hash && live(expires));
+        if others.count() >= MAX_JOIN_TOKENS {
+            return Err(too_many("join tokens", MAX_JOIN_TOKENS));
+        }
+        self.join_tokens.retain(|_, expires| live(expires));
+        self.join_tokens.insert(token.hash, token.expires);
+        Ok(Applied::Done)
     }
 }
 

@@ -47,10 +47,13 @@ impl ClusterState {
                 known_boot: known.boot,
             });
         }
-        if new.boot == known.boot && known.incarnation > 0 {
+        let is_repeated = new.boot == known.boot && known.incarnation > 0;
+        if is_repeated && known.state != NodeState::Down {
             // The same start said twice: the answer to the first was lost.
             return Ok(Applied::Incarnation(known.incarnation));
         }
+        // A node that was cut off, was set down, and is back without having stopped, begins a new life too: what it
+        // sent before was sent by one that had no say any more.
         known.boot = new.boot;
         known.incarnation = known.incarnation.saturating_add(1);
         known.addresses = new.addresses.clone();

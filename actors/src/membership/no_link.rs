@@ -9,7 +9,8 @@ use bytes::Bytes;
 use spandrel_model::ids::NodeId;
 use tokio::sync::watch;
 
-use crate::link::{Link, LinkClass, LinkError, PeerService, Peers};
+use crate::link::{Link, LinkClass, LinkError, PeerHandler, PeerService, Peers};
+use crate::membership::{LinkFactory, LinkIdentity, LinkStartError};
 
 /// Reaches nobody.
 #[derive(Debug)]
@@ -60,4 +61,19 @@ impl Link for NoLink {
     }
 
     fn set_peers(&self, _: BTreeMap<NodeId, String>) {}
+}
+
+/// Gives every node a [`NoLink`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoLinks;
+
+#[async_trait]
+impl LinkFactory for NoLinks {
+    async fn start(
+        &self,
+        _: LinkIdentity,
+        _: Arc<dyn PeerHandler>,
+    ) -> Result<Arc<dyn Link>, LinkStartError> {
+        Ok(Arc::new(NoLink::default()))
+    }
 }

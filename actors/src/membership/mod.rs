@@ -1,0 +1,25 @@
+//! How a node becomes and stays a member: joining, registering, the links and the group of the settings put together.
+//!
+//! A node's identity is its directory: the disk id in `identity.json`, and in `raft/` the cluster and the node id. An
+//! empty directory is a new node, whatever address it has; a used one is the node that it was.
+
+mod admin;
+mod handler;
+mod join;
+mod link_factory;
+mod member;
+mod message;
+mod no_link;
+mod raft_link;
+mod register;
+mod router;
+mod start;
+mod token;
+mod view;
+
+pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
+pub(crate) use member::Member;
+pub use no_link::{NoLink, NoLinks};
+pub use router::PeerRouter;
+pub use start::NodeStart;
+pub use token::JoinSecret;

@@ -1,0 +1,87 @@
+//! `spandrel node join`: a node that comes into a cluster, or back to it.
+
+use std::net::IpAddr;
+
+use anyhow::ensure;
+use spandrel_actors::membership::{JoinSecret, NodeStart};
+
+use super::{config, node_start};
+use crate::cli::JoinArgs;
+use crate::config::NodeStartOptions;
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+/// When the node cannot start, or is not let in.
+pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
+    let options = config::options(args.node)?;
+    for address in &args.addresses {
+        check_address(address, &options)?;
+    }
+    let expected_shards = options.given_seeds.contains(&"shards");
+    let start = NodeStart::Join {
+        addresses: args.addresses,
+        token: args.join_token.as_deref().map(JoinSecret::from_text),
+        expected_shards: expected_shards.then_some(options.shards),
+    };
+    node_start::run(options, start).await
+}
+
+/// The address of a member, as the links take it; and one that can reach this node back.
+fn check_address(address: &str, options: &NodeStartOptions) -> anyhow::Result<()> {
+    let parts = address.rsplit_once(':');
+    let (host, port) = parts.unwrap_or((address, ""));
+    ensure!(
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
+        "`{address}` must be a member's link address as host:port, such as 10.0.0.1:7200"
+    );
+    ensure!(
+        is_loopback(host) || !options.advertise_addr.ip().is_loopback(),
+        "{address} is on another machine, which cannot reach {} here: name an address of this machine with --link-addr or --advertise-addr",
+        options.advertise_addr
+    );
+    Ok(())
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeSettings;
+
+    fn options(link_addr: &str, advertise_addr: Option<&str>) -> NodeStartOptions {
+        let settings = NodeSettings {
+            link_addr: Some(link_addr.parse().unwrap()),
+            advertise_addr: advertise_addr.map(|address| address.parse().unwrap()),
+            ..NodeSettings::default()
+        };
+        settings.resolve().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_host_and_port() {
+        let local = options("127.0.0.1:7201", None);
+        for good in ["127.0.0.1:7200", "localhost:7200", "[::1]:7200"] {
+            check_address(good, &local).unwrap();
+        }
+        for bad in ["127.0.0.1", ":7200", "host:", "host:0", "host:99999", ""] {
+            let error = check_address(bad, &local).unwrap_err().to_string();
+            assert!(error.contains("host:port"), "{bad}: {error}");
+        }
+    }
+
+    #[test]
+    fn whoever_joins_another_machine_must_be_reachable_from_there() {
+        let local = options("127.0.0.1:7201", None);
+        let error = check_address("10.0.0.1:7200", &local).unwrap_err();
+        assert!(error.to_string().contains("--advertise-addr"), "{error}");
+        check_address("10.0.0.1:7200", &options("10.0.0.2:7200", None)).unwrap();
+        let advertised = options("127.0.0.1:7201", Some("10.0.0.2:7200"));
+        check_address("member.example:7200", &advertised).unwrap();
+    }
+}
