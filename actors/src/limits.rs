@@ -91,6 +91,8 @@ pub const ATTACH_RETRY_MS: u64 = 200;
 pub const INTAKE_RETRY_MS: u64 = 10;
 /// Milliseconds between two looks of the keeper at the shards that its node leads.
 pub const KEEPER_TICK_MS: u64 = 100;
+/// The same while the node is alone: a bucket is an hour long.
+pub const KEEPER_ALONE_TICK_MS: u64 = 10_000;
 /// Shards of one node that are filled at once: each sends its open state again, some megabytes.
 pub const MAX_FILLS: usize = 8;
 /// Shards of one node that are handed over at once: each pauses for some milliseconds.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use spandrel_model::ids::{NodeId, ShardId, Term};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
 use spandrel_raft::state::{NodeState, ShardChange};
 use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
 use tokio::sync::oneshot;
 
+use super::holders::holder_changes;
 use super::wishes::{Wish, wishes};
-use crate::limits::{HOLD_DEADLINE_MS, KEEPER_TICK_MS};
+use crate::limits::{HOLD_DEADLINE_MS, KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
 use crate::opening::adopt_settings;
 use crate::placement::{PlacementNode, Replicas, plan};
 use crate::shared::Shared;
@@ -108,10 +109,16 @@ impl Actor for Keeper {
     ) -> Result<(), ActorProcessingErr> {
         state.looks &= matches!(look, Look::Changed);
         state.look().await;
-        // Alone there is nothing to look after until the map changes.
-        if !state.looks && state.arguments.settings.state().nodes.len() > 1 {
+        if !state.looks {
             state.looks = true;
-            let tick = Duration::from_millis(KEEPER_TICK_MS);
+            // Alone there is nothing to look after but the next bucket, until the map changes.
+            let alone = state.arguments.settings.state().nodes.len() < 2;
+            let tick = if alone {
+                KEEPER_ALONE_TICK_MS
+            } else {
+                KEEPER_TICK_MS
+            };
+            let tick = Duration::from_millis(tick);
             myself.send_after(tick, || Look::Again);
         }
         Ok(())
@@ -122,6 +129,7 @@ impl KeeperState {
     async fn look(&mut self) {
         let state = self.arguments.settings.state();
         let me = self.arguments.shared.node;
+        self.say_who_holds(&state).await;
         let leads_none = state.shard_map.iter().all(|record| record.primary != me);
         if leads_none || state.nodes.len() < 2 {
             return;
@@ -144,6 +152,35 @@ impl KeeperState {
         }
         let held = holding.iter().map(|wish| self.hold_and_propose(wish));
         futures_util::future::join_all(held).await;
+    }
+
+    /// Writes down who holds what is written now, and on the leader forgets what has expired.
+    async fn say_who_holds(&self, state: &ClusterState) {
+        let shared = &self.arguments.shared;
+        let (me, now, bucket_nanos) = (shared.node, shared.env.now(), shared.bucket_nanos);
+        let settings = &self.arguments.settings;
+        let changes = holder_changes(state, me, Bucket::containing(now, bucket_nanos));
+        let mut commands = Vec::new();
+        if !changes.is_empty() {
+            commands.push(Command::SetHolders { changes });
+        }
+        let retention = state
+            .retention_seconds
+            .saturating_mul(UnixNanos::PER_SECOND);
+        let before = Bucket::containing(now.minus(retention), bucket_nanos);
+        let expired = state
+            .holders
+            .keys()
+            .next()
+            .is_some_and(|oldest| *oldest < before);
+        if expired && settings.leader() == Some(me) {
+            commands.push(Command::ForgetBuckets { before });
+        }
+        for command in commands {
+            if let Err(error) = settings.propose(command).await {
+                tracing::debug!(%error, "holders not written down");
+            }
+        }
     }
 
     async fn propose(&self, wishes: &[Wish]) -> Result<(), ProposeError> {

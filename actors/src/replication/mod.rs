@@ -10,6 +10,7 @@
 mod attach;
 mod feeder;
 mod follower;
+mod holders;
 mod intake;
 mod keeper;
 mod primary;

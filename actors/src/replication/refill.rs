@@ -60,14 +60,10 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     for one in sent {
         acknowledged(again, one).await?;
     }
-    if !verdicts.is_empty() {
-        let message = WriterMessage::VerdictsAgain(again.shard, verdicts);
-        again
-            .writer
-            .cast(message)
-            .map_err(|_| "the node is stopping".to_owned())?;
-    }
-    Ok(())
+    // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
+    let message = WriterMessage::VerdictsAgain(again.shard, verdicts);
+    let asked = again.writer.cast(message);
+    asked.map_err(|_| "the node is stopping".to_owned())
 }
 
 /// Waits until a record is on every copy.

@@ -117,7 +117,7 @@ impl WriterState {
         shards: Vec<BeginShard>,
         reply: oneshot::Sender<Vec<Begun>>,
     ) {
-        let mut work = Vec::new();
+        let (mut work, me) = (Vec::new(), self.shared.node);
         for begin in &shards {
             let Some(follower) = self.followed(begin.shard) else {
                 continue;
@@ -128,7 +128,16 @@ impl WriterState {
             let Some(keep) = begin.keep else {
                 continue;
             };
-            follower.begin();
+            let last = follower.begin();
+            tracing::debug!(
+                node = me.0,
+                shard = begin.shard.0,
+                term = begin.term.0,
+                keep = keep.0,
+                last = last.0,
+                fill = begin.fill,
+                "begins with a primary"
+            );
             if begin.fill || follower.can_go_on(keep) {
                 work.push((begin.shard, keep, begin.fill));
             }

@@ -13,7 +13,7 @@ mod work;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_model::verdict::VerdictRecord;
@@ -263,6 +263,19 @@ impl Actor for Writer {
         state.build(&myself);
         state.answer_drains();
         Ok(())
+    }
+
+    /// Its feeders come and go with the followers. One that fails takes the writer with it, and so the node.
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<WriterMessage>,
+        event: SupervisionEvent,
+        _: &mut WriterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(_, error) => Err(error),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -43,8 +43,9 @@ impl WriterState {
         let (me, at) = (self.shared.node, usize::from(shard.0));
         let alone = record.nodes().all(|node| node == me);
         let found = self.found.get(at).copied().unwrap_or_default();
+        let led = matches!(self.roles.get(at), Some(Role::Primary(led)) if led.term == record.term);
         // What an earlier process of this node led, it led with numbers that this one does not know; alone it does.
-        let leads = record.primary == me && (alone || record.term > found);
+        let leads = record.primary == me && (led || alone || record.term > found);
         let follows =
             record.primary != me && (record.isr.contains(&me) || record.filling.contains(&me));
         let Some(role) = self.roles.get_mut(at) else {
@@ -82,6 +83,7 @@ impl WriterState {
         };
         let primary = PrimaryShard::new(me, record, last, least);
         tracing::debug!(
+            node = me.0,
             shard = shard.0,
             term = record.term.0,
             last = last.0,
@@ -109,6 +111,13 @@ impl WriterState {
             }
             _ => FollowerShard::new(term, primary, self.shared.journal.last_valid(shard)),
         };
+        tracing::debug!(
+            node = self.shared.node.0,
+            shard = shard.0,
+            term = term.0,
+            last = follower.last.0,
+            "follows a shard"
+        );
         self.roles[at] = Role::Follower(follower);
         self.refuse_deferred(shard);
         self.tell_role(shard, ShardRole::Follower);
@@ -116,6 +125,7 @@ impl WriterState {
 
     /// The shard is elsewhere: what it holds here in memory is let go.
     fn leave(&mut self, shard: ShardId) {
+        tracing::debug!(node = self.shared.node.0, shard = shard.0, "leaves a shard");
         let left = std::mem::replace(&mut self.roles[usize::from(shard.0)], Role::None);
         if let Role::Primary(mut primary) = left {
             drop(primary.give_up());
