@@ -5,6 +5,25 @@
 //! its [`PeerHandler`] in the order in which they were made; nothing is delivered twice by the link, but a call without
 //! an answer may have been delivered.
 
+mod core;
+mod dialler;
+mod directory;
+mod driver;
+mod envelope;
+mod gateway;
+mod hello;
+mod hub;
+mod keeper;
+mod lifeline;
+mod outbox;
+mod raft_transport;
+mod session;
+mod streams;
+mod switchboard;
+mod tasks;
+mod tcp;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +33,13 @@ use bytes::Bytes;
 use spandrel_model::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+
+pub use directory::LinkIdentity;
+pub use hub::{Hub, HubError, HubOptions};
+pub use raft_transport::{LinkRaftTransport, answer_raft};
+pub use streams::{Incoming, LinkStream, Streams};
+pub use tcp::TcpStreams;
+pub use tls::{LinkPem, LinkTls, LinkTlsError, PeerCertificate};
 
 /// Largest request and largest answer in bytes: one message must not hold a session for long, and a frame of the
 /// transport over 16 MiB would end it.
