@@ -326,10 +326,9 @@ impl Core {
         session.end();
         self.switchboard.directory().lose(&session, reason);
         self.switchboard.announce();
-        if timeout(Duration::from_millis(LINK_END_MS), &mut ended)
-            .await
-            .is_err()
-        {
+        let limit = Duration::from_millis(LINK_END_MS);
+        // A handle that the driver has seen finish must not be polled again.
+        if !ended.is_finished() && timeout(limit, &mut ended).await.is_err() {
             keeper.kill();
         }
         self.switchboard.directory().forget(&session);

@@ -154,6 +154,12 @@ impl Hub {
         let _ = self.core.root.stop_and_wait(None, None).await;
     }
 
+    /// How many sessions there are.
+    #[cfg(test)]
+    pub(crate) fn sessions_for_tests(&self) -> usize {
+        self.core.switchboard.directory().sessions().count()
+    }
+
     /// Cuts every session; nothing begins any more.
     fn hang_up(&self) {
         let core = &self.core;

@@ -13,6 +13,8 @@ mod envelope;
 mod gateway;
 mod hello;
 mod hub;
+#[cfg(test)]
+mod hub_test;
 mod keeper;
 mod lifeline;
 mod outbox;
@@ -22,6 +24,10 @@ mod streams;
 mod switchboard;
 mod tasks;
 mod tcp;
+#[cfg(test)]
+mod tcp_test;
+#[cfg(test)]
+mod testing;
 mod tls;
 
 use std::collections::BTreeMap;
