@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+pub mod cluster;
 pub mod config;
 pub mod demo;
 pub mod node;
@@ -20,6 +21,7 @@ use crate::cli::{Cli, ClientArgs, Command};
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Node(command) => node::run(command).await,
+        Command::Cluster(command) => cluster::run(command),
         Command::Query(command) => query::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Config(command) => config::run(command),
