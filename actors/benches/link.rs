@@ -81,7 +81,8 @@ fn links(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     for (name, tls) in [("tcp", None), ("tls", Some(certificates()))] {
         let (one, _two) = runtime.block_on(pair(tls));
-        let call = |class, bytes: Bytes| one.call(NodeId(2), PeerService::Shards, class, bytes, DEADLINE);
+        let call =
+            |class, bytes: Bytes| one.call(NodeId(2), PeerService::Shards, class, bytes, DEADLINE);
         let mut group = c.benchmark_group(format!("link_{name}"));
         group.bench_function("call_8_bytes", |b| {
             b.iter(|| {

@@ -122,7 +122,7 @@ pub(crate) fn seconds(nanos: u64) -> f64 {
 }
 
 /// A call of another node that was not taken.
-pub(crate) fn link_refused(reason: &'static str) {
+pub(crate) fn link_call_refused(reason: &'static str) {
     counter!("spandrel_link_calls_refused_total", "reason" => reason).increment(1);
 }
 

@@ -81,7 +81,9 @@ fn read(path: PathBuf) -> Result<Vec<u8>, LinkFilesError> {
     let all = opened.and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes));
     let within = all.and_then(|read| match u64::try_from(read) {
         Ok(read) if read <= MAX_FILE_BYTES => Ok(()),
-        _ => Err(io::Error::other(format!("it has over {MAX_FILE_BYTES} bytes"))),
+        _ => Err(io::Error::other(format!(
+            "it has over {MAX_FILE_BYTES} bytes"
+        ))),
     });
     match within {
         Ok(()) => Ok(bytes),

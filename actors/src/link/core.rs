@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ractor::{Actor, ActorRef};
 use rand::{Rng, RngExt};
 use rand_chacha::ChaCha20Rng;
-use ractor::{Actor, ActorRef};
 use spandrel_model::ids::NodeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
@@ -18,6 +18,7 @@ use super::hello::{
     say,
 };
 use super::keeper::{Keeper, KeeperArguments, RootMessage};
+use super::reasons::End;
 use super::session::{Session, SessionFacts};
 use super::streams::{Incoming, LinkStream, Streams, host_of};
 use super::switchboard::Switchboard;
@@ -317,11 +318,11 @@ impl Core {
                     };
                     driver.run(&mut ended, left_over, ready, permit).await
                 } else {
-                    "another session is preferred"
+                    End::NotPreferred
                 }
             }
-            Ok(Err(_)) => "the connection was closed",
-            Err(_) => "it did not become ready",
+            Ok(Err(_)) => End::Closed,
+            Err(_) => End::NotReady,
         };
         session.end();
         self.switchboard.directory().lose(&session, reason);

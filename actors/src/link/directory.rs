@@ -7,6 +7,7 @@ use spandrel_model::ids::NodeId;
 use tokio::time::Instant;
 
 use super::hello::{Purpose, Token};
+use super::reasons::End;
 use super::session::Session;
 use super::{LinkClass, Peers, Reachability};
 use crate::limits::MAX_LINK_REMOVED;
@@ -113,6 +114,15 @@ impl Directory {
         }
     }
 
+    /// Says which node this is; returns what it was before. A node is no peer of itself.
+    pub(crate) fn set_identity(&mut self, identity: LinkIdentity) -> Option<LinkIdentity> {
+        if let Some(itself) = self.peers.get_mut(&identity.node) {
+            itself.address = None;
+        }
+        self.forget_if_idle(identity.node);
+        self.identity.replace(identity)
+    }
+
     /// Begins a session: its token is known from here on.
     pub(crate) fn begin(&mut self, session: &Arc<Session>) -> bool {
         if self.stopped {
@@ -154,11 +164,12 @@ impl Directory {
         slot.session = Some(Arc::clone(session));
         peer.boot = session.facts.boot;
         peer.last_heard = now;
+        self.check();
         Elected::Now
     }
 
     /// A session does not count any more.
-    pub(crate) fn lose(&mut self, session: &Arc<Session>, reason: &str) {
+    pub(crate) fn lose(&mut self, session: &Arc<Session>, reason: End) {
         let (Purpose::Member(class), Some(node)) = (session.facts.purpose, session.facts.peer)
         else {
             return;
@@ -174,7 +185,7 @@ impl Directory {
         if is_current {
             slot.session = None;
             peer.last_heard = peer.last_heard.max(session.lifeline.heard());
-            reason.clone_into(&mut peer.failure);
+            peer.failure = reason.to_string();
         }
         self.forget_if_idle(node);
     }
@@ -222,6 +233,7 @@ impl Directory {
         for node in gone {
             self.remove(node);
         }
+        self.check();
         let mut diallers = Vec::new();
         for (node, address) in wanted {
             if Some(node) == own {
@@ -269,6 +281,29 @@ impl Directory {
         }
     }
 
+    /// Asserts the invariants, in debug builds.
+    fn check(&self) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        for (node, peer) in &self.peers {
+            let slots = [
+                (LinkClass::Control, &peer.control),
+                (LinkClass::Bulk, &peer.bulk),
+            ];
+            for (class, session) in slots
+                .iter()
+                .filter_map(|(class, slot)| Some((class, slot.session.as_ref()?)))
+            {
+                assert_eq!(session.facts.peer, Some(*node), "a session of another node");
+                assert_eq!(session.class(), *class, "a session of the other class");
+                let known = self.sessions.contains_key(&session.facts.own_token);
+                assert!(known, "a session that is not known");
+                assert!(!self.removed.contains(node), "a session of a removed node");
+            }
+        }
+    }
+
     /// What the dialler of a slot does next.
     pub(crate) fn next_dial(&mut self, node: NodeId, class: LinkClass) -> Dial {
         let stopped = self.stopped;
@@ -310,10 +345,7 @@ impl Directory {
 
     /// Who can be reached, of those that are wanted.
     pub(crate) fn peers(&self) -> Peers {
-        let wanted = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| peer.address.is_some());
+        let wanted = self.peers.iter().filter(|(_, peer)| peer.address.is_some());
         Arc::new(
             wanted
                 .map(|(node, peer)| (*node, peer.reachability()))

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::hello::Purpose;
 use super::outbox::Ticket;
+use super::reasons::End;
 use super::session::Session;
 use super::switchboard::Switchboard;
 use crate::limits::{LINK_MISSED_PINGS, LINK_PASSING_MS, LINK_PING_ANSWER_MS, LINK_PING_MS};
@@ -34,7 +35,7 @@ impl Driver<'_> {
         mut left_over: mpsc::UnboundedReceiver<Ticket>,
         ready: Option<oneshot::Sender<Arc<Session>>>,
         permit: Option<OwnedSemaphorePermit>,
-    ) -> &'static str {
+    ) -> End {
         // An incoming session of a member is no stranger's any more; others keep their place to the end.
         let _permit = permit.filter(|_| !self.is_member());
         self.log_begin();
@@ -42,7 +43,7 @@ impl Driver<'_> {
             && ready.send(Arc::clone(self.session)).is_err()
             && self.session.facts.purpose == Purpose::Passing
         {
-            return "nobody waits for it any more";
+            return End::NotWanted;
         }
         let period = Duration::from_millis(LINK_PING_MS);
         let mut ticks = interval_at(Instant::now() + period, period);
@@ -53,7 +54,7 @@ impl Driver<'_> {
         let reason = loop {
             tokio::select! {
                 biased;
-                _ = &mut *ended => break "the connection was closed",
+                _ = &mut *ended => break End::Closed,
                 Some(ticket) = left_over.recv() => late.push(async move {
                     let answered = ticket.answer.await.is_ok();
                     answered.then_some(ticket.cost)
@@ -67,10 +68,9 @@ impl Driver<'_> {
                     if let Err(reason) = pulse.beat(self.session) {
                         break reason;
                     }
-                    self.switchboard.publish();
                 }
                 () = sleep_until(passing_end), if self.session.facts.purpose == Purpose::Passing => {
-                    break "its time is over";
+                    break End::Expired;
                 }
             }
         };
@@ -96,12 +96,12 @@ impl Driver<'_> {
         }
     }
 
-    fn log_end(&self, reason: &'static str) {
+    fn log_end(&self, reason: End) {
         let facts = &self.session.facts;
         if let Purpose::Member(class) = facts.purpose {
             let node = facts.peer.map_or(0, |node| node.0);
-            meters::link_ended(reason);
-            tracing::warn!(node, ?class, from = self.from, reason, "a link has ended");
+            meters::link_ended(reason.label());
+            tracing::warn!(node, ?class, from = self.from, %reason, "a link has ended");
         }
     }
 }
@@ -129,7 +129,7 @@ impl Pulse {
 
     /// Once a period. Any bytes are a sign of life: behind a full credit of bulk bytes a ping takes its time. Beats are
     /// counted rather than time, so that a process that was stopped itself hears its peers before it judges them.
-    fn beat(&mut self, session: &Session) -> Result<(), &'static str> {
+    fn beat(&mut self, session: &Session) -> Result<(), End> {
         let heard = session.lifeline.heard();
         self.missed = match self.heard {
             Some(before) if before == heard => self.missed + 1,
@@ -137,12 +137,12 @@ impl Pulse {
         };
         self.heard = Some(heard);
         if self.missed >= LINK_MISSED_PINGS {
-            return Err("the peer gives no sign of life");
+            return Err(End::Silent);
         }
         let longest = Duration::from_millis(LINK_PING_ANSWER_MS);
         match &self.ping {
             Some((sent, _)) if sent.elapsed() >= longest => {
-                return Err("the peer sends, but does not answer");
+                return Err(End::NoAnswer);
             }
             Some(_) => {}
             None => {

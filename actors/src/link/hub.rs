@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use ractor::Actor;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
-use ractor::Actor;
 use spandrel_model::ids::NodeId;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -25,7 +25,7 @@ use super::streams::Streams;
 use super::switchboard::Switchboard;
 use super::tasks::Tasks;
 use super::{Link, LinkClass, LinkError, MAX_LINK_MESSAGE_BYTES, PeerHandler, PeerService, Peers};
-use crate::limits::{LINK_END_MS, LINK_REDIAL_MIN_MS};
+use crate::limits::{LINK_END_MS, LINK_PING_MS, LINK_REDIAL_MIN_MS};
 use crate::meters;
 
 /// What a Hub is started with.
@@ -113,9 +113,9 @@ impl Hub {
             sequence: AtomicU64::new(1),
             strangers: Core::strangers(),
         });
-        core.switchboard
-            .tasks
-            .spawn(take_connections(Arc::clone(&core)));
+        let tasks = &core.switchboard.tasks;
+        tasks.spawn(take_connections(Arc::clone(&core)));
+        tasks.spawn(publish_regularly(Arc::clone(&core)));
         Ok(Self { core })
     }
 
@@ -124,7 +124,7 @@ impl Hub {
     pub fn set_identity(&self, cluster_id: u64, node: NodeId) {
         let identity = LinkIdentity { cluster_id, node };
         let switchboard = &self.core.switchboard;
-        let before = switchboard.directory().identity.replace(identity);
+        let before = switchboard.directory().set_identity(identity);
         if before != Some(identity) {
             switchboard.end_all();
         }
@@ -213,7 +213,9 @@ impl Link for Hub {
             Ok(Err(ConnectError::Failed(reason))) => {
                 return Err(LinkError::Unreachable { to, reason });
             }
-            Ok(Err(ConnectError::Refused(reason))) => return Err(LinkError::Refused { to, reason }),
+            Ok(Err(ConnectError::Refused(reason))) => {
+                return Err(LinkError::Refused { to, reason });
+            }
             Err(_) => {
                 let reason = format!("no session within {} ms", deadline.as_millis());
                 return Err(LinkError::Unreachable { to, reason });
@@ -261,6 +263,14 @@ fn named(failure: Failure, to: NodeId) -> LinkError {
         Failure::Unsent(reason) => LinkError::Unreachable { to, reason },
         Failure::NoAnswer(reason) => LinkError::NoAnswer { to, reason },
         Failure::Refused(reason) => LinkError::Refused { to, reason },
+    }
+}
+
+/// Keeps what is published of `last_heard` as new as a ping. Ends with the tasks.
+async fn publish_regularly(core: Arc<Core>) {
+    loop {
+        sleep(Duration::from_millis(LINK_PING_MS)).await;
+        core.switchboard.publish();
     }
 }
 

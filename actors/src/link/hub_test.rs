@@ -261,8 +261,7 @@ async fn sessions_stay_once_both_sides_have_chosen() {
     let (_network, one, two) = pair().await;
     for hub in [&one.hub, &two.hub] {
         let mut peers = hub.peers();
-        let fell =
-            peers.wait_for(|peers| peers.values().next().is_none_or(|peer| !peer.connected));
+        let fell = peers.wait_for(|peers| peers.values().next().is_none_or(|peer| !peer.connected));
         let fell = tokio::time::timeout(Duration::from_secs(10), fell).await;
         assert!(fell.is_err(), "a session ended without a reason");
     }

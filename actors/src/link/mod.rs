@@ -5,9 +5,13 @@
 //! its [`PeerHandler`] in the order in which they were made; nothing is delivered twice by the link, but a call without
 //! an answer may have been delivered.
 
+#[cfg(test)]
+mod codec_test;
 mod core;
 mod dialler;
 mod directory;
+#[cfg(test)]
+mod directory_test;
 mod driver;
 mod envelope;
 mod gateway;
@@ -19,6 +23,7 @@ mod keeper;
 mod lifeline;
 mod outbox;
 mod raft_transport;
+mod reasons;
 mod session;
 mod streams;
 mod switchboard;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use ractor::ActorRef;
 use ractor::concurrency::{OneshotReceiver, OneshotSender, oneshot};
 
-use super::LinkClass;
 use super::gateway::GatewayMessage;
+use super::{LinkClass, MAX_LINK_MESSAGE_BYTES};
 use crate::limits::{
     LINK_BULK_CALL_BYTES, LINK_BULK_CREDIT_BYTES, LINK_CONTROL_CALL_BYTES,
     LINK_CONTROL_CREDIT_BYTES, MAX_LINK_WAITING_CALLS,
@@ -181,7 +181,26 @@ impl Outbox {
         state.waiting.clear();
     }
 
+    /// Asserts the invariants, in debug builds.
+    fn check(&self, state: &State) {
+        let alone = self.credit.cost(MAX_LINK_MESSAGE_BYTES);
+        debug_assert!(
+            state.used <= self.credit.bytes.max(alone),
+            "more is sent than there is credit"
+        );
+        let next = state.waiting.front().filter(|_| state.gateway.is_some());
+        debug_assert!(
+            next.is_none_or(|next| !self.credit.fits(state.used, next.cost)),
+            "something waits though there is credit"
+        );
+    }
+
     fn pump(&self, state: &mut State) {
+        self.send_what_fits(state);
+        self.check(state);
+    }
+
+    fn send_what_fits(&self, state: &mut State) {
         while let Some(next) = state.waiting.front() {
             if !self.credit.fits(state.used, next.cost) {
                 return;

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use ractor::RpcReplyPort;
+use spandrel_model::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::directory::{Directory, Elected};
 use super::envelope::{Answer, Asked, Header};
+use super::reasons::NotTaken;
 use super::session::{Received, Session};
 use super::tasks::Tasks;
 use super::{
@@ -83,10 +85,9 @@ impl Switchboard {
 
     /// Takes a call or a ping that came in, and returns at once.
     pub(crate) fn deliver(&self, header: &[u8], payload: Vec<u8>, reply: RpcReplyPort<Vec<u8>>) {
-        if let Err(reason) = self.take(header, payload, reply) {
-            meters::link_refused(reason.0);
-            let refused = Answer::Refused(reason.0.to_owned());
-            let _ = reason.1.send(refused.encode());
+        if let Err((reason, reply)) = self.take(header, payload, reply) {
+            meters::link_call_refused(reason.label());
+            let _ = reply.send(Answer::Refused(reason.to_string()).encode());
         }
     }
 
@@ -95,32 +96,32 @@ impl Switchboard {
         header: &[u8],
         payload: Vec<u8>,
         reply: RpcReplyPort<Vec<u8>>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), (NotTaken, RpcReplyPort<Vec<u8>>)> {
         let Some(header) = Header::decode(header) else {
-            return Err(Refusal("the call has no meaning to this version", reply));
+            return Err((NotTaken::NoMeaning, reply));
         };
         let session = self.directory().session(header.token).cloned();
         let Some(session) = session else {
-            return Err(Refusal("the session is not known", reply));
+            return Err((NotTaken::NoSession, reply));
         };
         let Asked::Service(service, deadline) = header.asked else {
             let _ = reply.send(Answer::Done(Bytes::new()).encode());
             return Ok(());
         };
         if payload.len() > MAX_LINK_MESSAGE_BYTES {
-            return Err(Refusal("the message is too large", reply));
+            return Err((NotTaken::TooLarge, reply));
         }
         // The other side may call before this one has heard that the session is ready. Counting it now keeps what an
         // older session still brings from coming after this call.
         if !self.elect(&session) {
-            return Err(Refusal("the session has ended", reply));
+            return Err((NotTaken::Ended, reply));
         }
         let from = session.caller();
         if from == Caller::Joining && service != PeerService::Membership {
-            return Err(Refusal("a node that joins may ask to join only", reply));
+            return Err((NotTaken::Joining, reply));
         }
         let Some(received) = session.receive(payload.len()) else {
-            return Err(Refusal("the call is over the credit", reply));
+            return Err((NotTaken::Credit, reply));
         };
         let (answer, answered) = oneshot::channel();
         self.handler.deliver(IncomingCall {
@@ -142,17 +143,10 @@ impl Switchboard {
     }
 
     /// The session that carries a call.
-    pub(crate) fn route(
-        &self,
-        to: spandrel_model::ids::NodeId,
-        class: LinkClass,
-    ) -> Result<Arc<Session>, String> {
+    pub(crate) fn route(&self, to: NodeId, class: LinkClass) -> Result<Arc<Session>, String> {
         self.directory().route(to, class).cloned()
     }
 }
-
-/// Why a call is not taken, and where to say so.
-struct Refusal(&'static str, RpcReplyPort<Vec<u8>>);
 
 /// Answers a call in any case, because the caller's credit comes back with the answer.
 async fn send_answer(

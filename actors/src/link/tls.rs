@@ -93,8 +93,7 @@ impl LinkTls {
                 .build()
                 .map_err(because("authority"))?;
         let chain = certificates("node's certificate", &pem.certificate)?;
-        let key =
-            || PrivateKeyDer::from_pem_slice(&pem.key).map_err(because("node's private key"));
+        let key = || PrivateKeyDer::from_pem_slice(&pem.key).map_err(because("node's private key"));
         let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&TLS13])
             .map_err(because("provider"))?
