@@ -1,5 +1,6 @@
 //! What a call between two Hubs costs over loopback: the round trip of a small one, the throughput of large ones, with
 //! and without TLS. Both nodes share the process.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

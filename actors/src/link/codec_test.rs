@@ -115,7 +115,7 @@ prop_compose! {
         address in "[a-z.]{0,200}:[0-9]{1,5}",
     ) -> Hello {
         let [cluster_id, node, to, boot, sequence, gateway] = numbers;
-        let id = |number: u64| (number % 3 != 0).then_some(NodeId(number));
+        let id = |number: u64| (!number.is_multiple_of(3)).then_some(NodeId(number));
         let (node, to, token) = (id(node), id(to), Token(token));
         Hello { versions: (1, 1), purpose, cluster_id, node, to, boot, sequence, token, gateway, address }
     }

@@ -34,10 +34,8 @@ impl Driver<'_> {
         ended: &mut JoinHandle<()>,
         mut left_over: mpsc::UnboundedReceiver<Ticket>,
         ready: Option<oneshot::Sender<Arc<Session>>>,
-        permit: Option<OwnedSemaphorePermit>,
+        mut permit: Option<OwnedSemaphorePermit>,
     ) -> End {
-        // An incoming session of a member is no stranger's any more; others keep their place to the end.
-        let _permit = permit.filter(|_| !self.is_member());
         self.log_begin();
         if let Some(ready) = ready
             && ready.send(Arc::clone(self.session)).is_err()
@@ -65,6 +63,8 @@ impl Driver<'_> {
                 }
                 answered = pulse.answered() => pulse.ping = answered,
                 _ = ticks.tick() => {
+                    // A member is no stranger, perhaps since a moment ago; others keep their place to the end.
+                    permit = permit.filter(|_| !self.is_member());
                     if let Err(reason) = pulse.beat(self.session) {
                         break reason;
                     }
