@@ -23,6 +23,8 @@ mod keeper;
 mod lifeline;
 mod outbox;
 mod raft_transport;
+#[cfg(test)]
+mod raft_transport_test;
 mod reasons;
 mod session;
 mod streams;

@@ -230,3 +230,29 @@ impl Drop for Pending<'_> {
         self.give_up();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{LINK_CONTROL_CALL_BYTES, LINK_CONTROL_CREDIT_BYTES};
+
+    #[test]
+    fn a_peer_that_sends_more_than_its_credit_is_refused() {
+        let (session, _left_over) = Session::new(SessionFacts {
+            purpose: Purpose::Member(LinkClass::Control),
+            peer: Some(NodeId(2)),
+            boot: 1,
+            by_lower: true,
+            sequence: 1,
+            own_token: Token([1; 16]),
+            their_token: Token([2; 16]),
+            gateway: 1,
+        });
+        let most = LINK_CONTROL_CREDIT_BYTES / LINK_CONTROL_CALL_BYTES;
+        let mut held: Vec<_> = (0..most).map_while(|_| session.receive(1)).collect();
+        assert_eq!(held.len(), most);
+        assert!(session.receive(1).is_none());
+        held.pop();
+        assert!(session.receive(1).is_some());
+    }
+}
