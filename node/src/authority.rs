@@ -36,7 +36,7 @@ const CERTIFICATE_MODE: u32 = 0o644;
 #[non_exhaustive]
 pub enum AuthorityError {
     /// The system refuses.
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}", path.display())]
     File {
         /// What was done.
         what: &'static str,

@@ -18,7 +18,7 @@ const MAX_FILE_BYTES: u64 = 1 << 20;
 #[non_exhaustive]
 pub enum LinkFilesError {
     /// A file cannot be read.
-    #[error("reading {}: {source}", path.display())]
+    #[error("reading {}", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -26,7 +26,7 @@ pub enum LinkFilesError {
         source: io::Error,
     },
     /// What is in the files cannot be used.
-    #[error("in {}: {source}", dir.display())]
+    #[error("in {}", dir.display())]
     Content {
         /// The directory.
         dir: PathBuf,

@@ -50,7 +50,13 @@ async fn a_call_is_answered_in_both_classes_and_directions() {
 async fn calls_arrive_in_the_order_in_which_they_were_made() {
     let (_network, one, mut two) = pair().await;
     // Sizes that do and do not fit: small ones must not overtake those that wait for credit.
-    let size = |number: usize| if number.is_multiple_of(7) { 900 << 10 } else { 100 };
+    let size = |number: usize| {
+        if number.is_multiple_of(7) {
+            900 << 10
+        } else {
+            100
+        }
+    };
     let calls = (0..100).map(|number| {
         let mut request = number.to_string().into_bytes();
         request.resize(size(number), b' ');
