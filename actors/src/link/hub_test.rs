@@ -235,6 +235,10 @@ async fn a_peer_that_has_stopped_reading_is_noticed_within_a_second() {
 
     network.set_flow(&host(1), &host(2), Flow::Open);
     until_connected(&[(1, &one), (2, &two)]).await;
+    // The old sessions have gone with all that they had queued, also in the middle of a frame.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let sessions = [&one, &two].map(|node| node.hub.sessions_for_tests());
+    assert_eq!(sessions, [2, 2]);
 }
 
 #[tokio::test(start_paused = true)]
