@@ -149,3 +149,43 @@ pub const DESCRIBE_MS: u64 = 500;
 /// Milliseconds without a look of the controller after which it takes itself for stalled: two ticks are late, and still
 /// less than the silence that sets a node down.
 pub const STALL_MS: u64 = 500;
+/// Milliseconds between two pings of a session between nodes.
+pub const LINK_PING_MS: u64 = 250;
+/// Pings in a row without a sign of life after which a session ends: a stopped peer is noticed after 500 to 750 ms.
+pub const LINK_MISSED_PINGS: u32 = 2;
+/// Milliseconds after which an unanswered ping ends a session though bytes still come: a full credit of bulk bytes is
+/// ahead of it at 4 MB/s, or the peer's gateway hangs.
+pub const LINK_PING_ANSWER_MS: u64 = 3_000;
+/// Bytes of requests that one node may have unanswered at another, in the control session: a second of heartbeats and
+/// questions, gone in 10 ms at 1 Gbit/s.
+pub const LINK_CONTROL_CREDIT_BYTES: usize = 1 << 20;
+/// The same in the bulk session: keeps 10 Gbit/s busy for a round trip of 6 ms.
+pub const LINK_BULK_CREDIT_BYTES: usize = 8 << 20;
+/// Bytes of credit that a call takes at least in the control session: at most 512 calls are unanswered.
+pub const LINK_CONTROL_CALL_BYTES: usize = 2 << 10;
+/// The same in the bulk session: at most 128 calls, so that their answers of up to 1 MiB stay below 128 MiB.
+pub const LINK_BULK_CALL_BYTES: usize = 64 << 10;
+/// Calls that may wait for credit in one session; their bytes are the callers'.
+pub const MAX_LINK_WAITING_CALLS: usize = 4_096;
+/// Bytes of a frame of the transport beyond the message: header, tags, lengths, names.
+pub const LINK_FRAME_OVERHEAD_BYTES: u64 = 4_096;
+/// Milliseconds for connecting, TLS and the handshake together: some round trips to another continent.
+pub const LINK_HANDSHAKE_MS: u64 = 2_000;
+/// First pause in milliseconds before a node is dialled again; doubles with each failure.
+pub const LINK_REDIAL_MIN_MS: u64 = 50;
+/// Longest such pause in milliseconds: a node that comes back is found within about a second.
+pub const LINK_REDIAL_MAX_MS: u64 = 1_000;
+/// Milliseconds for which the node with the higher id lets the other one dial first: both at once would cost a session.
+pub const LINK_YIELD_MS: u64 = 300;
+/// Incoming connections of which it is not known yet that they are a member's, those of joining nodes included.
+pub const MAX_LINK_STRANGERS: usize = 64;
+/// Milliseconds after which a session for single calls (of a joining node) ends: longer than any such call.
+pub const LINK_PASSING_MS: u64 = 30_000;
+/// Milliseconds for which a session is given time to end by itself before its actors are killed.
+pub const LINK_END_MS: u64 = 1_000;
+/// Removed nodes that are remembered in order to be refused: as many as a cluster may have nodes.
+pub const MAX_LINK_REMOVED: usize = 256;
+/// Bytes of an advertised address in a handshake: as in the settings (a DNS name and a port).
+pub const MAX_LINK_ADDRESS_BYTES: usize = 260;
+/// Bytes of a reason in a refusal: a sentence.
+pub const MAX_LINK_REASON_BYTES: usize = 512;

@@ -120,3 +120,18 @@ pub(crate) fn attributes(cardinality: &Cardinality) {
 pub(crate) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
+
+/// A call of another node that was not taken.
+pub(crate) fn link_call_refused(reason: &'static str) {
+    counter!("spandrel_link_calls_refused_total", "reason" => reason).increment(1);
+}
+
+/// A connection of another node that did not become a session.
+pub(crate) fn link_connection_refused() {
+    counter!("spandrel_link_connections_refused_total").increment(1);
+}
+
+/// A session with a member that has ended.
+pub(crate) fn link_ended(reason: &'static str) {
+    counter!("spandrel_link_sessions_ended_total", "reason" => reason).increment(1);
+}

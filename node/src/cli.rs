@@ -23,6 +23,9 @@ pub enum Command {
     /// Run a node, or ask one how it is
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Prepare a cluster of several nodes
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Find and show traces
     #[command(subcommand)]
     Query(QueryCommand),
@@ -73,6 +76,37 @@ pub enum NodeCommand {
         /// How to reach the node
         #[command(flatten)]
         client: ClientArgs,
+    },
+}
+
+/// `spandrel cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Certificates for the links between nodes
+    #[command(subcommand)]
+    Ca(AuthorityCommand),
+}
+
+/// `spandrel cluster ca`.
+#[derive(Debug, Subcommand)]
+pub enum AuthorityCommand {
+    /// Make the cluster's certificate authority
+    Init {
+        /// Where it is kept: ca.pem and ca.key
+        #[arg(long, value_name = "DIRECTORY")]
+        dir: PathBuf,
+    },
+    /// Issue a certificate for a node
+    Issue {
+        /// Where the authority is
+        #[arg(long, value_name = "DIRECTORY")]
+        dir: PathBuf,
+        /// Host that the node advertises, a DNS name or an IP address; repeatable
+        #[arg(long, required = true, num_args = 1.., value_name = "NAME")]
+        host: Vec<String>,
+        /// Where to write ca.pem, node.pem and node.key
+        #[arg(long, value_name = "DIRECTORY")]
+        out: PathBuf,
     },
 }
 

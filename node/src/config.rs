@@ -25,6 +25,10 @@ pub struct NodeSettings {
     /// Where other nodes reach the link address [default: the link address]
     #[arg(long, env = "SPANDREL_ADVERTISE_ADDR", value_name = "ADDRESS")]
     pub advertise_addr: Option<SocketAddr>,
+    /// Directory with ca.pem, node.pem and node.key for mutual TLS between nodes, as `spandrel cluster ca issue` writes
+    /// them [default: no TLS]
+    #[arg(long, env = "SPANDREL_LINK_TLS_DIR", value_name = "DIRECTORY")]
+    pub link_tls_dir: Option<PathBuf>,
     /// Where the data is [default: ./spandrel-data]
     #[arg(long, env = "SPANDREL_DATA_DIR", value_name = "DIRECTORY")]
     pub data_dir: Option<PathBuf>,
@@ -76,6 +80,8 @@ pub struct NodeStartOptions {
     pub link_addr: SocketAddr,
     /// Where other nodes reach the link address.
     pub advertise_addr: SocketAddr,
+    /// Directory with the files of TLS between nodes; none means no TLS.
+    pub link_tls_dir: Option<PathBuf>,
     /// Where the data is.
     pub data_dir: PathBuf,
     /// Bound of anonymous memory in bytes.
@@ -180,6 +186,7 @@ impl NodeSettings {
             otlp_http_addr: self.otlp_http_addr.or(other.otlp_http_addr),
             link_addr: self.link_addr.or(other.link_addr),
             advertise_addr: self.advertise_addr.or(other.advertise_addr),
+            link_tls_dir: self.link_tls_dir.or(other.link_tls_dir),
             data_dir: self.data_dir.or(other.data_dir),
             memory: self.memory.or(other.memory),
             replication: self.replication.or(other.replication),
@@ -218,6 +225,7 @@ impl NodeSettings {
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4318))),
             link_addr,
             advertise_addr: self.advertise_addr.unwrap_or(link_addr),
+            link_tls_dir: self.link_tls_dir,
             data_dir: self
                 .data_dir
                 .unwrap_or_else(|| PathBuf::from("./spandrel-data")),

@@ -1,9 +1,12 @@
 //! The client side of Spandrel's binary and the composition of its server: the command line, the settings, the
 //! waterfall in the terminal, and the generator of demonstration traffic.
 
+pub mod authority;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod demo;
+pub mod hub_links;
+pub mod link_streams;
 pub mod output;
 pub mod waterfall;

@@ -59,10 +59,18 @@ fn runtime(cli: &Cli) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
+/// What ractor_cluster may log: its debug lines hold the bytes of each message, spans included, and the links log their
+/// sessions themselves.
+const TRANSPORT_LOG: &str = "ractor_cluster=error";
+
 /// Logs go to standard error, at `info` unless `SPANDREL_LOG` says otherwise.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("SPANDREL_LOG")
         .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,tantivy=warn"));
+    let filter = match TRANSPORT_LOG.parse() {
+        Ok(limit) => filter.add_directive(limit),
+        Err(_) => filter,
+    };
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

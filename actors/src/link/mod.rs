@@ -5,6 +5,35 @@
 //! its [`PeerHandler`] in the order in which they were made; nothing is delivered twice by the link, but a call without
 //! an answer may have been delivered.
 
+#[cfg(test)]
+mod codec_test;
+mod core;
+mod dialler;
+mod directory;
+#[cfg(test)]
+mod directory_test;
+mod driver;
+mod envelope;
+mod gateway;
+mod hello;
+mod hub;
+#[cfg(test)]
+mod hub_test;
+mod keeper;
+mod lifeline;
+mod outbox;
+mod reasons;
+mod session;
+mod streams;
+mod switchboard;
+mod tasks;
+mod tcp;
+#[cfg(test)]
+mod tcp_test;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tls;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +43,12 @@ use bytes::Bytes;
 use spandrel_model::ids::NodeId;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+
+pub use directory::LinkIdentity;
+pub use hub::{Hub, HubError, HubOptions};
+pub use streams::{Incoming, LinkStream, Streams};
+pub use tcp::TcpStreams;
+pub use tls::{LinkPem, LinkTls, LinkTlsError, PeerCertificate};
 
 /// Largest request and largest answer in bytes: one message must not hold a session for long, and a frame of the
 /// transport over 16 MiB would end it.

@@ -11,6 +11,8 @@ mod member;
 mod message;
 mod no_link;
 mod raft_link;
+#[cfg(test)]
+mod raft_link_test;
 mod register;
 mod router;
 mod start;
@@ -20,6 +22,8 @@ mod view;
 pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
 pub(crate) use member::Member;
 pub use no_link::{NoLink, NoLinks};
+#[cfg(test)]
+pub(crate) use raft_link::RaftLink;
 pub use router::PeerRouter;
 pub use start::NodeStart;
 pub use token::JoinSecret;

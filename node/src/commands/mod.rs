@@ -6,6 +6,7 @@ pub mod demo;
 pub mod node;
 pub mod node_join;
 pub mod node_start;
+pub mod nodes;
 pub mod policy;
 pub mod query;
 pub mod token;
@@ -23,6 +24,7 @@ use crate::cli::{Cli, ClientArgs, Command};
 pub async fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Node(command) => node::run(command).await,
+        Command::Cluster(command) => cluster::run(command),
         Command::Query(command) => query::run(command).await,
         Command::Token(command) => token::run(command).await,
         Command::Policy(command) => policy::run(command).await,

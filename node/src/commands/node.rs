@@ -7,7 +7,7 @@ use spandrel_actors::membership::NodeStart;
 use spandrel_api::dto::StatusResponse;
 use spandrel_api::time::format_instant;
 
-use super::{cluster, config, connect, node_join, node_start, print_json};
+use super::{config, connect, node_join, node_start, nodes, print_json};
 use crate::cli::NodeCommand;
 use crate::waterfall::escape;
 
@@ -21,8 +21,8 @@ pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
             return node_start::run(config::options(*args)?, NodeStart::Found).await;
         }
         NodeCommand::Join(args) => return node_join::run(*args).await,
-        NodeCommand::Leave { client } => return cluster::leave(&client).await,
-        NodeCommand::Remove { node, client } => return cluster::remove(node, &client).await,
+        NodeCommand::Leave { client } => return nodes::leave(&client).await,
+        NodeCommand::Remove { node, client } => return nodes::remove(node, &client).await,
         NodeCommand::Status { watch, client } => (watch, client),
     };
     let client = connect(&args).await?;
@@ -31,7 +31,7 @@ pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
         if args.json {
             print_json(&serde_json::json!({"cluster": cluster, "node": status}))?;
         } else {
-            let shown = cluster::render(&cluster);
+            let shown = nodes::render(&cluster);
             crate::output::print(&format!("{shown}\n{}", render(&status)))?;
         }
         if !watch {

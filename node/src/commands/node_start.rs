@@ -8,7 +8,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use rustix::time::ClockId;
-use spandrel_actors::membership::{LinkFactory, NoLinks, NodeStart};
+use spandrel_actors::membership::NodeStart;
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::ids::UnixNanos;
@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use crate::config::NodeStartOptions;
 use crate::demo::{self, DemoOptions};
+use crate::hub_links::HubLinks;
 
 /// Bytes of a mebibyte.
 const MIB: u64 = 1 << 20;
@@ -76,7 +77,7 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
     let node_options = node_options(&options, start)?;
     let credit_bytes = node_options.credit_bytes;
     let policy_yaml = node_options.seed.policy_yaml.clone();
-    let node = Node::start(node_options, environment(links(&options))).await?;
+    let node = Node::start(node_options, environment(&options)).await?;
     let ports = Ports {
         ingest: node.ingest(),
         query: node.query(),
@@ -108,24 +109,23 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
     Ok(())
 }
 
-/// The links to other nodes: none yet, the transport is built apart.
-fn links(_: &NodeStartOptions) -> Arc<dyn LinkFactory> {
-    Arc::new(NoLinks)
-}
-
-fn environment(links: Arc<dyn LinkFactory>) -> Env {
+fn environment(options: &NodeStartOptions) -> Env {
+    let halt: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|reason| {
+        tracing::error!(
+            reason,
+            "the node stops: what is durable is replayed at the next start"
+        );
+        std::process::exit(1);
+    });
     Env {
+        links: Arc::new(HubLinks {
+            options: options.clone(),
+            halt: Arc::clone(&halt),
+        }),
+        halt,
         clock: Arc::new(SystemClock),
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Threads,
-        halt: Arc::new(|reason| {
-            tracing::error!(
-                reason,
-                "the node stops: what is durable is replayed at the next start"
-            );
-            std::process::exit(1);
-        }),
-        links,
         secret: Arc::new(|| {
             #[allow(clippy::disallowed_methods)]
             // the one source of secrets behind `Env` in production

@@ -1,0 +1,162 @@
+//! The bytes of docs/formats/link.md: every value comes back, known bytes stay, and foreign bytes are refused.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use spandrel_model::ids::NodeId;
+
+use super::envelope::{Answer, Asked, Header};
+use super::hello::{Accepted, Hello, HelloAnswer, Purpose, Token, common_version};
+use super::{LinkClass, PeerService};
+use crate::limits::MAX_LINK_REASON_BYTES;
+
+fn read_hello(bytes: &[u8]) -> std::io::Result<Hello> {
+    futures_util::FutureExt::now_or_never(Hello::read(&mut &*bytes)).unwrap()
+}
+
+fn read_answer(bytes: &[u8]) -> std::io::Result<HelloAnswer> {
+    futures_util::FutureExt::now_or_never(HelloAnswer::read(&mut &*bytes)).unwrap()
+}
+
+fn example() -> Hello {
+    Hello {
+        versions: (1, 1),
+        purpose: Purpose::Member(LinkClass::Bulk),
+        cluster_id: 0xC1,
+        node: Some(NodeId(2)),
+        to: Some(NodeId(1)),
+        boot: 3,
+        sequence: 4,
+        token: Token([5; 16]),
+        gateway: 6,
+        address: "a:1".to_owned(),
+    }
+}
+
+#[test]
+fn a_hello_of_version_1_stays_as_it_is() {
+    let mut expected = b"SPANLINK\x01\0\x01\0\x46\0\x02".to_vec();
+    for number in [0xC1_u64, 2, 1, 3, 4, 6] {
+        expected.extend_from_slice(&number.to_le_bytes());
+    }
+    expected.extend_from_slice(&[5; 16]);
+    expected.extend_from_slice(b"\x03\0a:1");
+    assert_eq!(example().encode(), expected);
+}
+
+#[test]
+fn a_hello_cut_short_or_of_another_protocol_is_refused() {
+    let bytes = example().encode();
+    for end in 0..bytes.len() {
+        assert!(read_hello(&bytes[..end]).is_err());
+    }
+    assert!(read_hello(b"GET / HTTP/1.1\r\nHost: node-1\r\n\r\n").is_err());
+    // A body that is shorter than its fields.
+    let mut short = bytes.clone();
+    short[12] = 10;
+    assert!(read_hello(&short).is_err());
+}
+
+#[test]
+fn of_a_version_that_is_not_spoken_only_the_versions_are_read() {
+    let bytes = b"SPANLINK\x07\0\x09\0\x03\0???".to_vec();
+    assert_eq!(read_hello(&bytes).unwrap().versions, (7, 9));
+}
+
+#[test]
+fn both_speak_the_newest_version_that_both_know() {
+    assert_eq!(common_version((1, 2), (2, 3)), Some(2));
+    assert_eq!(common_version((3, 4), (2, 3)), Some(3));
+    assert_eq!(common_version((1, 2), (3, 4)), None);
+    assert_eq!(common_version((3, 4), (1, 2)), None);
+}
+
+#[test]
+fn a_long_reason_is_cut() {
+    let reason = "\u{e9}".repeat(MAX_LINK_REASON_BYTES);
+    let bytes = HelloAnswer::Refused { reason }.encode();
+    let HelloAnswer::Refused { reason } = read_answer(&bytes).unwrap() else {
+        panic!("it was a refusal")
+    };
+    assert_eq!(reason.len(), MAX_LINK_REASON_BYTES);
+}
+
+#[test]
+fn a_header_of_version_1_stays_as_it_is() {
+    let header = Header {
+        asked: Asked::Service(PeerService::Query, Duration::from_millis(0x0102)),
+        token: Token([9; 16]),
+    };
+    let mut expected = vec![1, 3, 2, 1, 0, 0];
+    expected.extend_from_slice(&[9; 16]);
+    assert_eq!(header.encode(), expected);
+    assert_eq!(Header::decode(&expected[..21]), None);
+    assert_eq!(
+        Header::decode(&[&[1, 99], &expected[2..]].concat()),
+        None,
+        "a service of a later version"
+    );
+}
+
+fn purpose() -> impl Strategy<Value = Purpose> {
+    prop_oneof![
+        Just(Purpose::Member(LinkClass::Control)),
+        Just(Purpose::Member(LinkClass::Bulk)),
+        Just(Purpose::Passing),
+    ]
+}
+
+prop_compose! {
+    fn hello()(
+        purpose in purpose(),
+        numbers in any::<[u64; 6]>(),
+        token in any::<[u8; 16]>(),
+        address in "[a-z.]{0,200}:[0-9]{1,5}",
+    ) -> Hello {
+        let [cluster_id, node, to, boot, sequence, gateway] = numbers;
+        let id = |number: u64| (!number.is_multiple_of(3)).then_some(NodeId(number));
+        let (node, to, token) = (id(node), id(to), Token(token));
+        Hello { versions: (1, 1), purpose, cluster_id, node, to, boot, sequence, token, gateway, address }
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_hello_comes_back(hello in hello()) {
+        prop_assert_eq!(read_hello(&hello.encode()).unwrap(), hello);
+    }
+
+    #[test]
+    fn every_answer_to_a_hello_comes_back(numbers in any::<[u64; 4]>(), token in any::<[u8; 16]>(), reason in ".{0,100}") {
+        let [cluster_id, node, boot, gateway] = numbers;
+        let accepted = Accepted { version: 1, cluster_id, node: NodeId(node), boot, gateway, token: Token(token) };
+        for answer in [HelloAnswer::Accepted(accepted), HelloAnswer::Refused { reason }] {
+            prop_assert_eq!(read_answer(&answer.encode()).unwrap(), answer);
+        }
+    }
+
+    #[test]
+    fn every_header_comes_back(service in 1_u8..=4, deadline_ms in any::<u32>(), token in any::<[u8; 16]>(), ping in any::<bool>()) {
+        let service = PeerService::from_number(service).unwrap();
+        let deadline = Duration::from_millis(deadline_ms.into());
+        let asked = if ping { Asked::Ping } else { Asked::Service(service, deadline) };
+        let header = Header { asked, token: Token(token) };
+        prop_assert_eq!(Header::decode(&header.encode()), Some(header));
+    }
+
+    #[test]
+    fn every_answer_comes_back(bytes in any::<Vec<u8>>(), reason in ".{0,100}") {
+        let done = Answer::Done(Bytes::from(bytes));
+        for answer in [done, Answer::Refused(reason), Answer::Late, Answer::Stopping, Answer::TooLarge] {
+            prop_assert_eq!(Answer::decode(answer.clone().encode()), Some(answer));
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_a_panic(bytes in any::<Vec<u8>>()) {
+        let framed = [b"SPANLINK\x01\0\x01\0", bytes.len().to_le_bytes().get(..2).unwrap(), &bytes].concat();
+        let _ = (read_hello(&framed), read_answer(&framed));
+        let _ = (Header::decode(&bytes), Answer::decode(bytes));
+    }
+}
