@@ -221,6 +221,11 @@ async fn three_nodes_become_one_cluster_of_three_voters() {
         .apply_policy(KEEP_ALL_POLICY.to_owned())
         .await;
     assert_eq!(policy.unwrap().version, 2);
+    // and all follow
+    pass(2).await;
+    for node in &nodes {
+        assert_eq!(node.admin().status().await.policy_version, 2);
+    }
     stop_all(nodes).await;
 }
 

@@ -57,11 +57,11 @@ pub(crate) async fn check_membership(
     link: &dyn Link,
     addresses: &[String],
     join: &Join,
-) -> Result<(), StartError> {
+) -> Result<Option<Joined>, StartError> {
     check_addresses(addresses)?;
     for address in addresses {
         match ask(link, address, join, REJOIN_CALL_MS).await {
-            Reply::Joined(_) => return Ok(()),
+            Reply::Joined(joined) => return Ok(Some(joined)),
             Reply::No(refused) => {
                 let error = start_error("come back to the cluster");
                 return Err(error(&format!("{address} refuses: {}", refused.message)));
@@ -71,7 +71,7 @@ pub(crate) async fn check_membership(
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn check_addresses(addresses: &[String]) -> Result<(), StartError> {
