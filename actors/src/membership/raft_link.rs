@@ -79,7 +79,7 @@ impl PeerHandler for RaftHandler {
         };
         let this = self.settings.node();
         let addressed = call.request.split_first_chunk();
-        if !addressed.is_some_and(|(to, _)| u64::from_le_bytes(*to) == this.0) {
+        if addressed.is_none_or(|(to, _)| u64::from_le_bytes(*to) != this.0) {
             let refusal = format!("this is node {}, the request is for another one", this.0);
             let _ = call.reply.send(Err(refusal));
             return;
