@@ -1,5 +1,5 @@
-//! The housekeeper: once a second it reads the memory pressure, follows the cluster's policy, prepares journal slices,
-//! trims what nobody needs, expires what is old, and watches the disk's reserve.
+//! The housekeeper: once a second it reads the memory pressure, prepares journal slices, trims what nobody needs,
+//! expires what is old, and watches the disk's reserve.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,6 @@ use crate::limits::{
 };
 use crate::meters::Stage;
 use crate::node::NodeOptions;
-use crate::opening::adopt;
 use crate::shared::{Gauges, Shared};
 
 /// Rounds between two trims: each looks at every slice and every block.
@@ -67,7 +66,6 @@ impl Actor for Housekeeper {
     ) -> Result<(), ActorProcessingErr> {
         state.round += 1;
         state.press();
-        state.adopt();
         state.clean().await;
         myself.send_after(Duration::from_millis(HOUSEKEEPING_TICK_MS), || Round);
         Ok(())
@@ -109,19 +107,6 @@ impl HousekeeperState {
             }
         }
         self.report(level);
-    }
-
-    /// Follows the policy that the cluster has put in force, by whichever node.
-    fn adopt(&self) {
-        let shared = &self.arguments.shared;
-        let cluster = self.arguments.cluster.borrow().clone();
-        if cluster.policy.version == shared.epoch().current().set().version() {
-            return;
-        }
-        match adopt(shared, &cluster) {
-            Ok(()) => tracing::info!(version = cluster.policy.version, "policy in force"),
-            Err(error) => tracing::error!(%error, "the cluster's policy cannot be followed"),
-        }
     }
 
     fn disk_is_full(&self) -> bool {

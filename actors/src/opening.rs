@@ -48,14 +48,6 @@ pub(crate) fn compile(
     Ok(Epoch::new(&state.attributes.indexed_keys, &rules, &sets))
 }
 
-/// Puts the settings of a state in force on this node. The policy sets in force before stay for the entries that refer
-/// to them.
-pub(crate) fn adopt(shared: &Shared, state: &ClusterState) -> Result<(), StartError> {
-    let earlier: Vec<Arc<PolicySet>> = shared.epoch().sets().cloned().collect();
-    shared.set_epoch(Arc::new(compile(state, &earlier)?));
-    Ok(())
-}
-
 pub(crate) async fn open_storage(
     options: &Arc<NodeOptions>,
     env: &Env,
