@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::indexer::IndexerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::membership::Member;
-use crate::opening::compile;
+use crate::opening::adopt_settings;
 use crate::pager::PagerMessage;
 use crate::query::QueryPort;
 use crate::shared::{Gauges, Shared};
@@ -85,7 +85,8 @@ impl Admin for AdminPort {
             .propose(command)
             .await
             .map_err(unavailable)?;
-        self.adopt()?;
+        adopt_settings(&self.shared, &self.member.settings.state())
+            .map_err(|error| PortError::internal(error.to_string()))?;
         Ok(self.policy().await)
     }
 
@@ -142,16 +143,5 @@ impl Admin for AdminPort {
             .cast(IndexerMessage::Flush(reply))
             .map_err(unavailable)?;
         answer.await.map_err(gone)?.map_err(failed)
-    }
-}
-
-impl AdminPort {
-    /// Puts the settings of the replicated state in force on this node.
-    fn adopt(&self) -> Result<(), PortError> {
-        let earlier: Vec<Arc<PolicySet>> = self.shared.epoch().sets().cloned().collect();
-        let epoch = compile(&self.member.settings.state(), &earlier)
-            .map_err(|error| PortError::internal(error.to_string()))?;
-        self.shared.set_epoch(Arc::new(epoch));
-        Ok(())
     }
 }

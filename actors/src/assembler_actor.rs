@@ -5,21 +5,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
+use spandrel_storage::journal::RecordKind;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Earlier, Effects, EntryView, HitLimits, KeptTrace, LiveNames, MemoryHits, PagedTrace,
-    Prior, Promotion, ShardState, Step,
+    Decided, Earlier, Effects, EntryView, HeldTrace, HitLimits, KeptTrace, LiveNames, MemoryHits,
+    PagedTrace, Prior, Promotion, ShardState, Step,
 };
 use crate::limits::ASSEMBLER_TICK_MS;
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
-use crate::writer::{ShardCommit, WriterMessage};
+use crate::writer::{ReplicaRecord, ShardCommit, WriterMessage};
 
 /// What a search asks of a shard.
 #[derive(Debug, Clone)]
@@ -31,6 +33,17 @@ pub(crate) struct ShardSearch {
     pub(crate) include_dropped: bool,
 }
 
+/// What this node is to the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ShardRole {
+    /// Nothing: the shard is elsewhere.
+    None,
+    /// It obeys the records.
+    Follower,
+    /// It decides.
+    Primary,
+}
+
 /// The assembler's messages. Spans come with credit; everything else is a question or a bounded reply.
 pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
@@ -38,6 +51,11 @@ pub(crate) enum AssemblerMessage {
     Committed(Vec<ShardCommit>),
     Confirmed(TenantId, TraceId, Option<Earlier>),
     Tick,
+    Role(ShardRole),
+    /// Forget every trace: the shard starts anew here. Answered when that is done.
+    Empty(oneshot::Sender<()>),
+    /// What a replica that joins must know of.
+    Held(oneshot::Sender<Vec<HeldTrace>>),
     View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
     Search(ShardSearch, oneshot::Sender<MemoryHits>),
     Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
@@ -81,6 +99,7 @@ pub(crate) struct AssemblerState {
     state: ShardState,
     credit: Credit,
     writer: Option<ActorRef<WriterMessage>>,
+    role: ShardRole,
     effects: Effects,
 }
 
@@ -97,8 +116,14 @@ impl Decided for JournalDecided<'_> {
     }
 }
 
-fn step<'a>(shared: &'a Shared, epoch: &'a Epoch, decided: &'a JournalDecided<'a>) -> Step<'a> {
+fn step<'a>(
+    shared: &'a Shared,
+    epoch: &'a Epoch,
+    decided: &'a JournalDecided<'a>,
+    role: ShardRole,
+) -> Step<'a> {
     Step {
+        decides: role == ShardRole::Primary,
         epoch,
         decided,
         limiters: &shared.limiters,
@@ -126,6 +151,8 @@ impl Actor for Assembler {
             state: arguments.state,
             credit: arguments.credit,
             writer: None,
+            // The writer says, as soon as it is there; what the replay decided waits until then.
+            role: ShardRole::Follower,
             effects: arguments.effects,
         })
     }
@@ -151,7 +178,7 @@ impl AssemblerState {
         let shared = Arc::clone(&self.shared);
         let decided = JournalDecided(&shared);
         let epoch = shared.epoch();
-        let step = step(&shared, &epoch, &decided);
+        let step = step(&shared, &epoch, &decided, self.role);
         match message {
             AssemblerMessage::Writer(writer) => self.writer = Some(writer),
             AssemblerMessage::Committed(commits) => {
@@ -164,6 +191,14 @@ impl AssemblerState {
                     .confirm(&tenant, trace_id, found, &step, &mut self.effects);
             }
             AssemblerMessage::Tick => self.tick(&step),
+            AssemblerMessage::Role(role) => self.become_role(role),
+            AssemblerMessage::Empty(reply) => {
+                self.empty();
+                let _ = reply.send(());
+            }
+            AssemblerMessage::Held(reply) => {
+                let _ = reply.send(self.state.held());
+            }
             AssemblerMessage::View(tenant, trace_id, reply) => {
                 let _ = reply.send(self.state.view(&tenant, trace_id));
             }
@@ -217,6 +252,23 @@ impl AssemblerState {
         }
     }
 
+    fn become_role(&mut self, role: ShardRole) {
+        if role != ShardRole::Primary {
+            self.state.stop_deciding();
+            self.effects.verdicts.clear();
+        }
+        if role == ShardRole::None {
+            self.empty();
+        }
+        self.role = role;
+    }
+
+    fn empty(&mut self) {
+        self.effects = Effects::default();
+        self.state.empty(self.shared.journal.last_lsn(self.shard));
+        self.shared.checkpoints.raise(self.shard, self.low_mark());
+    }
+
     fn committed(&mut self, commit: ShardCommit, step: &Step<'_>) {
         match commit {
             ShardCommit::Spans {
@@ -224,27 +276,83 @@ impl AssemblerState {
                 batch,
                 epoch,
                 rows,
-                part,
+                start,
+                end,
+                again,
                 credit,
                 request,
             } => {
-                let rows = rows.get(part.start..part.end).unwrap_or_default();
+                let rows = rows.get(start..end).unwrap_or_default();
                 let scanned = Step {
                     epoch: &epoch,
                     ..*step
                 };
-                let applied = self
-                    .state
-                    .apply(lsn, &batch, rows, &scanned, &mut self.effects);
+                self.apply(again, lsn, &batch, rows, &scanned);
                 drop(request);
                 self.credit.join(credit);
-                crate::meters::applied(&applied, self.shard);
             }
-            ShardCommit::Verdicts { lsn, records } => {
-                self.state
-                    .verdicts_committed(lsn, &records, step, &mut self.effects);
+            ShardCommit::Verdicts {
+                lsn,
+                records,
+                again,
+            } => {
+                self.decided(again, lsn, &records, step);
                 crate::meters::decided(&records, step.now);
             }
+            ShardCommit::Replica { lsn, record } => {
+                self.replica(lsn, &record, step);
+                drop(record.request);
+                self.credit.join(record.credit);
+            }
+        }
+    }
+
+    fn apply(&mut self, again: bool, lsn: Lsn, batch: &SpanBatch, rows: &[u32], step: &Step<'_>) {
+        let (state, effects) = (&mut self.state, &mut self.effects);
+        let applied = if again {
+            state.apply_again(lsn, batch, rows, step, effects)
+        } else {
+            state.apply(lsn, batch, rows, step, effects)
+        };
+        if self.role == ShardRole::Primary && !again {
+            crate::meters::applied(&applied, self.shard);
+        }
+    }
+
+    fn decided(&mut self, again: bool, lsn: Lsn, records: &[VerdictRecord], step: &Step<'_>) {
+        let (state, effects) = (&mut self.state, &mut self.effects);
+        if again {
+            state.verdicts_again(lsn, records, step, effects);
+        } else {
+            state.verdicts_committed(lsn, records, step, effects);
+        }
+    }
+
+    /// A record of a frame that came from the primary.
+    fn replica(&mut self, lsn: Lsn, record: &ReplicaRecord, step: &Step<'_>) {
+        let (frame, number) = (&record.frame, record.number);
+        let kind = frame.records().get(number).map(|head| head.kind);
+        let read = match kind {
+            Some(kind @ (RecordKind::Spans | RecordKind::SpansAgain)) => {
+                let batch = frame.batch(number, step.epoch.rules().interests());
+                batch.map(|batch| {
+                    let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
+                    let again = kind == RecordKind::SpansAgain;
+                    self.apply(again, lsn, &batch, &rows, step);
+                })
+            }
+            Some(kind @ (RecordKind::Verdicts | RecordKind::VerdictsAgain)) => {
+                let records = frame.verdicts(number);
+                records.map(|records| {
+                    self.decided(kind == RecordKind::VerdictsAgain, lsn, &records, step);
+                })
+            }
+            Some(RecordKind::Page) | None => Ok(()),
+        };
+        if let Err(error) = read {
+            // Its primary has read it: the frame's checksum was right, so this is a defect, and the record is lost here.
+            tracing::error!(%error, shard = self.shard.0, lsn = lsn.0, "a record cannot be read");
+            self.state.advance(lsn);
         }
     }
 
@@ -273,7 +381,7 @@ impl AssemblerState {
         let Some(writer) = self.writer.clone() else {
             return;
         };
-        if !self.effects.verdicts.is_empty() {
+        if self.role == ShardRole::Primary && !self.effects.verdicts.is_empty() {
             let verdicts = std::mem::take(&mut self.effects.verdicts);
             let checkpoints = &self.shared.checkpoints;
             // A drop that is kept after all needs records again that a trim may take any moment.

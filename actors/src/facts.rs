@@ -62,6 +62,7 @@ pub(crate) fn alone(shared: &Shared, batch: &SpanBatch, epoch: &Epoch) -> ShardS
     let mut state = ShardState::new(options, Lsn(0));
     let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
     let step = Step {
+        decides: true,
         epoch,
         decided: &NothingDecided,
         limiters: &shared.limiters,

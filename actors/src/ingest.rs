@@ -1,31 +1,26 @@
 //! The ingest port: admit, scan, route, journal, acknowledge.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ractor::ActorRef;
-use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::TenantId;
 use spandrel_model::otlp::{RejectedSpans, scan_request};
 use spandrel_model::ports::{ExportOutcome, Ingest};
 use spandrel_raft::ClusterState;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use crate::limits::{
-    ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, EXPORT_DEADLINE_MS, PRESSURE_RETRY_MS,
-};
+use crate::limits::PRESSURE_RETRY_MS;
 use crate::meters::{self, Stage};
+use crate::route::{Dispatcher, Routed, route};
 use crate::shared::Shared;
-use crate::writer::{Append, ShardRows, WriterMessage};
 
 /// Takes spans for a node.
 pub(crate) struct IngestPort {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) writer: ActorRef<WriterMessage>,
+    pub(crate) dispatcher: Dispatcher,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
     /// Requests without a tenant are refused.
     pub(crate) require_tenant: bool,
@@ -91,7 +86,7 @@ impl IngestPort {
         &self,
         tenant: &TenantId,
         request: Bytes,
-        mut credit: Credit,
+        credit: Credit,
     ) -> Result<ExportOutcome, PortError> {
         let bytes = request.len() as u64;
         let epoch = self.shared.epoch();
@@ -107,21 +102,18 @@ impl IngestPort {
             message: describe(&scanned.rejected),
         };
         if accepted > 0 {
-            let (rows, shards) = self.route(&scanned.batch);
-            let growth = shards.iter().map(|part| part.growth).sum();
-            if !credit.try_grow(growth) {
-                return Err(self.refusal("memory", tenant));
-            }
-            self.append(Append {
+            let (rows, shards) = route(self.shared.router, &scanned.batch);
+            let request = Routed {
                 batch: Arc::new(scanned.batch),
                 epoch,
                 rows,
-                shards,
-                credit,
-                reply: oneshot::channel().0,
-            })
-            .await
-            .map_err(|error| error.with_tenant(tenant))?;
+                request: Arc::new(credit),
+            };
+            let taken = self.dispatcher.take(&request, shards).await;
+            taken.map_err(|error| match error.code {
+                "memory" => self.refusal("memory", tenant),
+                _ => error.with_tenant(tenant),
+            })?;
         }
         meters::received(accepted, &scanned.rejected, &scanned.changed, bytes);
         Ok(outcome)
@@ -146,65 +138,6 @@ impl IngestPort {
         PortError::unavailable(reason, message, PRESSURE_RETRY_MS)
             .with_tenant(tenant)
             .with_limit(limit)
-    }
-
-    /// The rows of the batch sorted by shard and trace, and each shard's part of them.
-    fn route(&self, batch: &SpanBatch) -> (Arc<[u32]>, Vec<ShardRows>) {
-        let router = self.shared.router;
-        let seed = router.tenant_seed(&batch.tenant);
-        let mut keyed: Vec<(u64, u32)> = (0u32..)
-            .zip(&batch.spans)
-            .map(|(row, span)| {
-                let hash = router.hash(seed, span.trace_id);
-                // The shard first, so that its rows lie together; then the rest of the hash, for its traces.
-                (u64::from(router.shard(hash).0) << 48 | hash >> 16, row)
-            })
-            .collect();
-        keyed.sort_unstable();
-        let mut shards: Vec<ShardRows> = Vec::new();
-        let mut previous = None;
-        for (at, (key, row)) in keyed.iter().enumerate() {
-            let span = &batch.spans[*row as usize];
-            let shard = router.shard(router.hash(seed, span.trace_id));
-            let new_trace = previous != Some(*key);
-            previous = Some(*key);
-            let growth = ENTRY_BYTES_PER_SPAN
-                + u64::from(span.name.len)
-                + if new_trace { ENTRY_BYTES_PER_TRACE } else { 0 };
-            match shards.last_mut() {
-                Some(part) if part.shard == shard => {
-                    part.end = at + 1;
-                    part.growth += growth;
-                }
-                _ => shards.push(ShardRows {
-                    shard,
-                    start: at,
-                    end: at + 1,
-                    growth,
-                }),
-            }
-        }
-        (keyed.into_iter().map(|(_, row)| row).collect(), shards)
-    }
-
-    async fn append(&self, mut append: Append) -> Result<(), PortError> {
-        let (reply, answer) = oneshot::channel();
-        append.reply = reply;
-        let stopping =
-            || PortError::unavailable("stopping", "the node is stopping", PRESSURE_RETRY_MS);
-        self.writer
-            .cast(WriterMessage::Append(append))
-            .map_err(|_| stopping())?;
-        let deadline = Duration::from_millis(EXPORT_DEADLINE_MS);
-        match tokio::time::timeout(deadline, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(stopping()),
-            Err(_) => Err(PortError::unavailable(
-                "deadline",
-                format!("not durable within {EXPORT_DEADLINE_MS} ms: send it again"),
-                PRESSURE_RETRY_MS,
-            )),
-        }
     }
 }
 

@@ -29,10 +29,12 @@ mod query;
 mod recent;
 mod recovery;
 mod replay;
+mod replication;
+mod route;
 pub mod settings;
 mod shared;
 mod starting;
-#[allow(dead_code)] // the parts of a cluster that nothing calls yet
+#[allow(dead_code)] // messages of services that nothing calls yet
 mod wire;
 mod writer;
 

@@ -67,6 +67,45 @@ pub const VIRTUAL_NODES: usize = 128;
 pub const PRIMARIES_SLACK_PERCENT: u64 = 10;
 /// Percent above its share up to which a node holds copies of shards.
 pub const COPIES_SLACK_PERCENT: u64 = 5;
+/// Milliseconds between two looks of the writer at its followers: how late a follower, and a reader there, hears that
+/// records are on every copy when no frame tells it.
+pub const REPLICATION_TICK_MS: u64 = 20;
+/// Messages with frames that are on their way to one follower at once: enough to keep a link busy over a round trip.
+pub const FEEDER_MESSAGES: usize = 8;
+/// Bytes of frames in one message, unless a single frame has more: messages between nodes have at most 1 MiB.
+pub const REPLICATE_MESSAGE_BYTES: usize = 512 * 1024;
+/// Raw bytes of spans that one record holds at most, unless a single span has more: a frame with it must fit a message
+/// even when its content does not compress.
+pub const MAX_RECORD_BYTES: usize = 512 * 1024;
+/// Milliseconds after which a message with frames counts as lost: an fsync on a busy disk, some times over.
+pub const REPLICATE_DEADLINE_MS: u64 = 2_000;
+/// Milliseconds before frames that were lost are sent again.
+pub const FEEDER_RETRY_MS: u64 = 50;
+/// Milliseconds that an answer to one step of a beginning may take.
+pub const BEGIN_DEADLINE_MS: u64 = 5_000;
+/// Shards of one beginning: a message of some kilobytes.
+pub const BEGIN_SHARDS: usize = 256;
+/// Milliseconds before a follower that could not be brought level is tried again.
+pub const ATTACH_RETRY_MS: u64 = 200;
+/// Milliseconds between two tries to take frames when there is no memory credit for them.
+pub const INTAKE_RETRY_MS: u64 = 10;
+/// Milliseconds between two looks of the keeper at the shards that its node leads.
+pub const KEEPER_TICK_MS: u64 = 100;
+/// The same while the node is alone: a bucket is an hour long.
+pub const KEEPER_ALONE_TICK_MS: u64 = 10_000;
+/// Shards of one node that are filled at once: each sends its open state again, some megabytes.
+pub const MAX_FILLS: usize = 8;
+/// Shards of one node that are handed over at once: each pauses for some milliseconds.
+pub const MAX_HANDOVERS: usize = 4;
+/// Milliseconds that a shard is held at most for a change of its owners that is not known to have happened.
+pub const HOLD_DEADLINE_MS: u64 = 5_000;
+/// Milliseconds before spans for a shard that nobody took are offered again.
+pub const ROUTE_RETRY_MS: u64 = 10;
+/// Records of a fill that are on their way at once: enough that a fill does not wait for each fsync.
+pub const MAX_REFILL_RECORDS: usize = 32;
+/// Milliseconds that an answer to forwarded spans may take before they are offered again, to whoever leads by then: a
+/// dead primary is replaced within 3 s.
+pub const FORWARD_DEADLINE_MS: u64 = 4_000;
 /// Milliseconds of silence after which a node is set down (DESIGN.md section 4): three pings of the links are lost.
 pub const DOWN_AFTER_MS: u64 = 750;
 /// Milliseconds that a new leader waits before it judges the others: as long as silence may last, and one ping more. A

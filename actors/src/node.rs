@@ -24,6 +24,7 @@ use crate::pager::PagerMessage;
 use crate::query::{Gate, QueryPort};
 use crate::recovery::{Recovery, report_damage};
 use crate::replay::{Recovered, replay};
+use crate::route::Dispatcher;
 use crate::shared::Shared;
 use crate::starting::{Stop, empty_states, start_actors, start_controller};
 use crate::writer::WriterMessage;
@@ -182,7 +183,12 @@ impl Node {
     pub fn ingest(&self) -> Arc<dyn Ingest> {
         Arc::new(IngestPort {
             shared: Arc::clone(&self.shared),
-            writer: self.writer.clone(),
+            dispatcher: Dispatcher {
+                shared: Arc::clone(&self.shared),
+                writer: self.writer.clone(),
+                link: Arc::clone(&self.member.link),
+                cluster: self.member.settings.watch(),
+            },
             cluster: self.member.settings.watch(),
             require_tenant: self.options.require_tenant,
         })

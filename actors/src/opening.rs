@@ -45,7 +45,19 @@ pub(crate) fn compile(
     let rules = AttributePolicy {
         rules: state.attributes.rules.clone(),
     };
-    Ok(Epoch::new(&state.attributes.indexed_keys, &rules, &sets))
+    let epoch = Epoch::new(&state.attributes.indexed_keys, &rules, &sets);
+    Ok(epoch.with_attributes_version(state.attributes.version))
+}
+
+/// Puts the settings of a state in force on this node, unless these or newer ones are.
+pub(crate) fn adopt_settings(shared: &Shared, state: &ClusterState) -> Result<(), StartError> {
+    let epoch = shared.epoch();
+    let (policy, attributes) = epoch.versions();
+    if state.policy.version > policy || state.attributes.version > attributes {
+        let earlier: Vec<Arc<PolicySet>> = epoch.sets().cloned().collect();
+        shared.set_epoch(Arc::new(compile(state, &earlier)?));
+    }
+    Ok(())
 }
 
 pub(crate) async fn open_storage(

@@ -14,6 +14,7 @@ pub struct Epoch {
     rules: ScanRules,
     /// Oldest first; the last one is in force, the others decide the entries that were opened under them.
     policies: Vec<BoundPolicy>,
+    attributes_version: u32,
 }
 
 impl Epoch {
@@ -34,7 +35,23 @@ impl Epoch {
         Self {
             rules: ScanRules::new(interests, attributes),
             policies,
+            attributes_version: 0,
         }
+    }
+
+    /// The same, of this version of the attribute settings.
+    #[must_use]
+    pub fn with_attributes_version(self, attributes_version: u32) -> Self {
+        Self {
+            attributes_version,
+            ..self
+        }
+    }
+
+    /// Versions of the policy and of the attribute settings that are in force: they only grow.
+    #[must_use]
+    pub fn versions(&self) -> (u32, u32) {
+        (self.current().set().version(), self.attributes_version)
     }
 
     /// What requests are scanned with.

@@ -146,13 +146,18 @@ impl Shared {
         Arc::clone(&self.epoch.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Puts other settings in force.
+    /// Puts newer settings in force; older ones change nothing.
     pub(crate) fn set_epoch(&self, epoch: Arc<Epoch>) {
+        let mut current = self.epoch.write().unwrap_or_else(PoisonError::into_inner);
+        let (before, after) = (current.versions(), epoch.versions());
+        if after.0 < before.0 || after.1 < before.1 {
+            return;
+        }
         self.limiters
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .adopt(epoch.current().set());
-        *self.epoch.write().unwrap_or_else(PoisonError::into_inner) = epoch;
+        *current = epoch;
     }
 
     /// Memory pressure: 0 none, 1 the pool fills, 2 traces are decided early, 3 healthy sampling is tightened,

@@ -11,11 +11,13 @@ use crate::controller::Controller;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
+use crate::link::PeerService;
 use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
 use crate::pager::{Pager, PagerArguments};
 use crate::recovery::Recovery;
 use crate::replay::Recovered;
+use crate::replication::{Intake, Keeper, KeeperArguments};
 use crate::shared::Shared;
 use crate::writer::{Writer, WriterArguments};
 
@@ -122,12 +124,15 @@ pub(crate) async fn start_actors(
     let arguments = WriterArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
-        term: Term(1),
+        link: Arc::clone(&member.link),
+        state: member.settings.state(),
     };
     let (writer, _) = Actor::spawn_linked(None, Writer, arguments, cell()).await?;
     for shard in &shards {
         let _ = shard.cast(AssemblerMessage::Writer(writer.clone()));
     }
+    let intake = Intake::new(Arc::clone(&shared), writer.clone(), member.settings.watch());
+    member.router.set(PeerService::Shards, Arc::new(intake));
     let arguments = PagerArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
@@ -135,6 +140,12 @@ pub(crate) async fn start_actors(
     };
     let (pager, _) = Actor::spawn_linked(None, Pager, arguments, cell()).await?;
     let (indexer, _) = Actor::spawn_linked(None, Indexer, Arc::clone(&shared), cell()).await?;
+    let arguments = KeeperArguments {
+        shared: Arc::clone(&shared),
+        settings: member.settings.clone(),
+        writer: writer.clone(),
+    };
+    Actor::spawn_linked(None, Keeper, arguments, cell()).await?;
     let arguments = HousekeeperArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),

@@ -131,6 +131,9 @@ impl ShardState {
         let Some(entry) = self.slots[slot as usize].as_ref() else {
             return;
         };
+        if !step.decides {
+            return;
+        }
         match entry.phase {
             Phase::Open => {
                 if entry.span_count() >= MAX_TRACE_SPANS || entry.bytes >= MAX_TRACE_BYTES {
@@ -150,7 +153,8 @@ impl ShardState {
 
     /// Keeps a dropped trace when what came late makes the policy say so.
     fn upgrade(&mut self, slot: u32, step: &Step<'_>, effects: &mut Effects) {
-        if let Some(record) = self.weigh_again(slot, step)
+        if step.decides
+            && let Some(record) = self.weigh_again(slot, step)
             && record.verdict == Verdict::Keep
         {
             self.adopt_references(slot, &record);
@@ -210,11 +214,12 @@ impl ShardState {
             let old = step.now.since(entry.opened_at) >= set.decision_max_age_ms() * millis;
             let slot = u32::try_from(number).unwrap_or(u32::MAX);
             match &entry.phase {
+                Phase::Kept(kept) if !kept.ready && (idle || old) => self.make_ready(slot),
+                _ if !step.decides => {}
                 Phase::Open if idle && entry.has_root => {
                     self.decide(slot, Trigger::Idle, step, effects);
                 }
                 Phase::Open if old => self.decide(slot, Trigger::MaxAge, step, effects),
-                Phase::Kept(kept) if !kept.ready && (idle || old) => self.make_ready(slot),
                 Phase::LateDropped(_) if idle || old => self.drop_again(slot, step, effects),
                 _ => {}
             }
@@ -233,6 +238,9 @@ impl ShardState {
     /// Decides open traces early until about `bytes` of memory are on their way to be free: low priority first,
     /// those with errors last, older ones before younger ones.
     pub fn relieve(&mut self, bytes: u64, step: &Step<'_>, effects: &mut Effects) {
+        if !step.decides {
+            return;
+        }
         let mut open: Vec<(u8, UnixNanos, TraceId, u32)> = Vec::new();
         for (number, entry) in (0u32..).zip(&self.slots) {
             let Some(entry) = entry.as_ref().filter(|entry| entry.phase == Phase::Open) else {
@@ -325,6 +333,10 @@ impl ShardState {
         }
         let phase = match found {
             None => Phase::Open,
+            Some(earlier) if earlier.record.verdict == Verdict::Drop && self.is_again(slot) => {
+                // Nothing came late: the spans that the drop has read were repeated for a replica that joined.
+                return self.remove(slot);
+            }
             Some(earlier) => {
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
                     entry.partial = true;

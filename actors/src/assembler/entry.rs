@@ -117,6 +117,8 @@ pub(crate) struct Entry {
     pub(crate) has_root: bool,
     /// The facts are of some of the trace's spans only (the rest was decided on before).
     pub(crate) partial: bool,
+    /// All of its spans came as repetitions, for a replica that has just joined.
+    pub(crate) again: bool,
     /// Classes or attributes did not all fit.
     pub(crate) truncated: bool,
     pub(crate) rows: Vec<Row>,
@@ -154,6 +156,7 @@ impl Entry {
             root_start: UnixNanos(u64::MAX),
             has_root: false,
             partial: false,
+            again: false,
             truncated: false,
             rows: Vec::new(),
             row_table: None,

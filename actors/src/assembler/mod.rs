@@ -5,12 +5,14 @@ mod collect;
 mod decide;
 mod entry;
 mod paging;
+mod replicas;
 mod state;
 mod symbols;
 mod view;
 
 pub use decide::Promotion;
 pub use paging::{KeptTrace, PagedTrace, PagingBacklog};
+pub use replicas::HeldTrace;
 pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
 pub use view::{EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, UnverifiedTrace};
 

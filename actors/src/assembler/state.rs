@@ -9,7 +9,7 @@ use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, Term, TraceId, UnixNan
 use spandrel_model::policy::Limiters;
 use spandrel_model::routing::ShardRouter;
 use spandrel_model::summary::{AttributeText, SpanClass};
-use spandrel_model::verdict::VerdictRecord;
+use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use super::entry::{Entry, Phase};
 use super::symbols::Symbols;
@@ -54,6 +54,8 @@ pub struct Step<'a> {
     pub pressure: u8,
     /// By the clock of the primary.
     pub now: UnixNanos,
+    /// This node is the shard's primary: it decides. Followers obey the records.
+    pub decides: bool,
 }
 
 /// What a step wants done outside.
@@ -329,6 +331,31 @@ impl ShardState {
         step: &Step<'_>,
         effects: &mut Effects,
     ) -> Applied {
+        self.apply_as(false, lsn, batch, rows, step, effects)
+    }
+
+    /// Applies spans that the shard has already, which record `lsn` repeats for replicas that have just joined it: an
+    /// entry takes note of the record, and none is opened for a trace that is decided.
+    pub fn apply_again(
+        &mut self,
+        lsn: Lsn,
+        batch: &SpanBatch,
+        rows: &[u32],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) -> Applied {
+        self.apply_as(true, lsn, batch, rows, step, effects)
+    }
+
+    fn apply_as(
+        &mut self,
+        again: bool,
+        lsn: Lsn,
+        batch: &SpanBatch,
+        rows: &[u32],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) -> Applied {
         let mut applied = Applied::default();
         // A decision on the way has read this record.
         self.advance(lsn);
@@ -354,9 +381,21 @@ impl ShardState {
                 None => {
                     let shard = self.options.shard;
                     let prior = step.decided.prior(shard, &batch.tenant, trace_id, lsn);
-                    self.open(tenant_number, trace_id, batch, prior, step, effects)
+                    if again && is_dropped(&prior) {
+                        continue;
+                    }
+                    let slot = self.open(tenant_number, trace_id, batch, prior, step, effects);
+                    if let Some(entry) = self.slots[slot as usize].as_mut() {
+                        entry.again = again;
+                    }
+                    slot
                 }
             };
+            if again {
+                self.refer_again(slot, lsn);
+            } else if let Some(entry) = self.slots[slot as usize].as_mut() {
+                entry.again = false;
+            }
             let outcome = self.add(slot, lsn, batch, mine, step);
             applied.spans += outcome.spans;
             applied.duplicates += outcome.duplicates;
@@ -365,6 +404,15 @@ impl ShardState {
             self.decide_at_once(slot, step, effects);
         }
         applied
+    }
+
+    /// An entry takes note of a record that repeats its spans: a verdict names records that every replica holds.
+    fn refer_again(&mut self, slot: u32, lsn: Lsn) {
+        if let Some(entry) = self.slots[slot as usize].as_mut() {
+            let before = entry.memory_bytes();
+            entry.refer(lsn);
+            self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
+        }
     }
 
     /// Collects spans without deciding anything, for facts alone.
@@ -451,4 +499,8 @@ impl ShardState {
             );
         }
     }
+}
+
+fn is_dropped(prior: &Prior) -> bool {
+    matches!(prior, Prior::Decided(earlier) if earlier.record.verdict == Verdict::Drop)
 }

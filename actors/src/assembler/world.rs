@@ -184,6 +184,7 @@ impl World {
         work: impl FnOnce(&mut ShardState, &Step<'_>, &mut Effects) -> T,
     ) -> T {
         let step = Step {
+            decides: true,
             epoch: &self.epoch,
             decided: &self.horizon,
             limiters: &self.limiters,

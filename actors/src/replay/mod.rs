@@ -77,7 +77,7 @@ pub(crate) fn replay(
     let start = first_frame(shared, &states)?;
     let mut window = Window::new(shared);
     if let Some(start) = start {
-        let prepare = |frame: Arc<Frame>| Ok(verdicts_after(&frame, &states));
+        let prepare = |frame: Arc<Frame>| Ok(verdicts_after(shared, &frame, &states));
         let walk = shared.journal.walk_verdicts(before(start));
         let share = |number, of| walk.clone().share(number, of);
         each_frame(shared, &share, &mut cost, &prepare, &mut |found| {
@@ -94,7 +94,7 @@ pub(crate) fn replay(
             shared,
             window: &window,
         };
-        let prepare = |frame: Arc<Frame>| records_after(epoch, &frame, &from, &window);
+        let prepare = |frame: Arc<Frame>| records_after(shared, epoch, &frame, &from, &window);
         let walk = shared.journal.walk(before(start));
         let share = |number, of| walk.clone().share(number, of);
         each_frame(shared, &share, &mut cost, &prepare, &mut |records| {
@@ -118,18 +118,10 @@ pub(crate) fn replay(
 fn first_frame(shared: &Shared, states: &[ShardState]) -> Result<Option<FrameId>, String> {
     let mut first: Option<FrameId> = None;
     for (shard, state) in (0u16..).map(ShardId).zip(states) {
-        let next = state.applied().next();
-        if next > shared.journal.last_lsn(shard) {
-            continue;
-        }
-        let located = shared
-            .journal
-            .locate(shard, next)
-            .map_err(|error| error.to_string())?;
-        match located {
-            Some(id) => first = Some(first.map_or(id, |other| other.min(id))),
-            // The record is in a corrupt or lost slice: everything that is left is replayed.
-            None => return Ok(shared.journal.frames_after(None).into_iter().next()),
+        let located = shared.journal.locate_from(shard, state.applied().next());
+        let located = located.map_err(|error| error.to_string())?;
+        if let Some((_, id)) = located {
+            first = Some(first.map_or(id, |other| other.min(id)));
         }
     }
     Ok(first)
@@ -189,13 +181,19 @@ fn each_frame<'a, T: Send>(
     })
 }
 
-fn verdicts_after(frame: &Frame, states: &[ShardState]) -> Vec<(ShardId, VerdictRecord)> {
+fn verdicts_after(
+    shared: &Shared,
+    frame: &Frame,
+    states: &[ShardState],
+) -> Vec<(ShardId, VerdictRecord)> {
     let mut found = Vec::new();
     for (number, head) in frame.records().iter().enumerate() {
         let applied = states
             .get(usize::from(head.shard.0))
             .map(ShardState::applied);
-        if head.kind != RecordKind::Verdicts || applied.is_none_or(|applied| head.lsn <= applied) {
+        let of_verdicts = matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
+        let known = applied.is_none_or(|applied| head.lsn <= applied);
+        if !of_verdicts || known || shared.journal.is_void(head.shard, head.lsn) {
             continue;
         }
         let records = frame.verdicts(number).unwrap_or_default();
@@ -219,6 +217,7 @@ enum Content {
 
 /// The records of a frame that come after each shard's checkpoint, without what is settled.
 fn records_after(
+    shared: &Shared,
     epoch: &Epoch,
     frame: &Frame,
     from: &[Lsn],
@@ -229,13 +228,18 @@ fn records_after(
         if from
             .get(usize::from(head.shard.0))
             .is_none_or(|applied| head.lsn <= *applied)
+            || shared.journal.is_void(head.shard, head.lsn)
         {
             continue;
         }
         let content = match head.kind {
-            RecordKind::Spans => read_spans(epoch, frame, number, head, window)?,
-            RecordKind::Verdicts => read_verdicts(frame, number, head, window)?,
-            _ => Content::Other,
+            RecordKind::Spans | RecordKind::SpansAgain => {
+                read_spans(epoch, frame, number, head, window)?
+            }
+            RecordKind::Verdicts | RecordKind::VerdictsAgain => {
+                read_verdicts(frame, number, head, window)?
+            }
+            RecordKind::Page => Content::Other,
         };
         records.push(ReadRecord {
             head: *head,
@@ -318,6 +322,7 @@ fn apply_record(
         return;
     }
     let step = Step {
+        decides: true,
         epoch,
         decided,
         limiters: &shared.limiters,
@@ -327,7 +332,14 @@ fn apply_record(
     match record.content {
         Content::Spans(batch) => {
             let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
-            state.apply(record.head.lsn, &batch, &rows, &step, effects);
+            if record.head.kind == RecordKind::SpansAgain {
+                state.apply_again(record.head.lsn, &batch, &rows, &step, effects);
+            } else {
+                state.apply(record.head.lsn, &batch, &rows, &step, effects);
+            }
+        }
+        Content::Verdicts(records) if record.head.kind == RecordKind::VerdictsAgain => {
+            state.verdicts_again(record.head.lsn, &records, &step, effects);
         }
         Content::Verdicts(records) => {
             state.verdicts_committed(record.head.lsn, &records, &step, effects);

@@ -194,17 +194,52 @@ pub struct NodeId(pub u64);
 )]
 pub struct Term(pub u64);
 
-/// Log sequence number of a record within its shard: dense, starts at 1, given by the shard's primary.
+impl Term {
+    /// The last term of a shard: a term begins with a primary, and a million primaries are more than a cluster sees.
+    pub const LAST: Self = Self(1 << 20);
+
+    /// The term after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// Log sequence number of a record within its shard, given by the shard's primary. The upper 20 bits count the terms
+/// before the primary's own, the lower 44 its records from 1 on: dense within a term, ascending over terms. So a record
+/// that a primary of an earlier term left behind never has the number of another one (decision 11).
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
 pub struct Lsn(pub u64);
 
 impl Lsn {
-    /// The number after this one.
+    /// Bits of a number that count the records of one term: 55 years at 10,000 records a second.
+    const RECORD_BITS: u32 = 44;
+
+    /// The number after this one, of the same term.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
+    }
+
+    /// The number before the first one of a term.
+    #[must_use]
+    pub fn before_term(term: Term) -> Self {
+        Self(term.0.saturating_sub(1).min(Term::LAST.0 - 1) << Self::RECORD_BITS)
+    }
+
+    /// The term whose primary gave it.
+    #[must_use]
+    pub fn term(self) -> Term {
+        Term((self.0 >> Self::RECORD_BITS) + 1)
+    }
+
+    /// Whether a record of this number can stand right behind `before` in a log: the next one, or the first one of a
+    /// later term.
+    #[must_use]
+    pub fn can_follow(self, before: Self) -> bool {
+        self == before.next() || (self > before && self == Self::before_term(self.term()).next())
     }
 }
 

@@ -72,6 +72,29 @@ impl FrameBuilder {
         batch: &SpanBatch,
         spans: &[u32],
     ) -> Result<(), JournalError> {
+        self.push_spans_as(RecordKind::Spans, (shard, term, lsn), batch, spans)
+    }
+
+    /// Adds spans that the shard has already: as [`Self::push_spans`], but for the kind of the record.
+    ///
+    /// # Errors
+    /// As [`Self::push_spans`].
+    pub fn push_spans_again(
+        &mut self,
+        (shard, term, lsn): (ShardId, Term, Lsn),
+        batch: &SpanBatch,
+        spans: &[u32],
+    ) -> Result<(), JournalError> {
+        self.push_spans_as(RecordKind::SpansAgain, (shard, term, lsn), batch, spans)
+    }
+
+    fn push_spans_as(
+        &mut self,
+        kind: RecordKind,
+        (shard, term, lsn): (ShardId, Term, Lsn),
+        batch: &SpanBatch,
+        spans: &[u32],
+    ) -> Result<(), JournalError> {
         let chosen = || {
             let spans = spans.iter();
             spans.filter_map(|index| batch.spans.get(*index as usize))
@@ -88,7 +111,7 @@ impl FrameBuilder {
             put_row(&mut self.raw, span.trace_id, batch.bytes(span.span));
             rows += 1;
         }
-        self.put_head(RecordKind::Spans, shard, term, lsn, start);
+        self.put_head(kind, shard, term, lsn, start);
         let tenant = self.tenant_number(&batch.tenant);
         put_varint(&mut self.directory, tenant);
         put_difference(&mut self.directory, self.received_at, batch.received_at.0);
@@ -106,6 +129,27 @@ impl FrameBuilder {
         shard: ShardId,
         term: Term,
         lsn: Lsn,
+        verdicts: &[VerdictRecord],
+    ) -> Result<(), JournalError> {
+        self.push_verdicts_as(RecordKind::Verdicts, (shard, term, lsn), verdicts)
+    }
+
+    /// Adds verdicts that the shard has already: as [`Self::push_verdicts`], but for the kind of the record.
+    ///
+    /// # Errors
+    /// As [`Self::push_verdicts`].
+    pub fn push_verdicts_again(
+        &mut self,
+        (shard, term, lsn): (ShardId, Term, Lsn),
+        verdicts: &[VerdictRecord],
+    ) -> Result<(), JournalError> {
+        self.push_verdicts_as(RecordKind::VerdictsAgain, (shard, term, lsn), verdicts)
+    }
+
+    fn push_verdicts_as(
+        &mut self,
+        kind: RecordKind,
+        (shard, term, lsn): (ShardId, Term, Lsn),
         verdicts: &[VerdictRecord],
     ) -> Result<(), JournalError> {
         let bytes = verdicts.iter().map(verdict_bound);
@@ -127,7 +171,7 @@ impl FrameBuilder {
                 tenant: verdict.tenant.clone(),
                 trace_id: verdict.trace_id,
             }));
-        self.put_head(RecordKind::Verdicts, shard, term, lsn, start);
+        self.put_head(kind, shard, term, lsn, start);
         put_varint(&mut self.directory, groups.len() as u64);
         for (tenant, count) in groups {
             put_varint(&mut self.directory, tenant);

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use redb::{Database, Table, TableDefinition};
+use redb::{Database, ReadableTable, Table, TableDefinition};
 use spandrel_model::ids::{Lsn, ShardId};
 
 use super::error::{Corruption, JournalError};
+use super::record::LsnRange;
 use super::store::{self, Commit, StoreError};
+use super::voids::Voids;
 use super::wire::Reader;
 use crate::disk::Disk;
 use crate::limits::{CHECKPOINT_CHUNK_BYTES, MAX_CHECKPOINT_BYTES, MIN_REDB_CACHE_BYTES};
@@ -15,6 +17,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// `(shard, chunk)` to a piece of the shard's checkpoint.
 const CHECKPOINTS: TableDefinition<'_, (u16, u32), &[u8]> = TableDefinition::new("checkpoints");
+/// `(shard, first number)` to the last number of records that do not count.
+const VOIDS: TableDefinition<'_, (u16, u64), u64> = TableDefinition::new("voids");
 /// Name of the file in the journal's directory.
 const FILE: &str = "checkpoint.redb";
 /// Version of the row's format.
@@ -83,6 +87,19 @@ impl CheckpointFile {
                 });
             }
         }
+        self.write_with(|transaction| {
+            let mut table = transaction.open_table(CHECKPOINTS)?;
+            for (shard, lsn, content) in checkpoints {
+                replace(&mut table, *shard, &encode(*lsn, content))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn write_with(
+        &self,
+        write: impl FnOnce(&redb::WriteTransaction) -> Result<(), StoreError>,
+    ) -> Result<(), JournalError> {
         let mut poisoned = self.poisoned.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(cause) = &*poisoned {
             return Err(JournalError::Poisoned {
@@ -90,18 +107,44 @@ impl CheckpointFile {
             });
         }
         // Quick repair: the file may be large, and a start after a crash waits for it.
-        let written = store::write(&self.database, Commit::QuickRepair, |transaction| {
-            let mut table = transaction.open_table(CHECKPOINTS)?;
-            for (shard, lsn, content) in checkpoints {
-                replace(&mut table, *shard, &encode(*lsn, content))?;
-            }
-            Ok(())
-        });
+        let written = store::write(&self.database, Commit::QuickRepair, write);
         written.map_err(|error| {
             let error = error.during("write checkpoints");
             *poisoned = Some(error.to_string());
             error
         })
+    }
+
+    /// Notes records that do not count, durably.
+    pub(crate) fn write_void(&self, range: &LsnRange) -> Result<(), JournalError> {
+        self.write_with(|transaction| {
+            let mut voids = transaction.open_table(VOIDS)?;
+            voids.insert((range.shard.0, range.first.0), range.last.0)?;
+            Ok(())
+        })
+    }
+
+    /// The records that do not count.
+    pub(crate) fn voids(&self) -> Result<Voids, JournalError> {
+        let read = store::read(&self.database, |transaction| {
+            let mut voids = Voids::default();
+            let table = match transaction.open_table(VOIDS) {
+                Ok(table) => table,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(voids),
+                Err(error) => return Err(error.into()),
+            };
+            for row in table.iter()? {
+                let (key, last) = row?;
+                let (shard, first) = key.value();
+                voids.add(LsnRange {
+                    shard: ShardId(shard),
+                    first: Lsn(first),
+                    last: Lsn(last.value()),
+                });
+            }
+            Ok(voids)
+        });
+        read.map_err(|error| error.during("read what does not count"))
     }
 
     /// A shard's checkpoint; `None` also when its checksum fails.

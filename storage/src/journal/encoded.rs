@@ -78,15 +78,24 @@ impl EncodedFrame {
     /// # Errors
     /// [`InvalidFrame`] when the bytes are no intact frame.
     pub fn parse(bytes: Bytes) -> Result<Self, InvalidFrame> {
+        Self::parse_both(bytes).map(|(encoded, _)| encoded)
+    }
+
+    /// The same, and the frame's content.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_both(bytes: Bytes) -> Result<(Self, Frame), InvalidFrame> {
         let frame = Frame::decode(&bytes)?;
         let kinds = bytes.get(1).copied().unwrap_or_default();
-        Ok(Self {
+        let encoded = Self {
             raw_bytes: frame.raw_bytes(),
             kinds,
             ranges: frame.ranges(),
             verdicts: frame.verdict_keys()?,
             bytes,
-        })
+        };
+        Ok((encoded, frame))
     }
 
     /// The bytes, for the followers.

@@ -256,7 +256,7 @@ impl Frame {
     pub(crate) fn verdict_at(
         &self,
         mut index: usize,
-    ) -> Result<Option<(ShardId, VerdictRecord)>, InvalidFrame> {
+    ) -> Result<Option<(RecordHead, VerdictRecord)>, InvalidFrame> {
         for (head, body) in self.heads.iter().zip(&self.bodies) {
             let Body::Verdicts { groups, bytes } = body else {
                 continue;
@@ -265,7 +265,7 @@ impl Frame {
             if index < count {
                 let verdicts = self.decode_verdicts(groups, *bytes)?;
                 let verdict = verdicts.into_iter().nth(index);
-                return Ok(verdict.map(|verdict| (head.shard, verdict)));
+                return Ok(verdict.map(|verdict| (*head, verdict)));
             }
             index -= count;
         }
@@ -421,8 +421,10 @@ impl Decoder {
             return None;
         }
         let body = match kind {
-            RecordKind::Spans => self.read_spans(reader, start)?,
-            RecordKind::Verdicts => self.read_verdicts(reader, start)?,
+            RecordKind::Spans | RecordKind::SpansAgain => self.read_spans(reader, start)?,
+            RecordKind::Verdicts | RecordKind::VerdictsAgain => {
+                self.read_verdicts(reader, start)?
+            }
             RecordKind::Page => return None,
         };
         self.frame.bodies.push(body);

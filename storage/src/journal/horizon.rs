@@ -52,8 +52,11 @@ impl Journal {
                         lost: Vec::new(),
                         reason: error.to_string(),
                     })?;
-                if let Some((_, verdict)) = found.filter(|(found_in, verdict)| {
-                    *found_in == shard && verdict.tenant == *tenant && verdict.trace_id == trace
+                if let Some((_, verdict)) = found.filter(|(head, verdict)| {
+                    head.shard == shard
+                        && verdict.tenant == *tenant
+                        && verdict.trace_id == trace
+                        && !self.is_void(shard, head.lsn)
                 }) {
                     return Ok(Some(verdict));
                 }

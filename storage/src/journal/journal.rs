@@ -11,10 +11,11 @@ use super::encoded::EncodedFrame;
 use super::error::{Corruption, JournalError};
 use super::frame::Frame;
 use super::options::JournalOptions;
-use super::record::{FrameId, SliceInfo};
+use super::record::{FrameId, LsnRange, SliceInfo};
 use super::slice::{NewFrame, Slice, SliceSettings};
 use super::slice_rows::FrameRow;
 use super::store::{Commit, StoreError};
+use super::voids::Voids;
 use crate::byte_cache::ByteCache;
 use crate::disk::Disk;
 use crate::limits::{CACHE_SHARES, MAX_FRAME_IDS, MIN_REDB_CACHE_BYTES};
@@ -35,6 +36,8 @@ pub struct Journal {
     pub(super) last_lsns: RwLock<BTreeMap<ShardId, Lsn>>,
     pub(super) cache: Mutex<ByteCache<FrameId, Arc<Frame>>>,
     pub(super) checkpoints: CheckpointFile,
+    /// Records that do not count any more, by shard.
+    pub(super) voids: RwLock<Voids>,
     pub(super) opened_at: UnixNanos,
 }
 
@@ -165,6 +168,9 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Disk`] when the store cannot be read.
     pub fn locate(&self, shard: ShardId, lsn: Lsn) -> Result<Option<FrameId>, JournalError> {
+        if self.is_void(shard, lsn) {
+            return Ok(None);
+        }
         for slice in self.held_slices().iter().rev() {
             let found = slice.locate(shard, lsn);
             if let Some(id) = found.map_err(|error| error.during("locate a record"))? {
@@ -172,6 +178,97 @@ impl Journal {
             }
         }
         Ok(None)
+    }
+
+    /// The first record of a shard from `lsn` on that the journal holds, and its frame; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] when the store cannot be read.
+    pub fn locate_from(
+        &self,
+        shard: ShardId,
+        lsn: Lsn,
+    ) -> Result<Option<(Lsn, FrameId)>, JournalError> {
+        let mut first: Option<(Lsn, FrameId)> = None;
+        for slice in self.held_slices() {
+            let found = slice.locate_from(shard, lsn);
+            let found = found.map_err(|error| error.during("locate a record"))?;
+            first = match (first, found) {
+                (Some(first), Some(found)) => Some(first.min(found)),
+                (first, found) => first.or(found),
+            };
+        }
+        Ok(first)
+    }
+
+    /// The last record of a shard up to `lsn` that the journal holds; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`JournalError::Disk`] when the store cannot be read.
+    pub fn floor(&self, shard: ShardId, lsn: Lsn) -> Result<Option<Lsn>, JournalError> {
+        let mut lsn = lsn;
+        loop {
+            let mut last = None;
+            for slice in self.held_slices() {
+                let found = slice.floor(shard, lsn);
+                let found = found.map_err(|error| error.during("look for a record"))?;
+                last = last.max(found);
+            }
+            match last.map(|last| (last, self.void_start(shard, last))) {
+                Some((_, Some(start))) => lsn = Lsn(start.0.saturating_sub(1)),
+                Some((last, None)) => return Ok(Some(last)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The highest number of a shard that was ever committed here and counts; 0 when none was.
+    #[must_use]
+    pub fn last_valid(&self, shard: ShardId) -> Lsn {
+        let mut last = self.last_lsn(shard);
+        while let Some(start) = self.void_start(shard, last) {
+            let before = Lsn(start.0.saturating_sub(1));
+            // Where the records before it were trimmed, nothing tells their numbers; they are below it.
+            last = match self.floor(shard, before) {
+                Ok(Some(floor)) => floor,
+                _ => before,
+            };
+        }
+        last
+    }
+
+    /// The first record of those that do not count around this one; `None` when this one counts.
+    fn void_start(&self, shard: ShardId, lsn: Lsn) -> Option<Lsn> {
+        let voids = self.voids.read().unwrap_or_else(PoisonError::into_inner);
+        voids.start(shard, lsn)
+    }
+
+    /// Declares that the records of a shard behind `after`, up to the last one here, do not count: a primary of an
+    /// earlier term left them behind, and nobody was told that they are durable. Durable when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::write_checkpoints`].
+    pub fn void_after(&self, shard: ShardId, after: Lsn) -> Result<(), JournalError> {
+        let last = self.last_lsn(shard);
+        if last <= after {
+            return Ok(());
+        }
+        let range = LsnRange {
+            shard,
+            first: after.next(),
+            last,
+        };
+        self.checkpoints.write_void(&range)?;
+        let mut voids = self.voids.write().unwrap_or_else(PoisonError::into_inner);
+        voids.add(range);
+        Ok(())
+    }
+
+    /// Whether a record does not count any more.
+    #[must_use]
+    pub fn is_void(&self, shard: ShardId, lsn: Lsn) -> bool {
+        let voids = self.voids.read().unwrap_or_else(PoisonError::into_inner);
+        voids.contains(shard, lsn)
     }
 
     /// A frame, decoded; recently used ones come from memory.

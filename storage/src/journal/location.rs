@@ -48,6 +48,16 @@ impl OpenLocations {
         find(self.shards.get(&shard)?, lsn)
     }
 
+    /// The first record from `lsn` on, and its frame.
+    pub(crate) fn find_from(&self, shard: ShardId, lsn: Lsn) -> Option<(Lsn, u32)> {
+        find_from(self.shards.get(&shard)?, lsn)
+    }
+
+    /// The last record up to `lsn`.
+    pub(crate) fn floor(&self, shard: ShardId, lsn: Lsn) -> Option<Lsn> {
+        floor(self.shards.get(&shard)?, lsn)
+    }
+
     /// The chunks of the sealed index: shard, first number, bytes.
     pub(crate) fn encode_chunks(&self) -> Vec<(ShardId, u64, Vec<u8>)> {
         let mut chunks = Vec::new();
@@ -72,6 +82,18 @@ fn find(places: &[Place], lsn: Lsn) -> Option<u32> {
     (lsn.0 <= place.last).then_some(place.frame)
 }
 
+fn find_from(places: &[Place], lsn: Lsn) -> Option<(Lsn, u32)> {
+    let at = places.partition_point(|place| place.last < lsn.0);
+    let place = places.get(at)?;
+    Some((Lsn(place.first.max(lsn.0)), place.frame))
+}
+
+fn floor(places: &[Place], lsn: Lsn) -> Option<Lsn> {
+    let after = places.partition_point(|place| place.first <= lsn.0);
+    let place = places.get(after.checked_sub(1)?)?;
+    Some(Lsn(place.last.min(lsn.0)))
+}
+
 fn encode_chunk(first: u64, places: &[Place]) -> Vec<u8> {
     let mut out = Vec::new();
     let (mut previous, mut frame) = (first, 0);
@@ -87,6 +109,20 @@ fn encode_chunk(first: u64, places: &[Place]) -> Vec<u8> {
 
 /// The frame of a record in a chunk. The outer `None`: the bytes do not follow the format.
 pub(crate) fn find_in_chunk(first: u64, bytes: &[u8], lsn: Lsn) -> Option<Option<u32>> {
+    Some(find(&decode_chunk(first, bytes)?, lsn))
+}
+
+/// The first record of a chunk from `lsn` on, and its frame. The outer `None` as above.
+pub(crate) fn find_from_in_chunk(first: u64, bytes: &[u8], lsn: Lsn) -> Option<Option<(Lsn, u32)>> {
+    Some(find_from(&decode_chunk(first, bytes)?, lsn))
+}
+
+/// The last record of a chunk up to `lsn`. The outer `None` as above.
+pub(crate) fn floor_in_chunk(first: u64, bytes: &[u8], lsn: Lsn) -> Option<Option<Lsn>> {
+    Some(floor(&decode_chunk(first, bytes)?, lsn))
+}
+
+fn decode_chunk(first: u64, bytes: &[u8]) -> Option<Vec<Place>> {
     let mut reader = Reader::new(bytes);
     let mut places = Vec::new();
     let (mut previous, mut frame) = (first, 0);
@@ -100,5 +136,5 @@ pub(crate) fn find_in_chunk(first: u64, bytes: &[u8], lsn: Lsn) -> Option<Option
             frame: u32::try_from(frame).ok()?,
         });
     }
-    Some(find(&places, lsn))
+    Some(places)
 }

@@ -37,6 +37,7 @@ mod store;
 mod upkeep;
 mod verdict_codec;
 mod verdict_index;
+mod voids;
 mod walk;
 mod wire;
 

@@ -78,6 +78,7 @@ impl Journal {
             upkeep: Mutex::new(()),
             last_lsns: RwLock::new(found.known.lsns),
             cache: Mutex::new(ByteCache::new(frame_cache_bytes)),
+            voids: RwLock::new(checkpoints.voids()?),
             checkpoints,
             opened_at: now,
         };

@@ -69,7 +69,7 @@ impl Known {
 /// The numbers between two.
 fn gap(shard: ShardId, before: Lsn, next: Lsn) -> Option<LsnRange> {
     let last = Lsn(next.0.saturating_sub(1));
-    (before < last).then(|| LsnRange {
+    (before < last && !next.can_follow(before)).then(|| LsnRange {
         shard,
         first: before.next(),
         last,
@@ -210,8 +210,8 @@ impl Maker {
     fn continues_exactly(&self, ranges: &[LsnRange]) -> bool {
         let mut ranges = ranges.iter();
         ranges.all(|range| match self.known.lsns.get(&range.shard) {
-            Some(last) => last.next() == range.first,
-            None => self.starts_anywhere || range.first == Lsn(1),
+            Some(last) => range.first.can_follow(*last),
+            None => self.starts_anywhere || range.first.can_follow(Lsn(0)),
         })
     }
 

@@ -12,6 +12,10 @@ pub enum RecordKind {
     Verdicts = 2,
     /// Reserved: a columnar page.
     Page = 3,
+    /// Spans that the shard has already, for a replica that has just joined it.
+    SpansAgain = 4,
+    /// Verdicts that the shard has already, for the same.
+    VerdictsAgain = 5,
 }
 
 impl RecordKind {
@@ -20,13 +24,19 @@ impl RecordKind {
             1 => Self::Spans,
             2 => Self::Verdicts,
             3 => Self::Page,
+            4 => Self::SpansAgain,
+            5 => Self::VerdictsAgain,
             _ => return None,
         })
     }
 
-    /// Its bit in a frame's set of kinds.
+    /// Its bit in a frame's set of kinds: spans, verdicts, pages.
     pub(crate) fn bit(self) -> u8 {
-        1 << (self as u8 - 1)
+        match self {
+            Self::Spans | Self::SpansAgain => 1,
+            Self::Verdicts | Self::VerdictsAgain => 1 << 1,
+            Self::Page => 1 << 2,
+        }
     }
 }
 

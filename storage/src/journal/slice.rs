@@ -356,6 +356,69 @@ impl Slice {
         Ok(frame.map(|frame| FrameId(first_sequence + u64::from(frame))))
     }
 
+    /// The first record from `lsn` on, and its frame.
+    pub(crate) fn locate_from(
+        &self,
+        shard: ShardId,
+        lsn: Lsn,
+    ) -> Result<Option<(Lsn, FrameId)>, StoreError> {
+        let (first_sequence, lsn) = {
+            let state = self.state();
+            let range = state.ranges.get(&shard);
+            let Some(range) = range.filter(|range| range.last >= lsn) else {
+                return Ok(None);
+            };
+            let lsn = lsn.max(range.first);
+            if let Index::Open { locations, .. } = &state.index {
+                let place = locations.find_from(shard, lsn);
+                let id = |frame| FrameId(state.first_sequence + u64::from(frame));
+                return Ok(place.map(|(lsn, frame)| (lsn, id(frame))));
+            }
+            (state.first_sequence, lsn)
+        };
+        let place = store::read(&self.database, |transaction| {
+            let table = transaction.open_table(LOCATIONS)?;
+            // The chunk that may hold it, and the one behind.
+            let before = table.range((shard.0, 0)..=(shard.0, lsn.0))?.next_back();
+            let behind = table.range((shard.0, lsn.0.saturating_add(1))..=(shard.0, u64::MAX))?;
+            for chunk in before.into_iter().chain(behind.take(1)) {
+                let (key, chunk) = chunk?;
+                let first = key.value().1;
+                let chunk = open_blob(chunk.value())?;
+                let found = decoded(location::find_from_in_chunk(first, chunk, lsn))?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        })?;
+        Ok(place.map(|(lsn, frame)| (lsn, FrameId(first_sequence + u64::from(frame)))))
+    }
+
+    /// The last record up to `lsn`.
+    pub(crate) fn floor(&self, shard: ShardId, lsn: Lsn) -> Result<Option<Lsn>, StoreError> {
+        let lsn = {
+            let state = self.state();
+            let range = state.ranges.get(&shard);
+            let Some(range) = range.filter(|range| range.first <= lsn) else {
+                return Ok(None);
+            };
+            if let Index::Open { locations, .. } = &state.index {
+                return Ok(locations.floor(shard, lsn));
+            }
+            lsn.min(range.last)
+        };
+        store::read(&self.database, |transaction| {
+            let table = transaction.open_table(LOCATIONS)?;
+            let Some(chunk) = table.range((shard.0, 0)..=(shard.0, lsn.0))?.next_back() else {
+                return Ok(None);
+            };
+            let (key, chunk) = chunk?;
+            let chunk = open_blob(chunk.value())?;
+            decoded(location::floor_in_chunk(key.value().1, chunk, lsn))
+        })
+    }
+
     /// Whether the slice may hold a verdict with this hash. Memory only; never a false no.
     pub(crate) fn may_hold_verdict(&self, shard: ShardId, hash: u64) -> bool {
         match &self.state().index {

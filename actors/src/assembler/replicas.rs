@@ -1,0 +1,84 @@
+//! What replicas need of a shard: state that is repeated for one that joins, obeying, starting anew.
+
+use spandrel_model::ids::{Lsn, TenantId, TraceId};
+use spandrel_model::verdict::VerdictRecord;
+
+use super::entry::Phase;
+use super::state::{Effects, ShardState, Step};
+
+/// A trace that a shard holds, with what a replica that joins must know of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldTrace {
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// Records that hold its spans.
+    pub references: Vec<Lsn>,
+    /// The durable verdict under which it stands.
+    pub verdict: Option<VerdictRecord>,
+}
+
+impl ShardState {
+    pub(super) fn is_again(&self, slot: u32) -> bool {
+        let entry = self.slots[slot as usize].as_ref();
+        entry.is_some_and(|entry| entry.again)
+    }
+
+    /// The verdicts of a record that repeats them for replicas that have just joined: those have the traces open.
+    pub fn verdicts_again(
+        &mut self,
+        lsn: Lsn,
+        records: &[VerdictRecord],
+        step: &Step<'_>,
+        effects: &mut Effects,
+    ) {
+        let open = |record: &&VerdictRecord| {
+            let slot = self.find(&record.tenant, record.trace_id);
+            let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
+            entry.is_some_and(|entry| entry.phase == Phase::Open)
+        };
+        let open: Vec<VerdictRecord> = records.iter().filter(open).cloned().collect();
+        self.verdicts_committed(lsn, &open, step, effects);
+    }
+
+    /// This node decides no more: verdicts that are on their way may never count.
+    pub fn stop_deciding(&mut self) {
+        for slot in 0..self.slots.len() {
+            let earlier = match self.slots[slot].as_ref().map(|entry| &entry.phase) {
+                Some(Phase::Deciding(deciding)) => deciding.earlier.clone(),
+                _ => continue,
+            };
+            let phase = match earlier {
+                Some(record) => Phase::LateDropped(Box::new(record)),
+                None => Phase::Open,
+            };
+            self.set_phase(u32::try_from(slot).unwrap_or(u32::MAX), phase);
+        }
+    }
+
+    /// Forgets every trace: the shard is elsewhere, or starts anew here. Records up to `applied` are not needed.
+    pub fn empty(&mut self, applied: Lsn) {
+        for slot in 0..self.slots.len() {
+            self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
+        }
+        self.advance(applied);
+    }
+
+    /// The traces that are held, with what a replica that joins must know of them.
+    #[must_use]
+    pub fn held(&self) -> Vec<HeldTrace> {
+        let held = self.entries().map(|entry| HeldTrace {
+            tenant: self.tenants[entry.tenant as usize].clone(),
+            trace_id: entry.trace_id,
+            references: entry.references.to_vec(),
+            verdict: match &entry.phase {
+                Phase::Kept(kept) => Some(kept.record.clone()),
+                Phase::LateDropped(record) => Some((**record).clone()),
+                Phase::Deciding(deciding) => deciding.earlier.clone(),
+                Phase::Open | Phase::Unconfirmed => None,
+            },
+        });
+        held.collect()
+    }
+}

@@ -1,0 +1,329 @@
+//! Brings followers level: asks for their last record, says which of theirs count, and sends what they lack from the
+//! journal. Runs beside the writer, which goes on numbering records and hears how far each follower has come.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use ractor::ActorRef;
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::interest::Interests;
+use spandrel_storage::journal::{Frame, FrameBuilder, RecordKind};
+
+use super::intake::{BeginShard, Begun};
+use crate::limits::{
+    ATTACH_RETRY_MS, BEGIN_DEADLINE_MS, BEGIN_SHARDS, FRAME_RAW_BYTES, REPLICATE_DEADLINE_MS,
+};
+use crate::link::{Link, LinkClass, PeerService};
+use crate::meters::Stage;
+use crate::shared::Shared;
+use crate::wire;
+use crate::writer::{FRAME_LEVEL, WriterMessage};
+
+/// A follower of a shard that is to be brought level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attachment {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
+    /// It joins: it starts with whatever record comes next.
+    pub(crate) filling: bool,
+    /// It was brought up to the first of these, and no record behind the second one is given out meanwhile.
+    pub(crate) resume: Option<(Lsn, Lsn)>,
+}
+
+/// Brings a follower node level for some shards, and tells the writer of each.
+pub(crate) async fn attach(
+    shared: &std::sync::Arc<Shared>,
+    link: &dyn Link,
+    node: NodeId,
+    epoch: u64,
+    shards: Vec<Attachment>,
+    writer: &ActorRef<WriterMessage>,
+) {
+    let with = With {
+        shared,
+        link,
+        node,
+        epoch,
+    };
+    let (begun, resumed): (Vec<_>, Vec<_>) =
+        shards.into_iter().partition(|one| one.resume.is_none());
+    let mut failed = false;
+    for chunk in begun.chunks(BEGIN_SHARDS) {
+        for (one, outcome) in with.begin(chunk).await {
+            let outcome = match outcome {
+                Ok(from) if one.filling => Ok(from),
+                Ok(from) => with
+                    .catch_up(one, from, None)
+                    .await
+                    .map_err(|reason| (reason, false)),
+                Err(error) => Err(error),
+            };
+            failed |= outcome.is_err();
+            with.tell(writer, one, outcome, failed).await;
+        }
+    }
+    for one in resumed {
+        let Some((from, until)) = one.resume else {
+            continue;
+        };
+        let outcome = with.catch_up(one, from, Some(until)).await;
+        let outcome = outcome.map_err(|reason| (reason, false));
+        with.tell(writer, one, outcome, false).await;
+    }
+}
+
+struct With<'a> {
+    shared: &'a std::sync::Arc<Shared>,
+    link: &'a dyn Link,
+    node: NodeId,
+    epoch: u64,
+}
+
+impl With<'_> {
+    /// Tells the writer. After a failure a moment later, so that what failed is not tried again at once.
+    async fn tell(
+        &self,
+        writer: &ActorRef<WriterMessage>,
+        one: Attachment,
+        outcome: Result<Lsn, (String, bool)>,
+        pause: bool,
+    ) {
+        if let Err((reason, unfit)) = &outcome {
+            let (shard, node) = (one.shard.0, self.node.0);
+            tracing::debug!(
+                shard,
+                node,
+                reason,
+                unfit,
+                "a follower was not brought level"
+            );
+        }
+        if pause && outcome.is_err() {
+            tokio::time::sleep(Duration::from_millis(ATTACH_RETRY_MS)).await;
+        }
+        let outcome = outcome.map_err(|(_, unfit)| unfit);
+        let _ = writer.cast(WriterMessage::Attached(
+            self.node, one.shard, one.term, outcome,
+        ));
+    }
+
+    /// Begins with the follower: asks for its last record of each shard, then says which ones count.
+    async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Result<Lsn, (String, bool)>)> {
+        let ask = |one: &Attachment| BeginShard {
+            shard: one.shard,
+            term: one.term,
+            keep: None,
+            fill: one.filling,
+        };
+        let asked = self.call_begin(shards.iter().map(ask).collect()).await;
+        let mut outcomes = Vec::new();
+        let mut settled = Vec::new();
+        for (one, last) in shards.iter().zip(outcomes_of(shards, asked)) {
+            let keep = match last {
+                Ok(last) => self.common(*one, last).await,
+                Err(error) => Err(error),
+            };
+            match keep {
+                Ok(keep) => settled.push((*one, keep)),
+                Err(error) => outcomes.push((*one, Err(error))),
+            }
+        }
+        if settled.is_empty() {
+            return outcomes;
+        }
+        let settle = |(one, keep): &(Attachment, Lsn)| BeginShard {
+            keep: Some(*keep),
+            ..ask(one)
+        };
+        let asked = self.call_begin(settled.iter().map(settle).collect()).await;
+        let shards: Vec<Attachment> = settled.into_iter().map(|(one, _)| one).collect();
+        let begun = outcomes_of(&shards, asked);
+        outcomes.extend(shards.into_iter().zip(begun));
+        outcomes
+    }
+
+    /// The last record that the follower and this node both hold, the follower's last being `last`. Numbers are of one
+    /// primary each, so what both hold up to there is the same.
+    async fn common(&self, one: Attachment, last: Lsn) -> Result<Lsn, (String, bool)> {
+        if last == Lsn(0) {
+            return Ok(last);
+        }
+        let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
+        let look = move || shared.journal.floor(shard, last);
+        let found = self.shared.block(Stage::Commit, look).await;
+        match found.map_err(|error| (error.to_string(), false))? {
+            Some(keep) => Ok(keep),
+            None if one.filling => Ok(Lsn(0)),
+            None => {
+                let reason =
+                    "this node's journal does not reach back to the follower's last record";
+                Err((reason.to_owned(), true))
+            }
+        }
+    }
+
+    async fn call_begin(&self, shards: Vec<BeginShard>) -> Result<Vec<Begun>, String> {
+        let begin = wire::Begin {
+            epoch: self.epoch,
+            shards: shards.iter().map(BeginShard::to_wire).collect(),
+        };
+        let body = wire::shards_request::Body::Begin(begin);
+        let answer = self.call(body, LinkClass::Bulk, BEGIN_DEADLINE_MS).await?;
+        match answer {
+            wire::shards_answer::Body::Begin(answer) => {
+                Ok(answer.shards.iter().filter_map(Begun::from_wire).collect())
+            }
+            _ => Err("an answer to something else".to_owned()),
+        }
+    }
+
+    async fn call(
+        &self,
+        body: wire::shards_request::Body,
+        class: LinkClass,
+        deadline_ms: u64,
+    ) -> Result<wire::shards_answer::Body, String> {
+        let request = wire::ShardsRequest { body: Some(body) };
+        let deadline = Duration::from_millis(deadline_ms);
+        let request = Bytes::from(request.encode_to_vec());
+        let called = self
+            .link
+            .call(self.node, PeerService::Shards, class, request, deadline);
+        let answer = called.await.map_err(|error| error.to_string())?;
+        let answer = wire::ShardsAnswer::decode(answer).map_err(|error| error.to_string())?;
+        answer.body.ok_or_else(|| "an empty answer".to_owned())
+    }
+
+    /// Sends the shard's records behind `from`: those that the journal holds now, or all up to `until`.
+    async fn catch_up(
+        &self,
+        one: Attachment,
+        mut from: Lsn,
+        until: Option<Lsn>,
+    ) -> Result<Lsn, String> {
+        loop {
+            let target = match until {
+                Some(until) => until,
+                None => self.shared.journal.last_valid(one.shard),
+            };
+            if from >= target {
+                return Ok(from);
+            }
+            if self.shared.journal.last_valid(one.shard) < target {
+                // The last records are on their way to the disk.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
+            let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
+            let read = move || next_records(&shared, shard, from);
+            let (frames, last) = self.shared.block(Stage::Frame, read).await?;
+            let replicate = wire::Replicate {
+                frames,
+                committed: Vec::new(),
+            };
+            let body = wire::shards_request::Body::Replicate(replicate);
+            let answer = self
+                .call(body, LinkClass::Bulk, REPLICATE_DEADLINE_MS)
+                .await?;
+            let wire::shards_answer::Body::Replicate(answer) = answer else {
+                return Err("an answer to something else".to_owned());
+            };
+            if let Some(refused) = answer.refused.first() {
+                return Err(refused.reason.clone());
+            }
+            from = last;
+        }
+    }
+}
+
+/// The outcome of each shard that was asked about.
+fn outcomes_of(
+    shards: &[Attachment],
+    answer: Result<Vec<Begun>, String>,
+) -> Vec<Result<Lsn, (String, bool)>> {
+    let answer = answer.map_err(|reason| (reason, false));
+    let outcome = |one: &Attachment| match &answer {
+        Err(error) => Err(error.clone()),
+        Ok(begun) => {
+            let found = begun.iter().find(|begun| begun.shard == one.shard);
+            let missing = || Err(("the answer leaves the shard out".to_owned(), false));
+            found.map_or_else(missing, |begun| begun.outcome.clone())
+        }
+    };
+    shards.iter().map(outcome).collect()
+}
+
+/// The shard's records of the first journal frame that has some behind `from`, in frames of their own, and the last of
+/// them.
+fn next_records(shared: &Shared, shard: ShardId, from: Lsn) -> Result<(Vec<Bytes>, Lsn), String> {
+    let journal = &shared.journal;
+    let mut at = from.next();
+    let (frame, heads) = loop {
+        let located = journal.locate_from(shard, at);
+        let located = located.map_err(|error| error.to_string())?;
+        let (lsn, id) = located.ok_or_else(|| format!("no record behind {}", from.0))?;
+        let frame = journal.frame(id).map_err(|error| error.to_string())?;
+        let heads = frame.records().iter().enumerate();
+        let heads: Vec<_> = heads
+            .filter(|(_, head)| {
+                head.shard == shard && head.lsn > from && !journal.is_void(shard, head.lsn)
+            })
+            .map(|(number, head)| (number, *head))
+            .collect();
+        if !heads.is_empty() {
+            break (frame, heads);
+        }
+        at = lsn.next();
+    };
+    let last = heads.iter().map(|(_, head)| head.lsn).max().unwrap_or(from);
+    let mut builder = FrameBuilder::new(FRAME_LEVEL).map_err(|error| error.to_string())?;
+    let mut frames = Vec::new();
+    for (number, head) in heads {
+        copy_record(
+            &frame,
+            number,
+            (head.shard, head.term, head.lsn),
+            head.kind,
+            &mut builder,
+        )?;
+        if builder.raw_bytes() >= FRAME_RAW_BYTES {
+            let finished = builder.finish().map_err(|error| error.to_string())?;
+            frames.push(finished.bytes().clone());
+        }
+    }
+    if !builder.is_empty() {
+        let finished = builder.finish().map_err(|error| error.to_string())?;
+        frames.push(finished.bytes().clone());
+    }
+    Ok((frames, last))
+}
+
+fn copy_record(
+    frame: &Frame,
+    number: usize,
+    place: (ShardId, Term, Lsn),
+    kind: RecordKind,
+    builder: &mut FrameBuilder,
+) -> Result<(), String> {
+    let (shard, term, lsn) = place;
+    let pushed = match kind {
+        RecordKind::Spans | RecordKind::SpansAgain => {
+            let batch = frame.batch(number, &Interests::default());
+            let batch = batch.map_err(|error| error.to_string())?;
+            let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
+            match kind {
+                RecordKind::SpansAgain => builder.push_spans_again(place, &batch, &rows),
+                _ => builder.push_spans(shard, term, lsn, &batch, &rows),
+            }
+        }
+        _ => {
+            let records = frame.verdicts(number).map_err(|error| error.to_string())?;
+            match kind {
+                RecordKind::VerdictsAgain => builder.push_verdicts_again(place, &records),
+                _ => builder.push_verdicts(shard, term, lsn, &records),
+            }
+        }
+    };
+    pushed.map_err(|error| error.to_string())
+}

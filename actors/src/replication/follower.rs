@@ -1,0 +1,155 @@
+//! A follower's side of one shard: which records it takes, and which of them count. Pure: what is done with a record
+//! that counts (`R`) is the caller's.
+
+use std::collections::VecDeque;
+
+use spandrel_model::ids::{Lsn, NodeId, Term};
+
+/// What becomes of records that are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Offer {
+    /// They follow what is here: append them.
+    Next,
+    /// They are here already, or on their way to the disk.
+    Known,
+    /// They are not taken.
+    Refused(&'static str),
+}
+
+/// Where a follower stands within its log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// The primary of the term has not begun with it.
+    NotBegun,
+    /// It starts with whatever record comes first.
+    Fills,
+    /// It takes what follows its last record.
+    Follows,
+}
+
+/// A follower of a shard, in a term.
+///
+/// Invariants: `commit` never goes back; a record in `pending` is durable here and does not count yet; `pending`
+/// ascends; `applied <= durable <= last` while it follows.
+#[derive(Debug)]
+pub(crate) struct FollowerShard<R> {
+    pub(crate) term: Term,
+    pub(crate) primary: NodeId,
+    /// The last record that was taken, durable or on its way to the disk.
+    pub(crate) last: Lsn,
+    /// The last record that is durable here.
+    durable: Lsn,
+    /// The last record that the shard's assembler has or will have got.
+    applied: Lsn,
+    /// Up to here records are on every copy.
+    commit: Lsn,
+    stand: Stand,
+    pending: VecDeque<(Lsn, R)>,
+}
+
+impl<R> FollowerShard<R> {
+    /// A follower whose disk holds records up to `last`, all of which its assembler has.
+    pub(crate) fn new(term: Term, primary: NodeId, last: Lsn) -> Self {
+        Self {
+            term,
+            primary,
+            last,
+            durable: last,
+            applied: last,
+            commit: Lsn(0),
+            stand: Stand::NotBegun,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Another term, or another primary of it: what is pending stays until that primary says what counts.
+    pub(crate) fn adopt(&mut self, term: Term, primary: NodeId) {
+        if (term, primary) != (self.term, self.primary) {
+            (self.term, self.primary) = (term, primary);
+            self.stand = Stand::NotBegun;
+        }
+    }
+
+    /// The primary asks how far the follower is; it takes nothing until [`Self::go_on`] or [`Self::fill`].
+    pub(crate) fn begin(&mut self) -> Lsn {
+        self.stand = Stand::NotBegun;
+        self.last
+    }
+
+    /// Whether it can go on behind `keep`: not when its assembler has got records behind it, which do not count.
+    pub(crate) fn can_go_on(&self, keep: Lsn) -> bool {
+        self.applied <= keep && keep <= self.last
+    }
+
+    /// Its assembler may have got too little or too much of what is here: it cannot go on, only be filled.
+    pub(crate) fn doubt(&mut self) {
+        self.applied = Lsn(u64::MAX);
+    }
+
+    /// Goes on behind `keep`: records behind it do not count and are forgotten.
+    pub(crate) fn go_on(&mut self, keep: Lsn) {
+        self.last = keep;
+        self.durable = self.durable.min(keep);
+        self.pending.retain(|(lsn, _)| *lsn <= keep);
+        self.stand = Stand::Follows;
+    }
+
+    /// Starts anew, with whatever record comes first.
+    pub(crate) fn fill(&mut self) {
+        self.pending.clear();
+        self.applied = Lsn(0);
+        self.stand = Stand::Fills;
+    }
+
+    /// Whether records `first` to `last` would be taken from `from`.
+    pub(crate) fn offer(&self, from: NodeId, first: Lsn, last: Lsn) -> Offer {
+        if from != self.primary {
+            return Offer::Refused("another node is the primary");
+        }
+        match self.stand {
+            Stand::NotBegun => Offer::Refused("the primary has not begun the term here"),
+            Stand::Follows if last <= self.last => Offer::Known,
+            Stand::Follows if !first.can_follow(self.last) => {
+                Offer::Refused("records before these are missing")
+            }
+            Stand::Fills | Stand::Follows => Offer::Next,
+        }
+    }
+
+    /// Takes records up to `last` that were offered.
+    pub(crate) fn take(&mut self, last: Lsn) {
+        self.stand = Stand::Follows;
+        self.last = self.last.max(last);
+    }
+
+    /// A record is durable. One that was durable before, or does not count any more, is passed over.
+    pub(crate) fn durable(&mut self, lsn: Lsn, record: R) {
+        if lsn > self.durable && lsn <= self.last {
+            self.durable = lsn;
+            self.pending.push_back((lsn, record));
+        }
+    }
+
+    /// The primary of `term` says that records up to `lsn` are on every copy.
+    pub(crate) fn committed(&mut self, from: NodeId, term: Term, lsn: Lsn) {
+        if from == self.primary && term == self.term && self.stand == Stand::Follows {
+            self.commit = self.commit.max(lsn);
+        }
+    }
+
+    /// Records that count and were not returned before, in order.
+    pub(crate) fn counting(&mut self) -> Vec<(Lsn, R)> {
+        let ready = self.pending.iter();
+        let ready = ready.take_while(|(lsn, _)| *lsn <= self.commit).count();
+        let ready: Vec<(Lsn, R)> = self.pending.drain(..ready).collect();
+        if let Some((lsn, _)) = ready.last() {
+            self.applied = *lsn;
+        }
+        ready
+    }
+
+    /// Becomes the primary: everything that is here counts from now on.
+    pub(crate) fn into_pending(self) -> VecDeque<(Lsn, R)> {
+        self.pending
+    }
+}

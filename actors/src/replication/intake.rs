@@ -1,0 +1,344 @@
+//! Takes what other nodes send about shards: spans for those led here, frames and beginnings for those followed here.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use ractor::ActorRef;
+use spandrel_model::credit::Credit;
+use spandrel_model::error::PortError;
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_raft::ClusterState;
+use spandrel_storage::journal::{EncodedFrame, Frame};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::limits::{
+    BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, INTAKE_RETRY_MS,
+    REPLICATE_DEADLINE_MS,
+};
+use crate::link::{Caller, IncomingCall, PeerHandler};
+use crate::meters::Stage;
+use crate::route::forwarded_parts;
+use crate::shared::Shared;
+use crate::wire::{self, shards_answer, shards_request};
+use crate::writer::{Append, CommitNotice, ReplicaFrame, Replication, WriterMessage};
+
+/// Answers service `Shards`.
+pub(crate) struct Intake {
+    parts: Arc<Parts>,
+    /// One queue a node: what it sends to its followers is taken in its order.
+    queues: Mutex<BTreeMap<NodeId, mpsc::UnboundedSender<Ordered>>>,
+}
+
+struct Parts {
+    shared: Arc<Shared>,
+    writer: ActorRef<WriterMessage>,
+    cluster: watch::Receiver<Arc<ClusterState>>,
+}
+
+/// A call whose place among others of its node matters. The link bounds how many are on their way.
+struct Ordered {
+    body: shards_request::Body,
+    reply: oneshot::Sender<Result<Bytes, String>>,
+}
+
+/// A shard of a beginning (see `Begin` in shards.proto).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BeginShard {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
+    pub(crate) keep: Option<Lsn>,
+    pub(crate) fill: bool,
+}
+
+impl BeginShard {
+    pub(crate) fn to_wire(&self) -> wire::BeginShard {
+        wire::BeginShard {
+            shard: u32::from(self.shard.0),
+            term: self.term.0,
+            keep: self.keep.map(|lsn| lsn.0),
+            fill: self.fill,
+        }
+    }
+
+    fn from_wire(wire: &wire::BeginShard) -> Option<Self> {
+        Some(Self {
+            shard: ShardId(u16::try_from(wire.shard).ok()?),
+            term: Term(wire.term),
+            keep: wire.keep.map(Lsn),
+            fill: wire.fill,
+        })
+    }
+}
+
+/// What a follower answers to it: its last record, or why it does not begin, and whether it can only be filled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Begun {
+    pub(crate) shard: ShardId,
+    pub(crate) outcome: Result<Lsn, (String, bool)>,
+}
+
+impl Begun {
+    fn to_wire(&self) -> wire::BegunShard {
+        let (last, refused, unfit) = match &self.outcome {
+            Ok(last) => (last.0, String::new(), false),
+            Err((reason, unfit)) => (0, reason.clone(), *unfit),
+        };
+        wire::BegunShard {
+            shard: u32::from(self.shard.0),
+            last,
+            refused,
+            unfit,
+        }
+    }
+
+    pub(crate) fn from_wire(wire: &wire::BegunShard) -> Option<Self> {
+        let outcome = if wire.refused.is_empty() {
+            Ok(Lsn(wire.last))
+        } else {
+            Err((wire.refused.clone(), wire.unfit))
+        };
+        Some(Self {
+            shard: ShardId(u16::try_from(wire.shard).ok()?),
+            outcome,
+        })
+    }
+}
+
+impl Intake {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        writer: ActorRef<WriterMessage>,
+        cluster: watch::Receiver<Arc<ClusterState>>,
+    ) -> Self {
+        let parts = Parts {
+            shared,
+            writer,
+            cluster,
+        };
+        Self {
+            parts: Arc::new(parts),
+            queues: Mutex::default(),
+        }
+    }
+
+    fn enqueue(&self, from: NodeId, ordered: Ordered) {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queue = queues.entry(from).or_insert_with(|| {
+            let (sender, mut calls) = mpsc::unbounded_channel::<Ordered>();
+            let parts = Arc::clone(&self.parts);
+            self.parts.shared.spawn_job("intake", async move {
+                while let Some(call) = calls.recv().await {
+                    parts.take_ordered(from, call).await;
+                }
+            });
+            sender
+        });
+        // Its receiver ends with the runtime alone.
+        let _ = queue.send(ordered);
+    }
+}
+
+impl PeerHandler for Intake {
+    fn deliver(&self, call: IncomingCall) {
+        let Caller::Node(from) = call.from else {
+            let _ = call.reply.send(Err("this node is no member".to_owned()));
+            return;
+        };
+        let body = match wire::ShardsRequest::decode(call.request) {
+            Ok(request) => request.body,
+            Err(error) => {
+                let _ = call.reply.send(Err(error.to_string()));
+                return;
+            }
+        };
+        match body {
+            None => {
+                let _ = call.reply.send(Err("an empty request".to_owned()));
+            }
+            Some(shards_request::Body::Forward(forward)) => {
+                let (parts, reply) = (Arc::clone(&self.parts), call.reply);
+                self.parts.shared.spawn_job("intake", async move {
+                    let answer = parts.take_forward(forward.frame).await;
+                    let _ = reply.send(Ok(encode(shards_answer::Body::Forward(answer))));
+                });
+            }
+            Some(body) => self.enqueue(
+                from,
+                Ordered {
+                    body,
+                    reply: call.reply,
+                },
+            ),
+        }
+    }
+}
+
+impl Parts {
+    /// Takes spans for shards that are led here.
+    async fn take_forward(&self, frame: Bytes) -> wire::ForwardAnswer {
+        let unavailable = |error: PortError| wire::ForwardAnswer {
+            refused: Vec::new(),
+            code: error.code.to_owned(),
+            unavailable: error.message,
+        };
+        let shared = Arc::clone(&self.shared);
+        let read = move || forwarded_parts(&shared, &frame);
+        let (parts, answer) = match self.shared.block(Stage::Scan, read).await {
+            Ok(parts) => parts,
+            Err(error) => return unavailable(error),
+        };
+        let stopping = || PortError::unavailable("stopping", "the node is stopping", 1_000);
+        if self
+            .writer
+            .cast(WriterMessage::Append(Append { parts }))
+            .is_err()
+        {
+            return unavailable(stopping());
+        }
+        match answer.await {
+            Ok(Ok(refused)) => wire::ForwardAnswer {
+                refused: refused.iter().map(|shard| u32::from(shard.0)).collect(),
+                ..wire::ForwardAnswer::default()
+            },
+            Ok(Err(error)) => unavailable(error),
+            Err(_) => unavailable(stopping()),
+        }
+    }
+
+    /// Takes a call in its turn; the answer comes later, beside the next call.
+    async fn take_ordered(&self, from: NodeId, call: Ordered) {
+        let Ordered { body, reply } = call;
+        match body {
+            shards_request::Body::Replicate(replicate) => {
+                let replication = match self.read(from, replicate).await {
+                    Ok(replication) => replication,
+                    Err(reason) => {
+                        let _ = reply.send(Err(reason));
+                        return;
+                    }
+                };
+                let (replication, answer) = replication;
+                let _ = self.writer.cast(WriterMessage::Replicate(replication));
+                self.shared.spawn_job("intake", async move {
+                    let Ok(refused) = answer.await else { return };
+                    let refused = refused.into_iter();
+                    let refused = refused.map(|(shard, term, reason)| wire::RefusedShard {
+                        shard: u32::from(shard.0),
+                        term: term.0,
+                        reason,
+                    });
+                    let answer = wire::ReplicateAnswer {
+                        refused: refused.collect(),
+                    };
+                    let _ = reply.send(Ok(encode(shards_answer::Body::Replicate(answer))));
+                });
+            }
+            shards_request::Body::Begin(begin) => {
+                if let Err(reason) = self.as_new_as(begin.epoch).await {
+                    let _ = reply.send(Err(reason));
+                    return;
+                }
+                let shards = begin.shards.iter().filter_map(BeginShard::from_wire);
+                let (answered, answer) = oneshot::channel();
+                let begin = WriterMessage::Begin(from, shards.collect(), answered);
+                let _ = self.writer.cast(begin);
+                self.shared.spawn_job("intake", async move {
+                    let Ok(begun) = answer.await else { return };
+                    let answer = wire::BeginAnswer {
+                        shards: begun.iter().map(Begun::to_wire).collect(),
+                    };
+                    let _ = reply.send(Ok(encode(shards_answer::Body::Begin(answer))));
+                });
+            }
+            shards_request::Body::Forward(_) => {}
+        }
+    }
+
+    /// Waits until this node's shard map is as new as the sender's.
+    async fn as_new_as(&self, epoch: u64) -> Result<(), String> {
+        let mut cluster = self.cluster.clone();
+        let applied = cluster.wait_for(|state| state.applied_index >= epoch);
+        let deadline = Duration::from_millis(BEGIN_DEADLINE_MS / 2);
+        match tokio::time::timeout(deadline, applied).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(format!("the settings here have not come to index {epoch}")),
+        }
+    }
+
+    /// Decodes, checks and pays for frames.
+    async fn read(
+        &self,
+        from: NodeId,
+        replicate: wire::Replicate,
+    ) -> Result<(Replication, oneshot::Receiver<Refusals>), String> {
+        let mut frames = Vec::with_capacity(replicate.frames.len());
+        if !replicate.frames.is_empty() {
+            let decode = move || -> Result<Vec<(EncodedFrame, Frame)>, String> {
+                let frames = replicate.frames.into_iter();
+                let parsed = frames.map(|bytes| EncodedFrame::parse_both(bytes));
+                parsed
+                    .collect::<Result<_, _>>()
+                    .map_err(|error| error.to_string())
+            };
+            for (encoded, frame) in self.shared.block(Stage::Frame, decode).await? {
+                frames.push(self.pay(encoded, frame).await?);
+            }
+        }
+        let committed = replicate.committed.iter().filter_map(|notice| {
+            Some(CommitNotice {
+                shard: ShardId(u16::try_from(notice.shard).ok()?),
+                term: Term(notice.term),
+                lsn: Lsn(notice.lsn),
+            })
+        });
+        let (reply, answer) = oneshot::channel();
+        let replication = Replication {
+            from,
+            frames,
+            committed: committed.collect(),
+            reply,
+        };
+        Ok((replication, answer))
+    }
+
+    /// Takes credit for a frame: for its bytes, and for what entries may grow by. Waits while there is none, and the
+    /// primary with it.
+    async fn pay(&self, encoded: EncodedFrame, frame: Frame) -> Result<ReplicaFrame, String> {
+        let growth = |number: usize| {
+            let spans = frame.span_count(number) as u64;
+            // A record holds some spans of some traces: few have fewer than three of one.
+            spans * ENTRY_BYTES_PER_SPAN + spans.div_ceil(3) * ENTRY_BYTES_PER_TRACE
+        };
+        let records = 0..frame.records().len();
+        let all = encoded.raw_bytes() as u64 + records.clone().map(growth).sum::<u64>();
+        let mut request = self.credit(all).await?;
+        let credits = records.map(|number| request.split(growth(number)));
+        Ok(ReplicaFrame {
+            credits: credits.collect(),
+            request: Arc::new(request),
+            frame: Arc::new(frame),
+            encoded,
+        })
+    }
+
+    async fn credit(&self, bytes: u64) -> Result<Credit, String> {
+        for _ in 0..REPLICATE_DEADLINE_MS / INTAKE_RETRY_MS {
+            if let Some(credit) = self.shared.pool.try_take(bytes) {
+                return Ok(credit);
+            }
+            tokio::time::sleep(Duration::from_millis(INTAKE_RETRY_MS)).await;
+        }
+        Err("no memory credit left for frames of primaries".to_owned())
+    }
+}
+
+/// Shards of frames that were not taken, and why.
+type Refusals = Vec<(ShardId, Term, String)>;
+
+fn encode(body: shards_answer::Body) -> Bytes {
+    let answer = wire::ShardsAnswer { body: Some(body) };
+    answer.encode_to_vec().into()
+}

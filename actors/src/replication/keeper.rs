@@ -1,0 +1,249 @@
+//! The keeper: one actor per node that proposes what the shards led here want changed, holds a shard while a change
+//! needs it to be still, and carries each new shard map to the writer, and new settings into force.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU8;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
+use spandrel_raft::state::{NodeState, ShardChange};
+use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
+use tokio::sync::oneshot;
+
+use super::holders::holder_changes;
+use super::wishes::{Wish, wishes};
+use crate::limits::{HOLD_DEADLINE_MS, KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
+use crate::opening::adopt_settings;
+use crate::placement::{PlacementNode, Replicas, plan};
+use crate::shared::Shared;
+use crate::writer::WriterMessage;
+
+/// Where a shard stands that is led here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ShardProgress {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
+    /// Joining replicas that have everything.
+    pub(crate) full: Vec<NodeId>,
+    /// Followers that can only be filled.
+    pub(crate) unfit: Vec<NodeId>,
+    /// Followers that get records as they are numbered.
+    pub(crate) level: Vec<NodeId>,
+}
+
+/// The keeper's messages.
+pub(crate) enum Look {
+    /// The map has changed.
+    Changed,
+    /// Time has passed.
+    Again,
+}
+
+impl ractor::Message for Look {}
+
+/// The actor.
+pub(crate) struct Keeper;
+
+/// What it needs.
+pub(crate) struct KeeperArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) writer: ActorRef<WriterMessage>,
+}
+
+/// Invariant: at most one round of proposals is under way.
+pub(crate) struct KeeperState {
+    arguments: KeeperArguments,
+    /// The plan, and the epoch that it was made for.
+    plan: (u64, Vec<Replicas>),
+    /// A look is on its way.
+    looks: bool,
+}
+
+impl Actor for Keeper {
+    type Msg = Look;
+    type State = KeeperState;
+    type Arguments = KeeperArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Look>,
+        arguments: KeeperArguments,
+    ) -> Result<KeeperState, ActorProcessingErr> {
+        let (writer, mut states) = (arguments.writer.clone(), arguments.settings.watch());
+        let (shared, keeper) = (Arc::clone(&arguments.shared), myself);
+        arguments.shared.spawn_job("keeper", async move {
+            let mut epoch = None;
+            loop {
+                let state = Arc::clone(&states.borrow_and_update());
+                if let Err(error) = adopt_settings(&shared, &state) {
+                    // Whoever applied them has checked them: this program is older than theirs.
+                    tracing::error!(%error, "the cluster's settings are not understood here");
+                }
+                if epoch != Some(state.epoch) {
+                    epoch = Some(state.epoch);
+                    let _ = keeper.cast(Look::Changed);
+                    if writer.cast(WriterMessage::Map(state)).is_err() {
+                        return;
+                    }
+                }
+                if states.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(KeeperState {
+            arguments,
+            plan: (0, Vec::new()),
+            looks: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Look>,
+        look: Look,
+        state: &mut KeeperState,
+    ) -> Result<(), ActorProcessingErr> {
+        state.looks &= matches!(look, Look::Changed);
+        state.look().await;
+        if !state.looks {
+            state.looks = true;
+            // Alone there is nothing to look after but the next bucket, until the map changes.
+            let alone = state.arguments.settings.state().nodes.len() < 2;
+            let tick = if alone {
+                KEEPER_ALONE_TICK_MS
+            } else {
+                KEEPER_TICK_MS
+            };
+            let tick = Duration::from_millis(tick);
+            myself.send_after(tick, || Look::Again);
+        }
+        Ok(())
+    }
+}
+
+impl KeeperState {
+    async fn look(&mut self) {
+        let state = self.arguments.settings.state();
+        let me = self.arguments.shared.node;
+        self.say_who_holds(&state).await;
+        let leads_none = state.shard_map.iter().all(|record| record.primary != me);
+        if leads_none || state.nodes.len() < 2 {
+            return;
+        }
+        if self.plan.0 != state.epoch || self.plan.1.is_empty() {
+            self.plan = (state.epoch, planned(&state));
+        }
+        let (reply, progress) = oneshot::channel();
+        let asked = self.arguments.writer.cast(WriterMessage::Progress(reply));
+        let (Ok(()), Ok(progress)) = (asked, progress.await) else {
+            return;
+        };
+        let progress: BTreeMap<ShardId, ShardProgress> =
+            progress.into_iter().map(|one| (one.shard, one)).collect();
+        let wishes = wishes(&state, me, &progress, &self.plan.1);
+        let (holding, plain): (Vec<Wish>, Vec<Wish>) =
+            wishes.into_iter().partition(|wish| wish.holds);
+        if !plain.is_empty() {
+            let _ = self.propose(&plain).await;
+        }
+        let held = holding.iter().map(|wish| self.hold_and_propose(wish));
+        futures_util::future::join_all(held).await;
+    }
+
+    /// Writes down who holds what is written now, and on the leader forgets what has expired.
+    async fn say_who_holds(&self, state: &ClusterState) {
+        let shared = &self.arguments.shared;
+        let (me, now, bucket_nanos) = (shared.node, shared.env.now(), shared.bucket_nanos);
+        let settings = &self.arguments.settings;
+        let changes = holder_changes(state, me, Bucket::containing(now, bucket_nanos));
+        let mut commands = Vec::new();
+        if !changes.is_empty() {
+            commands.push(Command::SetHolders { changes });
+        }
+        let retention = state
+            .retention_seconds
+            .saturating_mul(UnixNanos::PER_SECOND);
+        let before = Bucket::containing(now.minus(retention), bucket_nanos);
+        let expired = state
+            .holders
+            .keys()
+            .next()
+            .is_some_and(|oldest| *oldest < before);
+        if expired && settings.leader() == Some(me) {
+            commands.push(Command::ForgetBuckets { before });
+        }
+        for command in commands {
+            if let Err(error) = settings.propose(command).await {
+                tracing::debug!(%error, "holders not written down");
+            }
+        }
+    }
+
+    async fn propose(&self, wishes: &[Wish]) -> Result<(), ProposeError> {
+        let changes = wishes.iter().map(|wish| ShardChange {
+            shard: wish.shard,
+            expected: wish.expected.clone(),
+            record: wish.record.clone(),
+        });
+        let command = Command::SetShards {
+            changes: changes.collect(),
+        };
+        match self.arguments.settings.propose(command).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // The next look sees what has changed.
+                tracing::debug!(%error, shards = wishes.len(), "owners of shards not changed");
+                Err(error)
+            }
+        }
+    }
+
+    /// Holds a shard, waits until nothing of it is on its way, and proposes. What becomes of a proposal whose outcome
+    /// is not known decides whether numbers are given out again: a read that a majority confirms shows it.
+    async fn hold_and_propose(&self, wish: &Wish) {
+        let (shard, term) = (wish.shard, wish.expected.term);
+        let (reply, drained) = oneshot::channel();
+        let writer = &self.arguments.writer;
+        if writer
+            .cast(WriterMessage::Hold(shard, term, reply))
+            .is_err()
+        {
+            return;
+        }
+        let deadline = Duration::from_millis(HOLD_DEADLINE_MS);
+        let is_drained = matches!(tokio::time::timeout(deadline, drained).await, Ok(Ok(true)));
+        if is_drained {
+            let mut proposed = self.propose(std::slice::from_ref(wish)).await;
+            while let Err(ProposeError::OutcomeUnknown { .. }) = proposed {
+                proposed = match self.arguments.settings.linearizable().await {
+                    Ok(_) => Ok(()),
+                    Err(ProposeError::Stopped { .. }) => return,
+                    Err(_) => continue,
+                };
+            }
+        }
+        // When the change took place, the writer has another term by now or soon, and this one is nobody's.
+        let state = self.arguments.settings.state();
+        if state.shard(shard).is_some_and(|record| record.term == term) {
+            let _ = writer.cast(WriterMessage::Release(shard, term));
+        }
+    }
+}
+
+/// Where the shards should be, with the nodes that are up.
+fn planned(state: &ClusterState) -> Vec<Replicas> {
+    let up = state.nodes.iter();
+    let up = up.filter(|(_, node)| node.state == NodeState::Up);
+    let nodes: Vec<PlacementNode> = up
+        .map(|(id, node)| PlacementNode {
+            id: *id,
+            weight: NonZeroU8::MIN,
+            zone: node.zone.clone(),
+        })
+        .collect();
+    plan(&nodes, state.shards, state.replication, state.routing_key)
+}

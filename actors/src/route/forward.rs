@@ -1,0 +1,167 @@
+//! Spans for the primary of their shards on another node, as journal frames whose records have no number yet.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use spandrel_model::error::{ErrorClass, PortError};
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_storage::journal::{EncodedFrame, Frame, FrameBuilder, JournalError};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Dispatcher, Routed, ShardRows, late, no_memory, only};
+use crate::limits::{
+    ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, FORWARD_DEADLINE_MS, MAX_RECORD_BYTES,
+    PRESSURE_RETRY_MS,
+};
+use crate::link::{LinkClass, LinkError, PeerService};
+use crate::meters::Stage;
+use crate::shared::Shared;
+use crate::wire;
+use crate::writer::{AppendAnswer, FRAME_LEVEL, Part, Ticket};
+
+impl Dispatcher {
+    /// Takes spans to another node. Returns the parts that it did not take, or all of them when it cannot be reached.
+    pub(super) async fn forward(
+        &self,
+        request: &Routed,
+        node: NodeId,
+        parts: Vec<ShardRows>,
+        deadline: Instant,
+    ) -> Result<Vec<ShardRows>, PortError> {
+        let (batch, rows) = (Arc::clone(&request.batch), Arc::clone(&request.rows));
+        let wanted = parts.clone();
+        let build = move || build(&batch, &rows, &wanted);
+        let frames = self.shared.block(Stage::Frame, build).await;
+        let frames = frames.map_err(|error| PortError::internal(error.to_string()))?;
+        let calls = frames
+            .into_iter()
+            .map(|frame| self.call(node, frame, deadline));
+        let mut refused = Vec::new();
+        for answer in futures_util::future::join_all(calls).await {
+            match answer? {
+                Some(shards) => refused.extend(shards),
+                None => return Ok(parts),
+            }
+        }
+        Ok(only(parts, &refused))
+    }
+
+    /// The shards that were not taken; `None` when the node cannot be reached, or did not answer: it may have taken
+    /// them, and recognises them when they come again.
+    async fn call(
+        &self,
+        node: NodeId,
+        frame: EncodedFrame,
+        deadline: Instant,
+    ) -> Result<Option<Vec<ShardId>>, PortError> {
+        let forward = wire::Forward {
+            frame: frame.bytes().clone(),
+        };
+        let request = wire::ShardsRequest {
+            body: Some(wire::shards_request::Body::Forward(forward)),
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(late());
+        }
+        let left = left.min(Duration::from_millis(FORWARD_DEADLINE_MS));
+        let request = Bytes::from(request.encode_to_vec());
+        let called = self
+            .link
+            .call(node, PeerService::Shards, LinkClass::Bulk, request, left);
+        let answer = match called.await {
+            Ok(answer) => answer,
+            Err(error @ LinkError::TooLarge { .. }) => {
+                let message = format!("a span is too large to be sent to another node: {error}");
+                return Err(PortError::new(
+                    ErrorClass::Invalid,
+                    "span_too_large",
+                    message,
+                ));
+            }
+            Err(error) => {
+                tracing::debug!(node = node.0, %error, "spans not forwarded");
+                return Ok(None);
+            }
+        };
+        let answer = wire::ShardsAnswer::decode(answer).map(|answer| answer.body);
+        let Ok(Some(wire::shards_answer::Body::Forward(answer))) = answer else {
+            return Ok(None);
+        };
+        if !answer.unavailable.is_empty() {
+            return Err(match answer.code.as_str() {
+                "memory" => no_memory(),
+                _ => PortError::unavailable("forward", answer.unavailable, PRESSURE_RETRY_MS),
+            });
+        }
+        let refused = answer.refused.into_iter();
+        let refused = refused.filter_map(|shard| u16::try_from(shard).ok().map(ShardId));
+        Ok(Some(refused.collect()))
+    }
+}
+
+fn build(
+    batch: &spandrel_model::batch::SpanBatch,
+    rows: &[u32],
+    parts: &[ShardRows],
+) -> Result<Vec<EncodedFrame>, JournalError> {
+    let mut builder = FrameBuilder::new(FRAME_LEVEL)?;
+    let mut frames = Vec::new();
+    for part in parts {
+        let rows = rows.get(part.start..part.end).unwrap_or_default();
+        builder.push_spans(part.shard, Term(0), Lsn(0), batch, rows)?;
+        if builder.raw_bytes() >= MAX_RECORD_BYTES {
+            frames.push(builder.finish()?);
+        }
+    }
+    if !builder.is_empty() {
+        frames.push(builder.finish()?);
+    }
+    Ok(frames)
+}
+
+/// The spans of a forwarded frame, read and paid for, and where the answer about them comes. They count as received
+/// now: times of traces are by the clock of their primary.
+pub(crate) fn forwarded_parts(
+    shared: &Shared,
+    bytes: &Bytes,
+) -> Result<(Vec<Part>, oneshot::Receiver<AppendAnswer>), PortError> {
+    let invalid = |error: &dyn std::fmt::Display| PortError::invalid("frame", error.to_string());
+    let frame = Frame::decode(bytes).map_err(|error| invalid(&error))?;
+    let (epoch, now) = (shared.epoch(), shared.env.now());
+    let records = 0..frame.records().len();
+    let growth = |number: usize| {
+        let spans = frame.span_count(number) as u64;
+        spans * ENTRY_BYTES_PER_SPAN + spans.div_ceil(3) * ENTRY_BYTES_PER_TRACE
+    };
+    let bytes = frame.raw_bytes() as u64 + records.clone().map(growth).sum::<u64>();
+    let mut request = shared.pool.try_take(bytes).ok_or_else(no_memory)?;
+    let (ticket, answer) = Ticket::new(frame.records().len());
+    let credits: Vec<_> = records
+        .map(|number| request.split(growth(number)))
+        .collect();
+    let request = Arc::new(request);
+    let mut parts = Vec::with_capacity(frame.records().len());
+    for ((number, head), credit) in frame.records().iter().enumerate().zip(credits) {
+        let batch = frame.batch(number, epoch.rules().interests());
+        let mut batch = batch.map_err(|error| invalid(&error))?;
+        batch.received_at = now;
+        let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
+        parts.push(Part {
+            shard: head.shard,
+            start: 0,
+            end: rows.len(),
+            batch: Arc::new(batch),
+            epoch: Arc::clone(&epoch),
+            rows: rows.into(),
+            again: false,
+            credit,
+            request: Arc::clone(&request),
+            ticket: ticket.clone(),
+        });
+    }
+    Ok((parts, answer))
+}

@@ -1,0 +1,278 @@
+//! The copies of the shards that this node leads: frames for them, bringing them level, and what the keeper asks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::ActorRef;
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_storage::journal::{EncodedFrame, LsnRange};
+use tokio::sync::oneshot;
+
+use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
+use crate::limits::REPLICATION_TICK_MS;
+use crate::replication::{
+    Again, Attachment, CopyPhase, Feed, FeederMessage, ShardProgress, attach, refill,
+};
+
+impl WriterState {
+    /// Sends a frame to a follower, and with it how far the shards that it follows have come.
+    pub(super) fn feed(&mut self, node: NodeId, frame: &EncodedFrame) {
+        let feed = Feed {
+            frame: Some((frame.bytes().clone(), frame.ranges().to_vec())),
+            committed: self.notices(node),
+        };
+        if let Some(feeder) = self.feeders.get(&node) {
+            let _ = feeder.cast(FeederMessage::Send(feed));
+        }
+    }
+
+    /// How far shards have come since the follower was last told.
+    fn notices(&mut self, node: NodeId) -> Vec<CommitNotice> {
+        let mut notices = Vec::new();
+        for (shard, role) in (0u16..).map(ShardId).zip(&mut self.roles) {
+            let Role::Primary(primary) = role else {
+                continue;
+            };
+            let (term, lsn) = (primary.term, primary.commit);
+            let Some(copy) = primary.copy_mut(node) else {
+                continue;
+            };
+            if copy.phase == CopyPhase::Live && copy.told < lsn {
+                copy.told = lsn;
+                notices.push(CommitNotice { shard, term, lsn });
+            }
+        }
+        notices
+    }
+
+    /// A follower has the records of a frame, or has refused them.
+    pub(super) fn fed(&mut self, node: NodeId, ranges: &[LsnRange], refused: bool) {
+        for range in ranges {
+            let Some(primary) = self.led(range.shard) else {
+                continue;
+            };
+            let live = |copy: &mut crate::replication::Copy| copy.phase == CopyPhase::Live;
+            if refused {
+                // One that is being brought level is told of frames that it refused before.
+                if primary.copy_mut(node).is_some_and(live) {
+                    primary.detach(node);
+                }
+            } else {
+                primary.acked(node, range.last);
+            }
+        }
+        self.advance(ranges.iter().map(|range| range.shard).collect());
+    }
+
+    /// Begins to bring those followers level that are not.
+    pub(super) fn attach_copies(&mut self, myself: &ActorRef<WriterMessage>) {
+        let mut attachments: BTreeMap<NodeId, Vec<Attachment>> = BTreeMap::new();
+        for (shard, role) in (0u16..).map(ShardId).zip(&mut self.roles) {
+            let Role::Primary(primary) = role else {
+                continue;
+            };
+            let term = primary.term;
+            while let Some((node, filling)) = primary.attach() {
+                attachments.entry(node).or_default().push(Attachment {
+                    shard,
+                    term,
+                    filling,
+                    resume: None,
+                });
+            }
+        }
+        for (node, shards) in attachments {
+            self.start_attachment(myself, node, shards);
+        }
+    }
+
+    fn start_attachment(
+        &self,
+        myself: &ActorRef<WriterMessage>,
+        node: NodeId,
+        shards: Vec<Attachment>,
+    ) {
+        let (shared, link, writer) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.link),
+            myself.clone(),
+        );
+        let epoch = self.map.epoch;
+        self.shared.spawn_job("attachment", async move {
+            attach(&shared, link.as_ref(), node, epoch, shards, &writer).await;
+        });
+    }
+
+    /// A follower was brought up to a record. When more have come meanwhile, the shard is held until it has them too.
+    pub(super) fn attached(
+        &mut self,
+        myself: &ActorRef<WriterMessage>,
+        node: NodeId,
+        shard: ShardId,
+        term: Term,
+        outcome: Result<Lsn, bool>,
+    ) {
+        let held = HeldFor::Copy(node);
+        let Some(primary) = self.led(shard).filter(|primary| primary.term == term) else {
+            return self.release(shard, held);
+        };
+        match outcome {
+            Err(unfit) => {
+                primary.detach(node);
+                if let Some(copy) = primary.copy_mut(node) {
+                    copy.unfit |= unfit;
+                }
+                self.release(shard, held);
+            }
+            Ok(lsn) if primary.attached(node, lsn) => {
+                self.release(shard, held);
+                self.advance(vec![shard]);
+                self.attach_next(myself, shard);
+            }
+            Ok(lsn) => {
+                let resume = Some((lsn, primary.last));
+                self.hold(shard, held);
+                let attachment = Attachment {
+                    shard,
+                    term,
+                    filling: false,
+                    resume,
+                };
+                self.start_attachment(myself, node, vec![attachment]);
+            }
+        }
+    }
+
+    /// What the shard held when replicas joined is sent again, once all of it has come to its assembler.
+    fn attach_next(&mut self, myself: &ActorRef<WriterMessage>, shard: ShardId) {
+        let Some(primary) = self.led(shard) else {
+            return;
+        };
+        let (commit, term) = (primary.commit, primary.term);
+        let mut joined = Vec::new();
+        for copy in &mut primary.copies {
+            let due = copy.filling && copy.phase == CopyPhase::Live && !copy.full && !copy.asked;
+            if due && copy.joined <= commit {
+                copy.asked = true;
+                joined.push(copy.node);
+            }
+        }
+        let assembler = self.shards.get(usize::from(shard.0)).cloned();
+        let (Some(assembler), false) = (assembler, joined.is_empty()) else {
+            return;
+        };
+        let again = Again {
+            shared: Arc::clone(&self.shared),
+            writer: myself.clone(),
+            assembler,
+            shard,
+            term,
+        };
+        self.shared.spawn_job("refill", async move {
+            let (writer, done) = (again.writer.clone(), refill(&again).await);
+            if let Err(reason) = &done {
+                tracing::warn!(shard = shard.0, reason, "a joining replica was not filled");
+            }
+            let _ = writer.cast(WriterMessage::SentAgain(shard, term, joined, done.is_ok()));
+        });
+    }
+
+    pub(super) fn sent_again(&mut self, shard: ShardId, term: Term, nodes: &[NodeId], done: bool) {
+        let Some(primary) = self.led(shard).filter(|primary| primary.term == term) else {
+            return;
+        };
+        for copy in primary.copies.iter_mut() {
+            if nodes.contains(&copy.node) {
+                copy.asked = done;
+                copy.full = done && copy.phase == CopyPhase::Live;
+            }
+        }
+    }
+
+    pub(super) fn hold_for_keeper(
+        &mut self,
+        shard: ShardId,
+        term: Term,
+        reply: oneshot::Sender<bool>,
+    ) {
+        if self.led(shard).is_none_or(|primary| primary.term != term) {
+            let _ = reply.send(false);
+            return;
+        }
+        self.hold(shard, HeldFor::Keeper);
+        self.drained.insert(shard, reply);
+        self.answer_keeper(shard);
+    }
+
+    pub(super) fn release_by_keeper(&mut self, shard: ShardId, term: Term) {
+        if self.led(shard).is_some_and(|primary| primary.term == term) {
+            self.drained.remove(&shard);
+            self.release(shard, HeldFor::Keeper);
+        }
+    }
+
+    /// Tells the keeper when nothing of a shard that it holds is on its way.
+    pub(super) fn answer_keeper(&mut self, shard: ShardId) {
+        let drained = self.led(shard).is_some_and(|primary| primary.is_drained());
+        if drained && let Some(reply) = self.drained.remove(&shard) {
+            let _ = reply.send(true);
+        }
+    }
+
+    /// Where the shards stand that are led here.
+    pub(super) fn progress(&self) -> Vec<ShardProgress> {
+        let shards = (0u16..).map(ShardId).zip(&self.roles);
+        let led = shards.filter_map(|(shard, role)| match role {
+            Role::Primary(primary) => Some((shard, primary)),
+            _ => None,
+        });
+        led.map(|(shard, primary)| {
+            let copies = primary.copies.iter();
+            let nodes = |wanted: &dyn Fn(&crate::replication::Copy) -> bool| {
+                let wanted = copies.clone().filter(|copy| wanted(copy));
+                wanted.map(|copy| copy.node).collect()
+            };
+            ShardProgress {
+                shard,
+                term: primary.term,
+                full: nodes(&|copy| copy.full),
+                unfit: nodes(&|copy| copy.unfit),
+                level: nodes(&|copy| copy.phase == CopyPhase::Live),
+            }
+        })
+        .collect()
+    }
+
+    /// Looks after what waits for somebody else: followers that were not told how far shards have come, those that
+    /// refused, and joining ones.
+    pub(super) fn tick(&mut self, myself: &ActorRef<WriterMessage>) {
+        self.ticks = false;
+        self.start_ticking(myself);
+        let nodes: Vec<NodeId> = self.feeders.keys().copied().collect();
+        for node in nodes {
+            let committed = self.notices(node);
+            if let (Some(feeder), false) = (self.feeders.get(&node), committed.is_empty()) {
+                let feed = Feed {
+                    frame: None,
+                    committed,
+                };
+                let _ = feeder.cast(FeederMessage::Send(feed));
+            }
+        }
+        self.attach_copies(myself);
+        let shards: Vec<ShardId> = (0u16..).map(ShardId).take(self.roles.len()).collect();
+        for shard in shards {
+            self.attach_next(myself, shard);
+        }
+    }
+
+    /// Ticks while there are followers.
+    pub(super) fn start_ticking(&mut self, myself: &ActorRef<WriterMessage>) {
+        if !self.ticks && !self.feeders.is_empty() {
+            self.ticks = true;
+            let tick = Duration::from_millis(REPLICATION_TICK_MS);
+            myself.send_after(tick, || WriterMessage::Tick);
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The shards that this node follows: frames of their primaries, and beginnings.
+
+use std::sync::Arc;
+
+use ractor::ActorRef;
+use spandrel_model::ids::Term;
+use spandrel_model::ids::{NodeId, ShardId};
+use tokio::sync::oneshot;
+
+use super::{
+    Landing, ReplicaFrame, ReplicaRecord, Replication, Role, ShardCommit, WriterMessage,
+    WriterState,
+};
+use crate::assembler_actor::AssemblerMessage;
+use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
+
+impl WriterState {
+    /// Takes frames of a primary elsewhere: each whole or not at all.
+    pub(super) fn replicate(&mut self, replication: Replication) {
+        let mut refused = Vec::new();
+        for frame in replication.frames {
+            match self.offer(replication.from, &frame) {
+                Err(mut reasons) => refused.append(&mut reasons),
+                Ok(false) => {}
+                Ok(true) => {
+                    for range in frame.encoded.ranges() {
+                        if let Some(follower) = self.followed(range.shard) {
+                            follower.take(range.last);
+                        }
+                    }
+                    self.frames.push(frame.encoded.clone());
+                    self.built.push(Landing::Replica(frame));
+                }
+            }
+        }
+        let mut touched = Vec::new();
+        for notice in replication.committed {
+            if let Some(follower) = self.followed(notice.shard) {
+                follower.committed(replication.from, notice.term, notice.lsn);
+                touched.push(notice.shard);
+            }
+        }
+        self.advance(touched);
+        // Also for frames that were here already: they may still be on their way to the disk.
+        self.built
+            .push(Landing::Replied(replication.reply, refused));
+    }
+
+    /// Whether a frame has records that are new here; the shards and reasons for which it is not taken.
+    fn offer(
+        &mut self,
+        from: NodeId,
+        frame: &ReplicaFrame,
+    ) -> Result<bool, Vec<(ShardId, Term, String)>> {
+        let (mut new, mut refused) = (false, Vec::new());
+        for range in frame.encoded.ranges() {
+            let offer = match self.followed(range.shard) {
+                Some(follower) => follower.offer(from, range.first, range.last),
+                None => Offer::Refused("this node does not follow the shard"),
+            };
+            match offer {
+                Offer::Next => new = true,
+                Offer::Known => {}
+                Offer::Refused(reason) => {
+                    refused.push((range.shard, range.first.term(), reason.to_owned()));
+                }
+            }
+        }
+        if refused.is_empty() {
+            Ok(new)
+        } else {
+            Err(refused)
+        }
+    }
+
+    fn followed(&mut self, shard: ShardId) -> Option<&mut FollowerShard<ReplicaRecord>> {
+        match self.roles.get_mut(usize::from(shard.0))? {
+            Role::Follower(follower) => Some(follower),
+            _ => None,
+        }
+    }
+
+    /// A frame of another primary is durable here.
+    pub(super) fn landed(&mut self, frame: ReplicaFrame, touched: &mut Vec<ShardId>) {
+        let heads = frame.frame.records().to_vec();
+        for ((number, head), credit) in heads.into_iter().enumerate().zip(frame.credits) {
+            let record = ReplicaRecord {
+                frame: Arc::clone(&frame.frame),
+                number,
+                credit,
+                request: Arc::clone(&frame.request),
+            };
+            match self.roles.get_mut(usize::from(head.shard.0)) {
+                Some(Role::Follower(follower)) => {
+                    follower.durable(head.lsn, record);
+                    touched.push(head.shard);
+                }
+                // It has become the primary meanwhile: what it had taken by then counts.
+                Some(Role::Primary(primary)) if head.lsn.term() < primary.term => {
+                    let commit = ShardCommit::Replica {
+                        lsn: head.lsn,
+                        record,
+                    };
+                    self.tell(head.shard, vec![commit]);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A beginning has come to its turn: everything that was taken before is durable. What it asks of the disk and of
+    /// the assembler is done beside the writer, which takes nothing for these shards meanwhile.
+    pub(super) fn prepare(
+        &mut self,
+        myself: &ActorRef<WriterMessage>,
+        from: NodeId,
+        shards: Vec<BeginShard>,
+        reply: oneshot::Sender<Vec<Begun>>,
+    ) {
+        let (mut work, me) = (Vec::new(), self.shared.node);
+        for begin in &shards {
+            let Some(follower) = self.followed(begin.shard) else {
+                continue;
+            };
+            if follower.primary != from || follower.term != begin.term {
+                continue;
+            }
+            let Some(keep) = begin.keep else {
+                continue;
+            };
+            let last = follower.begin();
+            tracing::debug!(
+                node = me.0,
+                shard = begin.shard.0,
+                term = begin.term.0,
+                keep = keep.0,
+                last = last.0,
+                fill = begin.fill,
+                "begins with a primary"
+            );
+            if begin.fill || follower.can_go_on(keep) {
+                work.push((begin.shard, keep, begin.fill));
+            }
+        }
+        let (shared, writer) = (Arc::clone(&self.shared), myself.clone());
+        let assemblers = self.shards.clone();
+        self.shared.spawn_job("beginning", async move {
+            for (shard, _, fill) in &work {
+                let assembler = assemblers.get(usize::from(shard.0));
+                if let (Some(assembler), true) = (assembler, *fill) {
+                    let (reply, emptied) = oneshot::channel();
+                    let _ = assembler.cast(AssemblerMessage::Empty(reply));
+                    let _ = emptied.await;
+                }
+            }
+            let stores = Arc::clone(&shared);
+            let prepared = shared.env.block(move || {
+                for (shard, keep, _) in &work {
+                    stores.journal.void_after(*shard, *keep)?;
+                }
+                // A restart must not read what was emptied.
+                stores.checkpoints.write(&stores.journal)
+            });
+            match prepared.await {
+                Ok(()) => {
+                    let _ = writer.cast(WriterMessage::Prepared(from, shards, reply));
+                }
+                Err(error) => tracing::error!(%error, "a beginning could not be noted"),
+            }
+        });
+    }
+
+    /// Begins with a primary, shard by shard.
+    pub(super) fn begin(
+        &mut self,
+        from: NodeId,
+        shards: &[BeginShard],
+        reply: oneshot::Sender<Vec<Begun>>,
+    ) {
+        let begun = shards.iter().map(|begin| {
+            let refused = |reason: &str, unfit| Begun {
+                shard: begin.shard,
+                outcome: Err((reason.to_owned(), unfit)),
+            };
+            let Some(follower) = self.followed(begin.shard) else {
+                return refused("this node does not follow the shard", false);
+            };
+            if follower.primary != from || follower.term != begin.term {
+                return refused("the shard map says otherwise here", false);
+            }
+            match begin.keep {
+                None => {}
+                Some(_) if begin.fill => follower.fill(),
+                Some(keep) if follower.can_go_on(keep) => follower.go_on(keep),
+                Some(_) => return refused("records count here that do not there", true),
+            }
+            Begun {
+                shard: begin.shard,
+                outcome: Ok(follower.last),
+            }
+        });
+        let _ = reply.send(begun.collect());
+    }
+}

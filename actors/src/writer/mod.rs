@@ -1,0 +1,549 @@
+//! The writer: one actor per node gives the records of its shards their numbers, groups them into frames, compresses
+//! and commits, and takes the frames of primaries elsewhere. A record counts when every copy of its shard has it.
+//!
+//! While one commit is on its way to the disk, the next frames are built; what arrives meanwhile waits and shares
+//! them. An idle writer commits a lone request at once. The shards hear of a commit before anybody is acknowledged.
+
+mod copies;
+mod followers;
+mod frames;
+mod roles;
+mod work;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
+use spandrel_model::error::PortError;
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::verdict::VerdictRecord;
+use spandrel_raft::ClusterState;
+use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
+use tokio::sync::oneshot;
+
+use crate::assembler_actor::AssemblerMessage;
+use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
+use crate::link::Link;
+use crate::meters::Stage;
+use crate::replication::{
+    BeginShard, Begun, FeederMessage, FollowerShard, PrimaryShard, ShardProgress,
+};
+use crate::shared::Shared;
+use frames::{BuiltFrame, Group, build_frames};
+pub(crate) use work::{
+    Append, AppendAnswer, CommitNotice, Part, ReplicaFrame, ReplicaRecord, Replication,
+    ShardCommit, Ticket,
+};
+use work::{BuildContent, BuildItem, Work};
+
+/// zstd level of frames: -1 to 1 cost the same and 1 compresses best of them (measured).
+pub(crate) const FRAME_LEVEL: i32 = 1;
+
+/// The writer's messages. Spans enter with their credit; verdicts are bounded by the entries they decide.
+#[allow(clippy::large_enum_variant)] // each message lives once, in the mailbox or in the queue
+pub(crate) enum WriterMessage {
+    Append(Append),
+    Verdicts(ShardId, Vec<VerdictRecord>),
+    /// Verdicts that the shard has already, for replicas that have just joined it.
+    VerdictsAgain(ShardId, Vec<VerdictRecord>),
+    Built(Built),
+    Committed(Result<(), String>),
+    /// The owners of shards have changed.
+    Map(Arc<ClusterState>),
+    /// A follower has the records of a frame, or (the flag) has refused them.
+    Fed(NodeId, Vec<LsnRange>, bool),
+    /// A follower was brought up to this record, or cannot be; the flag: it must be filled anew.
+    Attached(NodeId, ShardId, Term, Result<Lsn, bool>),
+    /// What a shard held when replicas joined was sent again and is on every copy, or could not be.
+    SentAgain(ShardId, Term, Vec<NodeId>, bool),
+    /// Frames of a primary elsewhere.
+    Replicate(Replication),
+    /// A primary elsewhere begins with this node as its follower.
+    Begin(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
+    /// What a beginning asked of the disk is done.
+    Prepared(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
+    /// Give out no numbers for a shard; told true once nothing of it is on its way, false when it is not led here.
+    Hold(ShardId, Term, oneshot::Sender<bool>),
+    /// Give out numbers again.
+    Release(ShardId, Term),
+    /// Where the shards stand that this node leads.
+    Progress(oneshot::Sender<Vec<ShardProgress>>),
+    Tick,
+    /// Answered when everything that came before is durable.
+    Drain(oneshot::Sender<()>),
+}
+
+impl ractor::Message for WriterMessage {}
+
+/// What waits for a number.
+enum Waiting {
+    Spans(Part),
+    Verdicts(ShardId, Arc<[VerdictRecord]>, bool),
+}
+
+impl Waiting {
+    fn shard(&self) -> ShardId {
+        match self {
+            Self::Spans(part) => part.shard,
+            Self::Verdicts(shard, ..) => *shard,
+        }
+    }
+
+    fn raw_bytes(&self) -> usize {
+        match self {
+            Self::Spans(part) => part.raw_bytes(),
+            Self::Verdicts(_, records, _) => records.len() * 64,
+        }
+    }
+}
+
+/// What is done when a commit has come to the disk.
+enum Landing {
+    /// A frame of this node.
+    Own(Vec<LsnRange>),
+    /// A frame of another primary.
+    Replica(ReplicaFrame),
+    /// The answer to a primary elsewhere.
+    Replied(
+        oneshot::Sender<Vec<(ShardId, Term, String)>>,
+        Vec<(ShardId, Term, String)>,
+    ),
+    /// A beginning: what came before is durable now.
+    Begin(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
+}
+
+/// Frames that were built.
+pub(crate) struct Built {
+    builder: FrameBuilder,
+    /// What cannot be built cannot be written either: the node stops.
+    frames: Result<Vec<BuiltFrame>, String>,
+}
+
+/// What this node is to a shard.
+enum Role {
+    /// Nothing, or its primary without a term of its own yet.
+    None,
+    Primary(Box<PrimaryShard<Work>>),
+    Follower(FollowerShard<ReplicaRecord>),
+}
+
+/// Why a shard gives out no numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum HeldFor {
+    /// A follower catches up with the last records.
+    Copy(NodeId),
+    /// The keeper hands it over or lets a replica in.
+    Keeper,
+}
+
+/// The actor.
+pub(crate) struct Writer;
+
+/// What the writer needs.
+pub(crate) struct WriterArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shards: Vec<ActorRef<AssemblerMessage>>,
+    pub(crate) link: Arc<dyn Link>,
+    /// The state after this process registered: what it leads by it, it leads by an earlier process's right.
+    pub(crate) state: Arc<ClusterState>,
+}
+
+/// Invariants: at most one build and one commit are under way; what lands is in the order in which it was queued; no
+/// frame holds spans and verdicts, or shards with different followers.
+pub(crate) struct WriterState {
+    shared: Arc<Shared>,
+    shards: Vec<ActorRef<AssemblerMessage>>,
+    link: Arc<dyn Link>,
+    /// The terms in which this process found the shards.
+    found: Vec<Term>,
+    roles: Vec<Role>,
+    map: Arc<ClusterState>,
+    feeders: BTreeMap<NodeId, ActorRef<FeederMessage>>,
+    /// Why shards are held, and what waits for their numbers meanwhile.
+    held: BTreeMap<ShardId, Vec<HeldFor>>,
+    deferred: BTreeMap<ShardId, VecDeque<Waiting>>,
+    drained: BTreeMap<ShardId, oneshot::Sender<bool>>,
+    waiting: VecDeque<Waiting>,
+    waiting_bytes: usize,
+    builder: Option<FrameBuilder>,
+    frames: Vec<EncodedFrame>,
+    built: Vec<Landing>,
+    committing: Option<Vec<Landing>>,
+    drains: Vec<oneshot::Sender<()>>,
+    /// A tick is on its way: while there are followers.
+    ticks: bool,
+    failed: Option<String>,
+}
+
+impl Actor for Writer {
+    type Msg = WriterMessage;
+    type State = WriterState;
+    type Arguments = WriterArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<WriterMessage>,
+        arguments: WriterArguments,
+    ) -> Result<WriterState, ActorProcessingErr> {
+        let shards = usize::from(arguments.shared.router.shards());
+        let found = arguments.state.shard_map.iter().map(|record| record.term);
+        let mut state = WriterState {
+            found: found.collect(),
+            roles: (0..shards).map(|_| Role::None).collect(),
+            map: Arc::clone(&arguments.state),
+            shared: arguments.shared,
+            shards: arguments.shards,
+            link: arguments.link,
+            feeders: BTreeMap::new(),
+            held: BTreeMap::new(),
+            deferred: BTreeMap::new(),
+            drained: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            builder: Some(FrameBuilder::new(FRAME_LEVEL)?),
+            frames: Vec::new(),
+            built: Vec::new(),
+            committing: None,
+            drains: Vec::new(),
+            ticks: false,
+            failed: None,
+        };
+        state.adopt(&myself, arguments.state).await?;
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<WriterMessage>,
+        message: WriterMessage,
+        state: &mut WriterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            WriterMessage::Append(append) => {
+                append
+                    .parts
+                    .into_iter()
+                    .for_each(|part| state.queue(Waiting::Spans(part)));
+            }
+            WriterMessage::Verdicts(shard, records) => {
+                state.queue(Waiting::Verdicts(shard, records.into(), false));
+            }
+            WriterMessage::VerdictsAgain(shard, records) => {
+                state.queue(Waiting::Verdicts(shard, records.into(), true));
+            }
+            WriterMessage::Built(built) => state.built(built),
+            WriterMessage::Committed(result) => state.committed(&myself, result),
+            WriterMessage::Map(map) => state.adopt(&myself, map).await?,
+            WriterMessage::Fed(node, ranges, refused) => state.fed(node, &ranges, refused),
+            WriterMessage::Attached(node, shard, term, outcome) => {
+                state.attached(&myself, node, shard, term, outcome);
+            }
+            WriterMessage::SentAgain(shard, term, nodes, done) => {
+                state.sent_again(shard, term, &nodes, done);
+            }
+            WriterMessage::Replicate(replication) => state.replicate(replication),
+            WriterMessage::Begin(from, shards, reply) => {
+                state.built.push(Landing::Begin(from, shards, reply));
+            }
+            WriterMessage::Prepared(from, shards, reply) => state.begin(from, &shards, reply),
+            WriterMessage::Hold(shard, term, reply) => state.hold_for_keeper(shard, term, reply),
+            WriterMessage::Release(shard, term) => state.release_by_keeper(shard, term),
+            WriterMessage::Progress(reply) => {
+                let _ = reply.send(state.progress());
+            }
+            WriterMessage::Tick => state.tick(&myself),
+            WriterMessage::Drain(reply) => state.drains.push(reply),
+        }
+        if let Some(reason) = &state.failed {
+            let reason = reason.clone();
+            state.refuse_all(&reason);
+            return Ok(());
+        }
+        state.commit(&myself);
+        state.build(&myself);
+        state.answer_drains();
+        Ok(())
+    }
+
+    /// Its feeders come and go with the followers. One that fails takes the writer with it, and so the node.
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<WriterMessage>,
+        event: SupervisionEvent,
+        _: &mut WriterState,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(_, error) => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl WriterState {
+    fn queue(&mut self, waiting: Waiting) {
+        self.waiting_bytes += waiting.raw_bytes();
+        self.waiting.push_back(waiting);
+    }
+
+    /// Starts a build when a frame is full or nothing else keeps the disk busy.
+    fn build(&mut self, myself: &ActorRef<WriterMessage>) {
+        let idle = self.committing.is_none() && self.frames.is_empty();
+        let full = self.waiting_bytes >= FRAME_RAW_BYTES && self.frames.len() < MAX_READY_FRAMES;
+        if self.waiting.is_empty() || !(idle || full) {
+            return;
+        }
+        let Some(mut builder) = self.builder.take() else {
+            return;
+        };
+        let groups = self.take_groups();
+        if groups.is_empty() {
+            self.builder = Some(builder);
+            return;
+        }
+        let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
+        let job = async move {
+            let build = move || {
+                let frames = build_frames(&mut builder, groups);
+                Built {
+                    frames: frames.map_err(|error| error.to_string()),
+                    builder,
+                }
+            };
+            let built = shared.block(Stage::Frame, build).await;
+            // The node is stopping when nobody listens.
+            let _ = myself.cast(WriterMessage::Built(built));
+        };
+        self.shared.spawn_job("writer", job);
+    }
+
+    /// Takes what waits off the queue and numbers it: spans first, then verdicts, which have frames of their own.
+    fn take_groups(&mut self) -> Vec<Group> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while bytes < MAX_READY_FRAMES / 4 * FRAME_RAW_BYTES {
+            let Some(waiting) = self.waiting.pop_front() else {
+                break;
+            };
+            bytes += waiting.raw_bytes();
+            taken.push(waiting);
+        }
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
+        // Stable: the records of a kind keep their order.
+        taken.sort_by_key(|waiting| matches!(waiting, Waiting::Verdicts(..)));
+        let mut groups: Vec<Group> = Vec::new();
+        for waiting in taken {
+            self.number(waiting, &mut groups);
+        }
+        groups
+    }
+
+    /// Numbers a record, or puts it aside while its shard is held, or refuses it when this node does not lead the shard.
+    fn number(&mut self, waiting: Waiting, groups: &mut Vec<Group>) {
+        let shard = waiting.shard();
+        let Some(Role::Primary(primary)) = self.roles.get_mut(usize::from(shard.0)) else {
+            if let Waiting::Spans(part) = waiting {
+                part.ticket.refuse(shard);
+            }
+            // A verdict of a term that is over: the next primary decides.
+            return;
+        };
+        if self.held.contains_key(&shard) {
+            self.deferred.entry(shard).or_default().push_back(waiting);
+            return;
+        }
+        let term = primary.term;
+        let (content, work) = match waiting {
+            Waiting::Spans(part) if !primary.takes() => {
+                part.ticket.refuse(shard);
+                return;
+            }
+            Waiting::Spans(part) => (
+                BuildContent::Spans {
+                    batch: Arc::clone(&part.batch),
+                    rows: Arc::clone(&part.rows),
+                    start: part.start,
+                    end: part.end,
+                    again: part.again,
+                },
+                Work::Spans(part),
+            ),
+            Waiting::Verdicts(_, records, again) => (
+                BuildContent::Verdicts(Arc::clone(&records), again),
+                Work::Verdicts(records, again),
+            ),
+        };
+        let followers = primary.live();
+        let lsn = primary.number(work);
+        let item = BuildItem {
+            shard,
+            term,
+            lsn,
+            content,
+        };
+        match groups.iter_mut().find(|group| group.followers == followers) {
+            Some(group) => group.items.push(item),
+            None => groups.push(Group {
+                followers,
+                items: vec![item],
+            }),
+        }
+    }
+
+    fn built(&mut self, built: Built) {
+        self.builder = Some(built.builder);
+        let frames = match built.frames {
+            Ok(frames) => frames,
+            Err(reason) => return self.fail(reason),
+        };
+        for built in frames {
+            for node in built.followers.iter() {
+                self.feed(*node, &built.frame);
+            }
+            self.built.push(Landing::Own(built.frame.ranges().to_vec()));
+            self.frames.push(built.frame);
+        }
+    }
+
+    /// Commits all frames that are there, unless a commit is under way.
+    fn commit(&mut self, myself: &ActorRef<WriterMessage>) {
+        if self.committing.is_some() || self.built.is_empty() {
+            return;
+        }
+        let frames = std::mem::take(&mut self.frames);
+        self.committing = Some(std::mem::take(&mut self.built));
+        let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
+        let job = async move {
+            let result = if frames.is_empty() {
+                Ok(())
+            } else {
+                let (journal, now) = (Arc::clone(&shared.journal), shared.env.now());
+                let commit = move || journal.commit(&frames, now).map(drop);
+                shared
+                    .block(Stage::Commit, commit)
+                    .await
+                    .map_err(|error| error.to_string())
+            };
+            let _ = myself.cast(WriterMessage::Committed(result));
+        };
+        self.shared.spawn_job("writer", job);
+    }
+
+    fn committed(&mut self, myself: &ActorRef<WriterMessage>, result: Result<(), String>) {
+        let landings = self.committing.take().unwrap_or_default();
+        if let Err(reason) = result {
+            // Never retried: what the kernel still holds of a failed fsync is unknown. A restart reads the disk.
+            return self.fail(reason);
+        }
+        let mut touched = Vec::new();
+        let mut replies = Vec::new();
+        for landing in landings {
+            match landing {
+                Landing::Own(ranges) => {
+                    for range in ranges {
+                        if let Role::Primary(primary) = &mut self.roles[usize::from(range.shard.0)]
+                        {
+                            primary.durable_here(range.last);
+                        }
+                        touched.push(range.shard);
+                    }
+                }
+                Landing::Replica(frame) => self.landed(frame, &mut touched),
+                Landing::Replied(reply, refused) => replies.push((reply, refused)),
+                Landing::Begin(from, shards, reply) => self.prepare(myself, from, shards, reply),
+            }
+        }
+        self.advance(touched);
+        for (reply, refused) in replies {
+            // The primary may have gone: it sends its frames again.
+            let _ = reply.send(refused);
+        }
+    }
+
+    /// Tells the assemblers of these shards which of their records count now, then those who wait for it.
+    fn advance(&mut self, mut touched: Vec<ShardId>) {
+        touched.sort_unstable();
+        touched.dedup();
+        let mut tickets = Vec::new();
+        for shard in touched {
+            let commits: Vec<ShardCommit> = match &mut self.roles[usize::from(shard.0)] {
+                Role::None => continue,
+                Role::Follower(follower) => follower
+                    .counting()
+                    .into_iter()
+                    .map(|(lsn, record)| ShardCommit::Replica { lsn, record })
+                    .collect(),
+                Role::Primary(primary) => {
+                    let counting = primary.advance().into_iter().map(|(lsn, work)| {
+                        let (commit, ticket) = work.into_commit(lsn);
+                        tickets.extend(ticket);
+                        commit
+                    });
+                    let commits = counting.collect();
+                    if cfg!(debug_assertions) {
+                        primary.check();
+                    }
+                    commits
+                }
+            };
+            self.tell(shard, commits);
+            self.answer_keeper(shard);
+        }
+        tickets.into_iter().for_each(Ticket::durable);
+    }
+
+    fn tell(&self, shard: ShardId, commits: Vec<ShardCommit>) {
+        if let Some(assembler) = self.shards.get(usize::from(shard.0))
+            && !commits.is_empty()
+        {
+            let _ = assembler.cast(AssemblerMessage::Committed(commits));
+        }
+    }
+
+    /// Answers those who wait for all that came before them: nothing waits, is built, is written, or lacks a copy.
+    fn answer_drains(&mut self) {
+        let quiet = self.waiting.is_empty()
+            && self.deferred.values().all(VecDeque::is_empty)
+            && self.builder.is_some()
+            && self.built.is_empty()
+            && self.committing.is_none();
+        let drained = |role: &Role| match role {
+            Role::Primary(primary) => primary.is_drained(),
+            _ => true,
+        };
+        if quiet && !self.drains.is_empty() && self.roles.iter().all(drained) {
+            for reply in self.drains.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: String) {
+        tracing::error!(reason, "the journal cannot be written, stopping");
+        (self.shared.env.halt)(&reason);
+        self.failed = Some(reason);
+    }
+
+    fn refuse_all(&mut self, reason: &str) {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let deferred = std::mem::take(&mut self.deferred).into_values().flatten();
+        let numbered = self.roles.iter_mut().flat_map(|role| match role {
+            Role::Primary(primary) => primary.give_up(),
+            _ => Vec::new(),
+        });
+        let unnumbered = waiting.chain(deferred).filter_map(|waiting| match waiting {
+            Waiting::Spans(part) => Some(part),
+            Waiting::Verdicts(..) => None,
+        });
+        let numbered = numbered.filter_map(|(_, work)| match work {
+            Work::Spans(part) => Some(part),
+            Work::Verdicts(..) => None,
+        });
+        for part in unnumbered.chain(numbered) {
+            let message = format!("the journal cannot be written: {reason}");
+            let error = PortError::unavailable("journal_failed", message, PRESSURE_RETRY_MS);
+            part.ticket.fail(error);
+        }
+        self.built.clear();
+        self.waiting_bytes = 0;
+    }
+}

@@ -1,0 +1,232 @@
+//! What this node is to each shard, as the shard map says, and what follows when that changes.
+
+use std::sync::Arc;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::ids::{NodeId, ShardId};
+use spandrel_raft::ClusterState;
+use spandrel_raft::state::ShardRecord;
+
+use super::{HeldFor, Role, ShardCommit, Waiting, Work, WriterMessage, WriterState};
+use crate::assembler_actor::{AssemblerMessage, ShardRole};
+use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
+
+/// Copies that a record needs before it counts: two where two are wanted and there are two nodes (DESIGN.md section 4).
+fn least_copies(state: &ClusterState) -> usize {
+    usize::from(state.replication).min(state.nodes.len()).min(2)
+}
+
+impl WriterState {
+    /// Takes the map over.
+    pub(super) async fn adopt(
+        &mut self,
+        myself: &ActorRef<WriterMessage>,
+        map: Arc<ClusterState>,
+    ) -> Result<(), ActorProcessingErr> {
+        self.map = Arc::clone(&map);
+        let least = least_copies(&map);
+        let mut changed = Vec::new();
+        for (shard, record) in (0u16..).map(ShardId).zip(&map.shard_map) {
+            self.adopt_shard(shard, record, least);
+            changed.push(shard);
+        }
+        self.adopt_feeders(myself).await?;
+        self.start_ticking(myself);
+        // With fewer copies to wait for, or more to let in, records may count or be numbered that waited.
+        self.advance(changed);
+        self.undefer();
+        self.attach_copies(myself);
+        Ok(())
+    }
+
+    fn adopt_shard(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
+        let (me, at) = (self.shared.node, usize::from(shard.0));
+        let alone = record.nodes().all(|node| node == me);
+        let found = self.found.get(at).copied().unwrap_or_default();
+        let led = matches!(self.roles.get(at), Some(Role::Primary(led)) if led.term == record.term);
+        // What an earlier process of this node led, it led with numbers that this one does not know; alone it does.
+        let leads = record.primary == me && (led || alone || record.term > found);
+        let follows =
+            record.primary != me && (record.isr.contains(&me) || record.filling.contains(&me));
+        let Some(role) = self.roles.get_mut(at) else {
+            return;
+        };
+        match role {
+            Role::Primary(primary) if leads && primary.term == record.term => {
+                primary.adopt(me, record, least);
+            }
+            Role::Follower(follower) if follows => follower.adopt(record.term, record.primary),
+            _ if leads => self.lead(shard, record, least),
+            _ if follows => self.follow(shard, record),
+            Role::None => {}
+            _ => self.leave(shard),
+        }
+    }
+
+    fn lead(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
+        let at = usize::from(shard.0);
+        let (me, journal) = (self.shared.node, &self.shared.journal);
+        let last = match std::mem::replace(&mut self.roles[at], Role::None) {
+            // Its own records are on their way to the disk; a new term of its own began when nothing was.
+            Role::Primary(primary) => {
+                debug_assert!(primary.is_drained(), "a new term with records on their way");
+                primary.last
+            }
+            Role::Follower(follower) => {
+                let last = follower.last;
+                let pending = follower.into_pending().into_iter();
+                let commits = pending.map(|(lsn, record)| ShardCommit::Replica { lsn, record });
+                self.tell(shard, commits.collect());
+                last
+            }
+            Role::None => journal.last_valid(shard),
+        };
+        let primary = PrimaryShard::new(me, record, last, least);
+        tracing::debug!(
+            node = me.0,
+            shard = shard.0,
+            term = record.term.0,
+            last = last.0,
+            "leads a shard"
+        );
+        self.roles[at] = Role::Primary(Box::new(primary));
+        self.held.remove(&shard);
+        self.tell_role(shard, ShardRole::Primary);
+    }
+
+    fn follow(&mut self, shard: ShardId, record: &ShardRecord) {
+        let at = usize::from(shard.0);
+        let (term, primary) = (record.term, record.primary);
+        let follower = match std::mem::replace(&mut self.roles[at], Role::None) {
+            Role::Primary(mut led) => {
+                let last = led.last;
+                // Whether these count is for the new primary to say, which has them if they do: their spans come back
+                // from it only when this shard is filled anew.
+                let unsettled = !led.give_up().is_empty();
+                let mut follower = FollowerShard::new(term, primary, last);
+                if unsettled {
+                    follower.doubt();
+                }
+                follower
+            }
+            _ => FollowerShard::new(term, primary, self.shared.journal.last_valid(shard)),
+        };
+        tracing::debug!(
+            node = self.shared.node.0,
+            shard = shard.0,
+            term = term.0,
+            last = follower.last.0,
+            "follows a shard"
+        );
+        self.roles[at] = Role::Follower(follower);
+        self.refuse_deferred(shard);
+        self.tell_role(shard, ShardRole::Follower);
+    }
+
+    /// The shard is elsewhere: what it holds here in memory is let go.
+    fn leave(&mut self, shard: ShardId) {
+        tracing::debug!(node = self.shared.node.0, shard = shard.0, "leaves a shard");
+        let left = std::mem::replace(&mut self.roles[usize::from(shard.0)], Role::None);
+        if let Role::Primary(mut primary) = left {
+            drop(primary.give_up());
+        }
+        self.refuse_deferred(shard);
+        self.tell_role(shard, ShardRole::None);
+    }
+
+    fn tell_role(&self, shard: ShardId, role: ShardRole) {
+        if let Some(assembler) = self.shards.get(usize::from(shard.0)) {
+            let _ = assembler.cast(AssemblerMessage::Role(role));
+        }
+    }
+
+    fn refuse_deferred(&mut self, shard: ShardId) {
+        self.held.remove(&shard);
+        for waiting in self.deferred.remove(&shard).into_iter().flatten() {
+            if let Waiting::Spans(part) = waiting {
+                part.ticket.refuse(shard);
+            }
+        }
+        if let Some(keeper) = self.drained.remove(&shard) {
+            let _ = keeper.send(false);
+        }
+    }
+
+    /// A feeder for each follower of a shard that is led here, and no others.
+    async fn adopt_feeders(
+        &mut self,
+        myself: &ActorRef<WriterMessage>,
+    ) -> Result<(), ActorProcessingErr> {
+        let mut wanted: Vec<NodeId> = Vec::new();
+        for role in &self.roles {
+            if let Role::Primary(primary) = role {
+                wanted.extend(primary.copies.iter().map(|copy| copy.node));
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.feeders.retain(|node, feeder| {
+            let stays = wanted.binary_search(node).is_ok();
+            if !stays {
+                feeder.stop(None);
+            }
+            stays
+        });
+        for node in wanted {
+            if self.feeders.contains_key(&node) {
+                continue;
+            }
+            let arguments = FeederArguments {
+                shared: Arc::clone(&self.shared),
+                link: Arc::clone(&self.link),
+                node,
+                writer: myself.clone(),
+            };
+            let spawned = Actor::spawn_linked(None, Feeder, arguments, myself.get_cell()).await?;
+            self.feeders.insert(node, spawned.0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn hold(&mut self, shard: ShardId, reason: HeldFor) {
+        let reasons = self.held.entry(shard).or_default();
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+
+    /// A reason is gone; what waited for numbers gets them when it was the last one.
+    pub(super) fn release(&mut self, shard: ShardId, reason: HeldFor) {
+        if let Some(reasons) = self.held.get_mut(&shard) {
+            reasons.retain(|other| *other != reason);
+            if reasons.is_empty() {
+                self.held.remove(&shard);
+            }
+        }
+        self.undefer();
+    }
+
+    /// Puts what waited for shards that are not held any more back at the head of the queue.
+    fn undefer(&mut self) {
+        let free: Vec<ShardId> = self
+            .deferred
+            .keys()
+            .filter(|shard| !self.held.contains_key(shard))
+            .copied()
+            .collect();
+        for shard in free {
+            for waiting in self.deferred.remove(&shard).into_iter().flatten().rev() {
+                self.waiting_bytes += waiting.raw_bytes();
+                self.waiting.push_front(waiting);
+            }
+        }
+    }
+
+    /// A shard that this node leads.
+    pub(super) fn led(&mut self, shard: ShardId) -> Option<&mut PrimaryShard<Work>> {
+        match self.roles.get_mut(usize::from(shard.0))? {
+            Role::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+}

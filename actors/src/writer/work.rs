@@ -1,0 +1,255 @@
+//! What the writer makes durable: spans of requests, verdicts, frames of primaries elsewhere.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use spandrel_model::batch::SpanBatch;
+use spandrel_model::credit::Credit;
+use spandrel_model::error::PortError;
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::verdict::VerdictRecord;
+use spandrel_storage::journal::{EncodedFrame, Frame};
+use tokio::sync::oneshot;
+
+use crate::limits::PRESSURE_RETRY_MS;
+use crate::settings::Epoch;
+
+/// What became of an [`Append`]: the shards whose spans were not taken, since this node does not serve them now.
+pub(crate) type AppendAnswer = Result<Vec<ShardId>, PortError>;
+
+/// Spans for the shards of this node, all acknowledged together.
+pub(crate) struct Append {
+    pub(crate) parts: Vec<Part>,
+}
+
+/// The spans of one request for one shard.
+pub(crate) struct Part {
+    pub(crate) shard: ShardId,
+    pub(crate) batch: Arc<SpanBatch>,
+    pub(crate) epoch: Arc<Epoch>,
+    /// Rows of the batch, sorted by shard and trace; the part's own are `start..end`.
+    pub(crate) rows: Arc<[u32]>,
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// The shard has them already: they are for a replica that has just joined it.
+    pub(crate) again: bool,
+    /// Pays for the growth of the shard's entries.
+    pub(crate) credit: Credit,
+    /// Pays for the request's bytes while anybody still reads them.
+    pub(crate) request: Arc<Credit>,
+    pub(crate) ticket: Ticket,
+}
+
+impl Part {
+    pub(crate) fn rows(&self) -> &[u32] {
+        self.rows.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Bytes of its spans.
+    pub(crate) fn raw_bytes(&self) -> usize {
+        let spans = self.rows().iter();
+        let spans = spans.filter_map(|row| self.batch.spans.get(*row as usize));
+        spans.map(|span| span.span.len as usize).sum()
+    }
+}
+
+/// A share in the answer to an [`Append`]: the answer goes out when the last share is let go, and says yes only when
+/// each part was durable or refused.
+#[derive(Clone)]
+pub(crate) struct Ticket(Arc<Shares>);
+
+struct Shares {
+    outcome: Mutex<Outcome>,
+    reply: Option<oneshot::Sender<AppendAnswer>>,
+}
+
+struct Outcome {
+    open: usize,
+    refused: Vec<ShardId>,
+    failed: Option<PortError>,
+}
+
+impl Ticket {
+    /// A ticket for this number of parts, and where their answer comes.
+    pub(crate) fn new(parts: usize) -> (Self, oneshot::Receiver<AppendAnswer>) {
+        let (reply, answer) = oneshot::channel();
+        let outcome = Outcome {
+            open: parts,
+            refused: Vec::new(),
+            failed: None,
+        };
+        let shares = Shares {
+            outcome: Mutex::new(outcome),
+            reply: Some(reply),
+        };
+        (Self(Arc::new(shares)), answer)
+    }
+
+    fn note(&self, note: impl FnOnce(&mut Outcome)) {
+        note(
+            &mut self
+                .0
+                .outcome
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+
+    /// A part is durable on every copy.
+    pub(crate) fn durable(self) {
+        self.note(|outcome| outcome.open = outcome.open.saturating_sub(1));
+    }
+
+    /// A part was not taken.
+    pub(crate) fn refuse(self, shard: ShardId) {
+        self.note(|outcome| {
+            outcome.open = outcome.open.saturating_sub(1);
+            outcome.refused.push(shard);
+        });
+    }
+
+    /// The disk does not take a part.
+    pub(crate) fn fail(self, error: PortError) {
+        self.note(|outcome| outcome.failed = Some(error));
+    }
+}
+
+impl Drop for Shares {
+    fn drop(&mut self) {
+        let Some(reply) = self.reply.take() else {
+            return;
+        };
+        let outcome = self
+            .outcome
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let answer = match outcome.failed.take() {
+            Some(error) => Err(error),
+            None if outcome.open > 0 => Err(PortError::unavailable(
+                "not_durable",
+                "it is not known whether the spans are durable on every copy: send them again",
+                PRESSURE_RETRY_MS,
+            )),
+            None => Ok(std::mem::take(&mut outcome.refused)),
+        };
+        // The client may have gone: its spans are durable all the same.
+        let _ = reply.send(answer);
+    }
+}
+
+/// A record that was given a number and waits until every copy has it.
+pub(crate) enum Work {
+    Spans(Part),
+    /// The flag: the shard has them already.
+    Verdicts(Arc<[VerdictRecord]>, bool),
+}
+
+/// A record for a frame.
+pub(crate) struct BuildItem {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
+    pub(crate) lsn: Lsn,
+    pub(crate) content: BuildContent,
+}
+
+/// What is in it.
+pub(crate) enum BuildContent {
+    Spans {
+        batch: Arc<SpanBatch>,
+        rows: Arc<[u32]>,
+        start: usize,
+        end: usize,
+        again: bool,
+    },
+    Verdicts(Arc<[VerdictRecord]>, bool),
+}
+
+/// A record of a frame that came from the shard's primary.
+pub(crate) struct ReplicaRecord {
+    pub(crate) frame: Arc<Frame>,
+    /// Its place in the frame.
+    pub(crate) number: usize,
+    /// Pays for the growth of the shard's entries.
+    pub(crate) credit: Credit,
+    /// Pays for the frame's bytes while anybody still reads them.
+    pub(crate) request: Arc<Credit>,
+}
+
+/// A frame from a primary, checked and paid for.
+pub(crate) struct ReplicaFrame {
+    pub(crate) encoded: EncodedFrame,
+    pub(crate) frame: Arc<Frame>,
+    /// One for each record.
+    pub(crate) credits: Vec<Credit>,
+    pub(crate) request: Arc<Credit>,
+}
+
+/// Up to which record a shard's records are on every copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CommitNotice {
+    pub(crate) shard: ShardId,
+    pub(crate) term: Term,
+    pub(crate) lsn: Lsn,
+}
+
+/// What a primary sends to its follower.
+pub(crate) struct Replication {
+    pub(crate) from: NodeId,
+    pub(crate) frames: Vec<ReplicaFrame>,
+    pub(crate) committed: Vec<CommitNotice>,
+    /// Told when the frames are durable: the shards of a frame that was refused, with the reason.
+    pub(crate) reply: oneshot::Sender<Vec<(ShardId, Term, String)>>,
+}
+
+/// A record that counts, for its shard's assembler.
+pub(crate) enum ShardCommit {
+    /// Spans that this node numbered.
+    Spans {
+        lsn: Lsn,
+        batch: Arc<SpanBatch>,
+        epoch: Arc<Epoch>,
+        rows: Arc<[u32]>,
+        start: usize,
+        end: usize,
+        again: bool,
+        credit: Credit,
+        request: Arc<Credit>,
+    },
+    /// Verdicts that this node decided.
+    Verdicts {
+        lsn: Lsn,
+        records: Arc<[VerdictRecord]>,
+        again: bool,
+    },
+    /// A record of another primary.
+    Replica { lsn: Lsn, record: ReplicaRecord },
+}
+
+impl Work {
+    /// The notice of the record for its assembler, and who is to be told afterwards.
+    pub(crate) fn into_commit(self, lsn: Lsn) -> (ShardCommit, Option<Ticket>) {
+        match self {
+            Self::Verdicts(records, again) => {
+                let commit = ShardCommit::Verdicts {
+                    lsn,
+                    records,
+                    again,
+                };
+                (commit, None)
+            }
+            Self::Spans(part) => {
+                let commit = ShardCommit::Spans {
+                    lsn,
+                    batch: part.batch,
+                    epoch: part.epoch,
+                    rows: part.rows,
+                    start: part.start,
+                    end: part.end,
+                    again: part.again,
+                    credit: part.credit,
+                    request: part.request,
+                };
+                (commit, Some(part.ticket))
+            }
+        }
+    }
+}
