@@ -124,6 +124,20 @@ async fn until(node: &TestNode, is_so: impl Fn(&ClusterState) -> bool) {
     );
 }
 
+/// Waits until the settings survive the loss of any node: shards may be settled before that.
+async fn until_all_vote(nodes: &[TestNode]) {
+    let settings = nodes[0].node.settings();
+    let watching = async {
+        while settings.members().voters.len() < nodes.len() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_secs(PATIENCE_S);
+    tokio::time::timeout(limit, watching)
+        .await
+        .expect("in time");
+}
+
 /// Waits until a node finds these spans of a trace itself.
 async fn until_spans(node: &TestNode, trace: u8, wanted: &BTreeSet<SpanId>) {
     let tenant = TenantId::default();
@@ -206,6 +220,7 @@ async fn what_was_acknowledged_survives_the_loss_of_any_node() {
         first.send(&tenant, &spans(0..20, 1, 0)).await;
         let nodes = [first, cluster.join(2).await, cluster.join(3).await];
         until(&nodes[0], |state| is_settled(state, 2)).await;
+        until_all_vote(&nodes).await;
         nodes[1].send(&tenant, &spans(0..20, 2, 1)).await;
 
         // when: one is lost

@@ -30,10 +30,6 @@ impl LinkFactory for HubLinks {
             .map_err(|error| LinkStartError {
                 reason: format!("{error:#}"),
             })?;
-        #[allow(clippy::disallowed_methods)] // the secrets of sessions come from the system
-        let mut random = rand::rng();
-        let mut seed = [0; 32];
-        random.fill_bytes(&mut seed);
         let options = HubOptions {
             identity: identity.node.map(|node| HubIdentity {
                 cluster_id: identity.cluster_id,
@@ -42,7 +38,7 @@ impl LinkFactory for HubLinks {
             boot: identity.boot,
             advertised: self.options.advertise_addr.to_string(),
             streams: Arc::new(streams),
-            seed,
+            seed: seed(),
             halt: Arc::clone(&self.halt),
         };
         let hub = Hub::start(options, handler)
@@ -52,4 +48,12 @@ impl LinkFactory for HubLinks {
             })?;
         Ok(Arc::new(hub))
     }
+}
+
+fn seed() -> [u8; 32] {
+    #[allow(clippy::disallowed_methods)] // the secrets of sessions come from the system
+    let mut random = rand::rng();
+    let mut seed = [0; 32];
+    random.fill_bytes(&mut seed);
+    seed
 }

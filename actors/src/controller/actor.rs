@@ -29,7 +29,7 @@ pub(crate) struct ControllerArguments {
     pub(crate) link: Arc<dyn Link>,
     /// What the node has registered with.
     pub(crate) registration: NodeRegistration,
-    /// Whom the links were told to be connected with.
+    /// The other nodes and their addresses, as the state said when the links were told.
     pub(crate) peers: BTreeMap<NodeId, String>,
 }
 

@@ -167,7 +167,7 @@ fn a_silent_node_is_set_down_but_not_by_a_leader_that_is_new() {
         expected: NodeState::Up,
         state: NodeState::Down,
     });
-    assert_eq!(world.duties(), [down.clone()]);
+    assert_eq!(world.duties(), std::slice::from_ref(&down));
     world.leading_for = Duration::from_millis(LEADER_GRACE_MS - 1);
     assert_eq!(world.duties(), []);
     world.leading_for = Duration::from_millis(LEADER_GRACE_MS);

@@ -6,8 +6,10 @@ use spandrel_raft::limits::MAX_ADDRESS_BYTES;
 use tokio::time::Instant;
 
 use super::message::{Answer, Join, Joined, Reason, Refused, Request};
-use crate::limits::{JOIN_CALL_MS, JOIN_DEADLINE_MS, JOIN_PAUSE_MS, REJOIN_CALL_MS};
-use crate::link::{Link, PeerService};
+use crate::limits::{
+    JOIN_CALL_MS, JOIN_DEADLINE_MS, JOIN_PAUSE_MS, REJOIN_CALL_MS, WAITING_LOG_MS,
+};
+use crate::link::{Link, LinkError, PeerService};
 use crate::node::{StartError, start_error};
 
 /// What one address said.
@@ -28,6 +30,7 @@ pub(crate) async fn ask_to_join(
     let error = start_error("join the cluster");
     check_addresses(addresses)?;
     let deadline = Instant::now() + Duration::from_millis(JOIN_DEADLINE_MS);
+    let mut logged: Option<Instant> = None;
     loop {
         let mut said = Vec::new();
         for address in addresses {
@@ -47,7 +50,11 @@ pub(crate) async fn ask_to_join(
                 "no member let this node in within {seconds} s: {said}"
             )));
         }
-        tracing::info!(said = said.join("; "), "nobody lets this node in yet");
+        let quiet = Duration::from_millis(WAITING_LOG_MS);
+        if logged.is_none_or(|at| at.elapsed() >= quiet) {
+            logged = Some(Instant::now());
+            tracing::info!(said = said.join("; "), "nobody lets this node in yet");
+        }
         tokio::time::sleep(pause).await;
     }
 }
@@ -57,11 +64,11 @@ pub(crate) async fn check_membership(
     link: &dyn Link,
     addresses: &[String],
     join: &Join,
-) -> Result<(), StartError> {
+) -> Result<Option<Joined>, StartError> {
     check_addresses(addresses)?;
     for address in addresses {
         match ask(link, address, join, REJOIN_CALL_MS).await {
-            Reply::Joined(_) => return Ok(()),
+            Reply::Joined(joined) => return Ok(Some(joined)),
             Reply::No(refused) => {
                 let error = start_error("come back to the cluster");
                 return Err(error(&format!("{address} refuses: {}", refused.message)));
@@ -71,7 +78,7 @@ pub(crate) async fn check_membership(
             }
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn check_addresses(addresses: &[String]) -> Result<(), StartError> {
@@ -88,13 +95,23 @@ fn check_addresses(addresses: &[String]) -> Result<(), StartError> {
     }
 }
 
+/// What went wrong, without the id of a node that is not known.
+fn reason_of(error: LinkError) -> String {
+    match error {
+        LinkError::Unreachable { reason, .. } => format!("cannot be reached: {reason}"),
+        LinkError::NoAnswer { reason, .. } => format!("did not answer: {reason}"),
+        LinkError::Refused { reason, .. } => format!("refused: {reason}"),
+        error @ LinkError::TooLarge { .. } => error.to_string(),
+    }
+}
+
 async fn ask(link: &dyn Link, address: &str, join: &Join, deadline_ms: u64) -> Reply {
     let request = Request::Join(join.clone()).encode();
     let deadline = Duration::from_millis(deadline_ms);
     let called = link.call_address(address, PeerService::Membership, request, deadline);
     let answer = match called.await {
         Ok(bytes) => Answer::decode(bytes),
-        Err(error) => return Reply::Later(error.to_string()),
+        Err(error) => return Reply::Later(reason_of(error)),
     };
     match answer {
         Ok(Answer::Joined(joined)) => Reply::Joined(joined),

@@ -33,6 +33,7 @@ pub(crate) struct Member {
     /// Counts the node's lives: what it tells others carries it.
     pub(crate) incarnation: u64,
     registration: NodeRegistration,
+    /// The other nodes as this one knew them when it opened its settings.
     peers: BTreeMap<NodeId, String>,
 }
 
@@ -98,11 +99,11 @@ impl Member {
         let handler =
             MembershipHandler::new(env.clone(), settings.clone(), options.require_join_token);
         router.set(PeerService::Membership, Arc::new(handler));
-        let mut peers = peer_addresses(&settings.state(), beginning.node);
-        if peers.is_empty() {
-            peers.clone_from(&beginning.peers);
-        }
-        link.set_peers(peers.clone());
+        let peers = peer_addresses(&settings.state(), beginning.node);
+        // What a member has just said is newer than what this node knew when it stopped.
+        let mut reachable = peers.clone();
+        reachable.extend(beginning.peers.clone());
+        link.set_peers(reachable);
         let mut member = Self {
             settings,
             link: Arc::clone(link),
@@ -228,14 +229,14 @@ async fn begin(
             let link = joining_link(env, identity).await?;
             let fits = check_membership(link.as_ref(), addresses, &join).await;
             link.close().await;
-            fits?;
+            let members = fits?.map(|joined| joined.members).unwrap_or_default();
             Ok(Beginning {
                 cluster_id: known.cluster_id,
                 node: known.node,
                 start: Start::Join {
                     cluster_id: known.cluster_id,
                 },
-                peers: BTreeMap::new(),
+                peers: members.into_iter().collect(),
             })
         }
         (None, NodeStart::Found) => Ok(Beginning {

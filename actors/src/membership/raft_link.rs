@@ -1,10 +1,13 @@
 //! The group of the settings over the links: its requests out, those of others in.
+//!
+//! A request begins with the id of the node that it is for (8 bytes, little endian). A wiped machine comes back as a new
+//! node at the address of the old one, and must not vote in its name.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use spandrel_model::ids::NodeId;
 use spandrel_raft::{RaftCall, RaftTransport, Settings, TransportError};
 use tokio::sync::Semaphore;
@@ -28,7 +31,10 @@ impl RaftTransport for RaftLink {
             RaftCall::Snapshot => LinkClass::Bulk,
             _ => LinkClass::Control,
         };
-        let request = Bytes::from(request);
+        let mut addressed = BytesMut::with_capacity(size_of::<u64>() + request.len());
+        addressed.put_u64_le(to.0);
+        addressed.put_slice(&request);
+        let request = addressed.freeze();
         let called = self
             .0
             .call(to, PeerService::Raft, class, request, deadline)
@@ -71,13 +77,21 @@ impl PeerHandler for RaftHandler {
                 .send(Err("a stranger has no settings".to_owned()));
             return;
         };
+        let this = self.settings.node();
+        let addressed = call.request.split_first_chunk();
+        if addressed.is_none_or(|(to, _)| u64::from_le_bytes(*to) != this.0) {
+            let refusal = format!("this is node {}, the request is for another one", this.0);
+            let _ = call.reply.send(Err(refusal));
+            return;
+        }
+        let request = call.request.slice(size_of::<u64>()..);
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             let _ = call.reply.send(Err("too many requests at once".to_owned()));
             return;
         };
         let settings = self.settings.clone();
         tokio::spawn(async move {
-            let answer = settings.answer(from, &call.request).await;
+            let answer = settings.answer(from, &request).await;
             let answer = answer.map(Bytes::from).map_err(|error| error.to_string());
             let _ = call.reply.send(answer);
             drop(permit);

@@ -49,7 +49,9 @@ async fn wait_for(
         match tokio::time::timeout(Duration::from_millis(WAITING_LOG_MS), seen).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => return Err(start_error("register")(&"the settings have stopped")),
-            Err(_) => tracing::warn!("waiting for the leader to send the cluster's settings"),
+            Err(_) => tracing::warn!(
+                "waiting for the leader to send the cluster's settings; a node that never got any needs `spandrel node join ADDRESS`"
+            ),
         }
     }
 }
