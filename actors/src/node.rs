@@ -20,7 +20,7 @@ use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
 use crate::opening::{compile, guard, open_settings, open_storage};
 use crate::pager::PagerMessage;
-use crate::query::{Gate, QueryPort};
+use crate::query::{Coordinator, CoordinatorParts, QueryPort, QueryServer};
 use crate::recovery::{Recovery, report_damage};
 use crate::replay::replay;
 use crate::shared::Shared;
@@ -140,14 +140,26 @@ impl Node {
     /// Answers questions.
     #[must_use]
     pub fn query(&self) -> Arc<dyn Query> {
-        Arc::new(self.query_port())
+        Arc::new(Coordinator::new(CoordinatorParts {
+            local: Arc::new(self.query_port()),
+            link: None,
+            cluster: self.settings.watch(),
+            node: self.shared.node,
+            contact: Arc::new(|| true),
+        }))
     }
 
-    fn query_port(&self) -> QueryPort {
+    /// Answers the questions of other nodes' queries.
+    #[allow(dead_code)] // registered with the links once a node has them
+    pub(crate) fn query_server(&self) -> QueryServer {
+        let local = Arc::new(self.query_port());
+        QueryServer::new(local, self.shared.node, self.settings.watch())
+    }
+
+    pub(crate) fn query_port(&self) -> QueryPort {
         QueryPort {
             shared: Arc::clone(&self.shared),
             shards: Arc::clone(&self.shards),
-            gate: Arc::new(Gate::default()),
             recovery_window_nanos: self.options.recovery_window_seconds * UnixNanos::PER_SECOND,
         }
     }

@@ -237,6 +237,7 @@ fn search(
     let query = IndexQuery {
         tenant,
         filter,
+        shards: None,
         cursor,
         limit,
     };
