@@ -1,6 +1,8 @@
 //! Queries. [`QueryPort`] answers for one node, of the shards that it is asked for: it asks each shard and store that
 //! may hold an answer and merges in a total order.
 
+#[cfg(test)]
+mod cluster_test;
 mod columns;
 mod coordinator;
 mod gate;
@@ -18,6 +20,8 @@ mod readers;
 mod search;
 mod server;
 mod sources;
+#[cfg(test)]
+mod test_cluster;
 mod trace;
 mod verify;
 

@@ -169,3 +169,111 @@ impl Readers {
         self.lock().by_id.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    /// Gives its pieces, then an error if it has one.
+    struct Pieces(Vec<Bytes>, Option<PortError>);
+
+    #[async_trait]
+    impl TraceReader for Pieces {
+        async fn next(&mut self) -> Result<Option<Bytes>, PortError> {
+            match (self.0.pop(), self.1.take()) {
+                (Some(piece), error) => {
+                    self.1 = error;
+                    Ok(Some(piece))
+                }
+                (None, Some(error)) => Err(error),
+                (None, None) => Ok(None),
+            }
+        }
+    }
+
+    async fn chunks(pieces: &[usize]) -> Chunks {
+        let pieces = pieces.iter().rev().map(|len| Bytes::from(vec![7; *len]));
+        let pieces = Pieces(pieces.collect(), None);
+        Chunks::open(Box::new(pieces)).await.unwrap()
+    }
+
+    fn owner(node: u64) -> ReaderOwner {
+        ReaderOwner {
+            node: NodeId(node),
+            tenant: TenantId::default(),
+            trace_id: TraceId([1; 16]),
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_are_cut_to_messages_and_the_last_one_says_so() {
+        let mut chunks = chunks(&[10, 2 * MAX_ANSWER_BYTES + 1, MAX_ANSWER_BYTES]).await;
+        let expected = [
+            (10, false, false),
+            (MAX_ANSWER_BYTES, true, false),
+            (MAX_ANSWER_BYTES, true, false),
+            (1, false, false),
+            (MAX_ANSWER_BYTES, false, true),
+        ];
+        for expected in expected {
+            let piece = chunks.next().await.unwrap();
+            assert_eq!((piece.bytes.len(), piece.goes_on, piece.last), expected);
+        }
+        let nothing = super::tests::chunks(&[]).await.next().await.unwrap();
+        assert!(nothing.bytes.is_empty() && nothing.last);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_owner_reads_each_piece_once_until_the_end() {
+        let readers = Arc::new(Readers::default());
+        let id = readers.hold(owner(2), chunks(&[1, 2]).await).unwrap();
+        assert!(
+            readers.pull(&owner(3), id, 1).await.is_err(),
+            "of another node"
+        );
+        assert!(readers.pull(&owner(2), id + 1, 1).await.is_err());
+        assert!(readers.pull(&owner(2), id, 0).await.is_err());
+        assert!(
+            readers.pull(&owner(2), id, 2).await.is_err(),
+            "a pull was lost"
+        );
+        assert_eq!(readers.pull(&owner(2), id, 1).await.unwrap().bytes.len(), 1);
+        assert!(readers.pull(&owner(2), id, 1).await.is_err(), "asked again");
+        assert!(readers.pull(&owner(2), id, 2).await.unwrap().last);
+        assert_eq!(readers.len(), 0);
+        assert_eq!(
+            readers.pull(&owner(2), id, 3).await.unwrap_err().code,
+            "reader_gone"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_are_bounded_and_expire() {
+        let readers = Arc::new(Readers::default());
+        let mut last = 0;
+        for _ in 0..MAX_PEER_READERS {
+            last = readers.hold(owner(2), chunks(&[1, 2, 3]).await).unwrap();
+        }
+        let refused = readers.hold(owner(2), chunks(&[1, 2]).await).unwrap_err();
+        assert_eq!(refused.code, "too_many_readers");
+        tokio::time::sleep(Duration::from_millis(PEER_READER_IDLE_MS - 1)).await;
+        readers.pull(&owner(2), last, 1).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        assert_eq!(readers.len(), 1, "the one that is read stays");
+        tokio::time::sleep(Duration::from_millis(PEER_READER_IDLE_MS)).await;
+        assert_eq!(readers.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_fails_is_let_go() {
+        let readers = Arc::new(Readers::default());
+        let error = PortError::internal("broken");
+        let pieces = vec![Bytes::from_static(b"b"), Bytes::from_static(b"a")];
+        let pieces = Chunks::open(Box::new(Pieces(pieces, Some(error.clone())))).await;
+        let id = readers.hold(owner(2), pieces.unwrap()).unwrap();
+        assert_eq!(readers.pull(&owner(2), id, 1).await, Err(error));
+        assert_eq!(readers.len(), 0);
+    }
+}

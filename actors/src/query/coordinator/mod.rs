@@ -4,6 +4,8 @@
 //! What this node holds is answered without the links; a node that holds everything answers as if it were alone.
 
 mod merge;
+#[cfg(test)]
+mod merge_test;
 mod merged_reader;
 mod names;
 mod peer;
@@ -103,6 +105,13 @@ impl Coordinator {
             parts,
             gate: Arc::new(Gate::default()),
         }
+    }
+
+    /// The same with another view of the cluster.
+    #[cfg(test)]
+    pub(super) fn with_cluster(mut self, cluster: watch::Receiver<Arc<ClusterState>>) -> Self {
+        self.parts.cluster = cluster;
+        self
     }
 
     fn local(&self) -> &Arc<QueryPort> {

@@ -86,7 +86,9 @@ pub(super) async fn scatter<Q: Question>(
         }
         open.iter()
             .for_each(|(node, part)| scatter.ask(*node, part));
-        scatter.wait(standing).await;
+        if !scatter.wait(standing).await {
+            give_up(&open, standing);
+        }
     };
     Scattered {
         missing: missing_parts(&plan, demand, standing),
@@ -132,8 +134,8 @@ impl<'a, Q: Question> Scatter<'a, Q> {
         self.events.push(late.boxed());
     }
 
-    /// Waits for something to happen, at most until the deadline.
-    async fn wait(&mut self, standing: &mut Standing) {
+    /// Waits for something to happen, at most until the deadline. False when nothing can happen any more.
+    async fn wait(&mut self, standing: &mut Standing) -> bool {
         let event = tokio::time::timeout_at(self.deadline, self.events.next()).await;
         match event {
             Ok(Some(Event::Answered(node, part, Ok(answer)))) => {
@@ -158,8 +160,10 @@ impl<'a, Q: Question> Scatter<'a, Q> {
                         .increment(1);
                 }
             }
-            Ok(None) | Err(_) => {}
+            Ok(None) => return false,
+            Err(_) => {}
         }
+        true
     }
 }
 
