@@ -5,25 +5,23 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
 use prost::Message;
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{NodeId, ShardId, UnixNanos};
 use spandrel_model::policy::KEEP_ALL_POLICY;
-use spandrel_model::ports::{Query, TraceAbsence, TraceAnswer, TraceLookup};
+use spandrel_model::ports::{Query, TraceAbsence, TraceLookup};
 use spandrel_model::search::{
     FoundTrace, NamesKind, NamesRequest, SearchAnswer, SearchFilter, SearchRequest, TagCondition,
     TraceState,
 };
+use spandrel_model::shard_set::ShardSet;
 use spandrel_model::verdict::{Trigger, Verdict};
 use tokio::time::Instant;
 
 use super::Coordinator;
+use super::part::NodePart;
 use super::test_cluster::support::{ERRORS_ONLY, Sent, pass, span};
-use super::test_cluster::{Fault, TestCluster, id, read, tenant};
-use crate::Clock;
-use crate::limits::{PEER_READER_IDLE_MS, TRACE_PIECE_BYTES};
+use super::test_cluster::{Fault, TestCluster, fetch, id, read, tenant};
 use crate::link::{Caller, IncomingCall, LinkClass, PeerHandler, PeerService};
 
 /// One node for each shard, none with a copy.
@@ -65,13 +63,6 @@ async fn pages(query: &Coordinator, mut request: SearchRequest) -> Vec<FoundTrac
         if request.cursor.is_none() {
             return all;
         }
-    }
-}
-
-async fn fetch(query: &Coordinator, trace: u8) -> TraceAnswer {
-    match query.trace(&tenant(), id(trace)).await.unwrap() {
-        TraceLookup::Found(answer) => answer,
-        TraceLookup::Absent(absence) => panic!("trace {trace} is absent: {absence:?}"),
     }
 }
 
@@ -129,6 +120,48 @@ async fn a_search_pages_through_all_nodes_in_the_total_order() {
         }
         cluster.stop().await;
     }
+}
+
+/// Live, recent, indexed and scanned traces alike; of a shard that is asked for its stored data, no live ones.
+#[tokio::test(start_paused = true)]
+async fn a_node_answers_of_the_shards_that_it_is_asked_for() {
+    let cluster = TestCluster::start(KEEP_ALL_POLICY, [&[1], &[1], &[1], &[1]]).await;
+    filled(&cluster).await;
+    let local = cluster.nodes[&1].node.query_port();
+    let by_note = SearchFilter {
+        tags: vec![TagCondition {
+            key: "shop.note".to_owned(),
+            value: "plain".to_owned(),
+        }],
+        ..SearchFilter::default()
+    };
+    let shards = |numbers: &[u16]| -> ShardSet { numbers.iter().copied().map(ShardId).collect() };
+    let part = NodePart {
+        live: shards(&[1]),
+        stored: shards(&[1, 2]),
+    };
+    let is_asked = |trace: u8| match cluster.shard(trace) {
+        ShardId(1) => true,
+        // Those are in blocks.
+        ShardId(2) => trace <= 30,
+        _ => false,
+    };
+    let expected: BTreeSet<_> = (1..=60).filter(|n| is_asked(*n)).map(id).collect();
+    for filter in [SearchFilter::default(), by_note] {
+        let mut page = request(filter, 4);
+        let mut found = Vec::new();
+        loop {
+            let answer = local.find(page.clone(), &part).await.unwrap().answer;
+            found.extend(answer.traces.iter().map(|found| found.trace_id));
+            page.cursor = answer.next;
+            if page.cursor.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found.len(), expected.len());
+        assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected);
+    }
+    cluster.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -323,100 +356,6 @@ async fn a_trace_in_parts_is_put_together_each_span_once() {
     cluster.stop().await;
 }
 
-/// Sends one trace of many small spans.
-async fn send_large(cluster: &TestCluster, trace: u8, spans: u32) {
-    let now = cluster.nodes[&1].clock.now().0;
-    let numbers: Vec<u32> = (1..=spans).collect();
-    for part in numbers.chunks(10_000) {
-        let span = |number: &u32| Span {
-            trace_id: id(trace).0.to_vec(),
-            span_id: (u64::from(*number)).to_be_bytes().to_vec(),
-            parent_span_id: if *number == 1 {
-                vec![]
-            } else {
-                1u64.to_be_bytes().to_vec()
-            },
-            name: "step".to_owned(),
-            start_time_unix_nano: now,
-            end_time_unix_nano: now + u64::from(*number),
-            ..Span::default()
-        };
-        let request = ExportTraceServiceRequest {
-            resource_spans: vec![ResourceSpans {
-                scope_spans: vec![ScopeSpans {
-                    spans: part.iter().map(span).collect(),
-                    ..ScopeSpans::default()
-                }],
-                ..ResourceSpans::default()
-            }],
-        };
-        let bytes = Bytes::from(request.encode_to_vec());
-        for node in cluster.owners(trace) {
-            let ingest = cluster.nodes[&node].node.ingest();
-            let credit = ingest.admit(&tenant(), bytes.len() as u64).unwrap();
-            let outcome = ingest
-                .export(&tenant(), bytes.clone(), credit)
-                .await
-                .unwrap();
-            assert_eq!(outcome.accepted, part.len() as u64, "{}", outcome.message);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_large_trace_is_streamed_in_bounded_pieces_and_goes_on_with_another_holder() {
-    let cluster = TestCluster::start(KEEP_ALL_POLICY, [&[1, 2], &[2], &[3], &[3]]).await;
-    let trace = cluster.trace_in(0, 1);
-    send_large(&cluster, trace, 100_000).await;
-    let (spans, longest) = read(fetch(&cluster.query(3), trace).await).await;
-    assert_eq!(spans.len(), 100_000);
-    assert!(longest < TRACE_PIECE_BYTES + 1_000, "{longest}");
-    let most = cluster
-        .network
-        .calls
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(_, bytes)| *bytes)
-        .max();
-    // The link itself refuses what is over 1 MiB.
-    assert!(most > Some(TRACE_PIECE_BYTES));
-    assert_eq!(
-        cluster.server(1).open_readers(),
-        0,
-        "it was read to its end"
-    );
-
-    // The primary dies behind its second message: the other copy goes on, no span comes twice.
-    cluster.fault(1, Some(Fault::DeadAfter(2)));
-    let (spans, _) = read(fetch(&cluster.query(3), trace).await).await;
-    assert_eq!(spans.len(), 100_000);
-    // Nobody else: what is there comes, then an error, never a short trace.
-    cluster.fault(1, Some(Fault::DeadAfter(2)));
-    cluster.fault(2, Some(Fault::Dead));
-    let mut answer = fetch(&cluster.query(3), trace).await;
-    let mut pieces = 0;
-    let error = loop {
-        match answer.reader.next().await {
-            Ok(piece) => pieces += usize::from(piece.is_some()),
-            Err(error) => break error,
-        }
-        assert!(pieces < 10, "it ended as if it were whole");
-    };
-    assert_eq!((pieces, error.code), (2, "holders_unreachable"));
-    cluster.fault(1, None);
-    cluster.fault(2, None);
-
-    // Readers that nobody reads on are let go.
-    let started = fetch(&cluster.query(3), trace).await;
-    assert!(cluster.server(1).open_readers() > 0);
-    tokio::time::sleep(Duration::from_millis(PEER_READER_IDLE_MS + 1)).await;
-    assert_eq!(cluster.server(1).open_readers(), 0);
-    // The coordinator then goes on with the other copy.
-    assert_eq!(read(started).await.0.len(), 100_000);
-    cluster.stop().await;
-}
-
 #[tokio::test(start_paused = true)]
 async fn names_of_all_nodes_are_merged() {
     let cluster = TestCluster::start(KEEP_ALL_POLICY, ALONE).await;
@@ -602,7 +541,7 @@ async fn no_bytes_of_a_peer_hurt_a_node() {
     // A map that never comes.
     request.epoch = 99;
     request.question = Some(crate::wire::query_request::Question::Search(
-        super::message::encode_request(&everything(5), &super::part::NodePart::all(1)),
+        super::message::encode_request(&everything(5), &NodePart::all(1)),
     ));
     assert!(!refusal(ask(node, request.encode_to_vec()).await).is_empty());
     cluster.stop().await;

@@ -6,6 +6,8 @@ mod cluster_test;
 mod columns;
 mod coordinator;
 mod gate;
+#[cfg(test)]
+mod large_trace_test;
 mod live;
 mod message;
 mod missing;

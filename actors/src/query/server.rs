@@ -84,6 +84,11 @@ fn busy() -> PortError {
     PortError::unavailable("busy", message, HOLDERS_RETRY_MS)
 }
 
+fn not_in_time(timeout: Duration) -> PortError {
+    let message = format!("not answered within {} ms", timeout.as_millis());
+    PortError::unavailable("busy", message, HOLDERS_RETRY_MS)
+}
+
 fn message(answer: Answer) -> Bytes {
     let answer = QueryAnswer {
         answer: Some(answer),
@@ -119,7 +124,7 @@ impl QueryServer {
         let answer = match tokio::time::timeout(timeout, self.decide(from, request, timeout)).await
         {
             Ok(answer) => answer,
-            Err(_) => Err(busy()),
+            Err(_) => Err(not_in_time(timeout)),
         };
         let answer = answer.unwrap_or_else(|error| Answer::Refused(encode_refusal(&error)));
         Ok(message(answer))

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
 use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term, TraceId};
-use spandrel_model::ports::TraceAnswer;
+use spandrel_model::ports::{Query, TraceAnswer, TraceLookup};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::{HolderKey, NodeAddresses, NodeRecord, NodeState, ShardRecord};
 use tokio::sync::{oneshot, watch};
@@ -329,4 +329,11 @@ pub(super) async fn read(answer: TraceAnswer) -> (BTreeSet<[u8; 8]>, usize) {
 
 pub(super) fn id(trace: u8) -> TraceId {
     trace_id(trace)
+}
+
+pub(super) async fn fetch(query: &Coordinator, trace: u8) -> TraceAnswer {
+    match query.trace(&tenant(), id(trace)).await.unwrap() {
+        TraceLookup::Found(answer) => answer,
+        TraceLookup::Absent(absence) => panic!("trace {trace} is absent: {absence:?}"),
+    }
 }

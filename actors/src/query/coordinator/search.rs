@@ -112,6 +112,7 @@ impl Progress {
             .extend(page.traces.iter().map(|found| found.trace_id));
         let is_full = page.traces.len() >= limit;
         self.found.extend(page.traces);
+        self.next = None;
         let Reached::Until(reached) = page.reached else {
             return false;
         };
@@ -214,5 +215,93 @@ impl SearchQuestion<'_> {
             }
             _ => Err(nonsense(node)(malformed("answer")())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spandrel_model::batch::StatusCode;
+    use spandrel_model::search::TraceState;
+
+    use super::*;
+
+    fn progress() -> Progress {
+        Progress {
+            found: Vec::new(),
+            seen: BTreeSet::new(),
+            cursor: None,
+            receipt: Receipt::default(),
+            next: None,
+        }
+    }
+
+    fn found(start: u64) -> FoundTrace {
+        FoundTrace {
+            trace_id: TraceId([1; 16]),
+            root_service: String::new(),
+            root_operation: String::new(),
+            start: UnixNanos(start),
+            duration: 0,
+            status: StatusCode::Unset,
+            span_count: 1,
+            error_count: 0,
+            services: Vec::new(),
+            state: TraceState::Kept,
+            matched_spans: Vec::new(),
+        }
+    }
+
+    fn cursor(start: u64) -> Cursor {
+        Cursor {
+            start: UnixNanos(start),
+            trace_id: TraceId([1; 16]),
+        }
+    }
+
+    fn reply(starts: &[u64], reached: Reached, complete: bool) -> Reply<SearchPart> {
+        let answer = SearchAnswer {
+            traces: starts.iter().copied().map(found).collect(),
+            next: None,
+            receipt: Receipt {
+                complete,
+                ..Receipt::default()
+            },
+        };
+        Reply {
+            node: NodeId(1),
+            part: NodePart::default(),
+            answer: SearchPart { answer, reached },
+        }
+    }
+
+    fn add(progress: &mut Progress, reply: Reply<SearchPart>) -> bool {
+        progress.add(vec![reply], 5, &|_| ShardId(0))
+    }
+
+    #[test]
+    fn what_a_message_did_not_hold_is_asked_for_again() {
+        let mut progress = progress();
+        let reached = Reached::Until(Some(cursor(9)));
+        assert!(add(&mut progress, reply(&[9], reached, true)));
+        assert_eq!(progress.cursor, Some(cursor(9)));
+        assert!(!add(&mut progress, reply(&[], Reached::End, true)));
+        assert_eq!((progress.found.len(), progress.next), (1, None));
+    }
+
+    #[test]
+    fn a_node_that_has_used_up_its_time_is_not_asked_again_but_the_client_may_go_on() {
+        let mut progress = progress();
+        let reached = Reached::Until(Some(cursor(9)));
+        assert!(!add(&mut progress, reply(&[9], reached, false)));
+        assert_eq!(progress.next, Some(cursor(9)));
+    }
+
+    #[test]
+    fn a_search_that_comes_nowhere_ends() {
+        let mut progress = progress();
+        assert!(!add(&mut progress, reply(&[], Reached::Until(None), false)));
+        assert_eq!(progress.next, None);
+        assert!(!add(&mut progress, reply(&[], Reached::Until(None), true)));
+        assert_eq!(progress.next, None);
     }
 }
