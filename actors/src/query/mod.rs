@@ -21,6 +21,8 @@ mod reader;
 mod readers;
 mod search;
 mod server;
+#[cfg(test)]
+mod server_test;
 mod sources;
 #[cfg(test)]
 mod test_cluster;

@@ -1,12 +1,13 @@
 //! Who is asked for what: from the shard map, the holders of older data and what is known of the nodes, without I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use spandrel_model::ids::{Bucket, NodeId, ShardId, UnixNanos};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
 use spandrel_model::limits::MAX_TIME_AHEAD_NANOS;
 use spandrel_model::shard_set::ShardSet;
 use spandrel_raft::ClusterState;
-use spandrel_raft::state::NodeState;
+use spandrel_raft::state::{HolderKey, NodeState};
 
 use super::part::NodePart;
 
@@ -153,10 +154,15 @@ impl Planner<'_> {
     /// Notes the old data that nobody can answer, and returns that which no node that is asked anyway holds.
     fn stored(&self, plan: &mut ScatterPlan) -> Open {
         let first = first_bucket(self.demand.from, self.demand.bucket_nanos);
+        let asked = self.asked_gladly(plan);
         let mut open = Open::new();
         for (bucket, records) in self.demand.state.holders.range(first..) {
-            let wanted = |shard| self.demand.shard.is_none_or(|wanted| wanted == shard);
-            for (key, holders) in records.iter().filter(|(key, _)| wanted(key.shard)) {
+            for (key, holders) in records.range(self.keys()) {
+                // Nearly all of them, where nodes are well: nothing more is looked up for each.
+                let asked = asked.get(usize::from(key.shard.0)).copied().flatten();
+                if asked.is_some_and(|node| holders.contains(&node)) {
+                    continue;
+                }
                 match self.best(key.shard, holders) {
                     None => {
                         let blamed = holders.first().copied().unwrap_or_default();
@@ -175,6 +181,37 @@ impl Planner<'_> {
             }
         }
         open
+    }
+
+    /// The keys of a bucket that the demand concerns.
+    fn keys(&self) -> (Bound<HolderKey>, Bound<HolderKey>) {
+        let key = |shard, term| HolderKey { shard, term };
+        self.demand
+            .shard
+            .map_or((Bound::Unbounded, Bound::Unbounded), |shard| {
+                (
+                    Bound::Included(key(shard, Term(0))),
+                    Bound::Included(key(shard, Term(u64::MAX))),
+                )
+            })
+    }
+
+    /// For each shard the node that is asked for its live traces, where nobody is asked more gladly.
+    fn asked_gladly(&self, plan: &ScatterPlan) -> Vec<Option<NodeId>> {
+        let mut asked = vec![None; self.demand.state.shard_map.len()];
+        for (node, part) in &plan.asks {
+            let has_answered = |shard| {
+                let part = self.standing.answered.get(node);
+                part.is_some_and(|part| part.live.contains(shard))
+            };
+            let is_good = self.rank(*node) == Some(Rank::Good);
+            for shard in part.live.iter() {
+                if let Some(place) = asked.get_mut(usize::from(shard.0)) {
+                    *place = (is_good || has_answered(shard)).then_some(*node);
+                }
+            }
+        }
+        asked
     }
 
     /// The holders that are asked most gladly.

@@ -9,8 +9,9 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
-use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term, TraceId};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::ports::{Query, TraceAnswer, TraceLookup};
+use spandrel_model::search::{SearchAnswer, SearchFilter, SearchRequest};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::{HolderKey, NodeAddresses, NodeRecord, NodeState, ShardRecord};
 use tokio::sync::{oneshot, watch};
@@ -26,7 +27,12 @@ use crate::link::{
 #[path = "../../tests/support/mod.rs"]
 pub(super) mod support;
 
-use support::{TestClock, TestNode, start, trace_id};
+use support::{Sent, TestClock, TestNode, pass, span, start, trace_id};
+
+/// One node for each shard, none with a copy.
+pub(super) const ALONE: [&[u64]; 4] = [&[1], &[2], &[3], &[3]];
+/// Two copies of each.
+pub(super) const TWICE: [&[u64]; 4] = [&[1, 2], &[2, 3], &[3, 1], &[3, 2]];
 
 /// What is wrong with a node.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -336,4 +342,42 @@ pub(super) async fn fetch(query: &Coordinator, trace: u8) -> TraceAnswer {
         TraceLookup::Found(answer) => answer,
         TraceLookup::Absent(absence) => panic!("trace {trace} is absent: {absence:?}"),
     }
+}
+
+pub(super) fn request(filter: SearchFilter, limit: usize) -> SearchRequest {
+    SearchRequest {
+        tenant: tenant(),
+        filter: SearchFilter {
+            to: UnixNanos(u64::MAX),
+            ..filter
+        },
+        limit,
+        cursor: None,
+        include_dropped: false,
+        timeout_ms: 10_000,
+    }
+}
+
+pub(super) fn everything(limit: usize) -> SearchRequest {
+    request(SearchFilter::default(), limit)
+}
+
+pub(super) async fn search(query: &Coordinator, request: SearchRequest) -> SearchAnswer {
+    query.search(request).await.unwrap()
+}
+
+fn late(trace: u8, before_ms: u64) -> Sent {
+    Sent {
+        before_ms,
+        ..span(trace, 1, 0)
+    }
+}
+
+/// Traces of every shard, some with equal starts: half of them in blocks, half live.
+pub(super) async fn filled(cluster: &TestCluster) {
+    let traces: Vec<Sent> = (1..=60).map(|n| late(n, u64::from(n % 7) * 50)).collect();
+    cluster.send(&traces[..30]).await;
+    pass(12).await;
+    cluster.flush().await;
+    cluster.send(&traces[30..]).await;
 }

@@ -51,6 +51,16 @@ enum Event<A> {
     Late(NodeId),
 }
 
+/// What a wait has brought.
+enum Turn {
+    /// An answer, or nothing: the plan stands.
+    Expected,
+    /// A node failed, is late, or has answered after all.
+    Changed,
+    /// Nothing can happen any more, or not in time.
+    Over,
+}
+
 struct Scatter<'a, Q: Question> {
     question: &'a Q,
     deadline: Instant,
@@ -74,22 +84,25 @@ pub(super) async fn scatter<Q: Question>(
         events: FuturesUnordered::new(),
         replies: Vec::new(),
     };
-    let plan = loop {
-        let plan = ScatterPlan::new(demand, standing);
+    let mut plan = ScatterPlan::new(demand, standing);
+    loop {
         let open = open_asks(&plan, standing);
         if open.is_empty() {
-            break plan;
-        }
-        if Instant::now() >= deadline {
-            give_up(&open, standing);
-            continue;
+            break;
         }
         open.iter()
             .for_each(|(node, part)| scatter.ask(*node, part));
-        if !scatter.wait(standing).await {
-            give_up(&open, standing);
+        let turn = match Instant::now() < deadline {
+            true => scatter.wait(standing).await,
+            false => Turn::Over,
+        };
+        match turn {
+            Turn::Expected => continue,
+            Turn::Changed => {}
+            Turn::Over => give_up(&open, standing),
         }
-    };
+        plan = ScatterPlan::new(demand, standing);
+    }
     Scattered {
         missing: missing_parts(&plan, demand, standing),
         replies: scatter.replies,
@@ -134,36 +147,45 @@ impl<'a, Q: Question> Scatter<'a, Q> {
         self.events.push(late.boxed());
     }
 
-    /// Waits for something to happen, at most until the deadline. False when nothing can happen any more.
-    async fn wait(&mut self, standing: &mut Standing) -> bool {
+    /// Waits for something to happen, at most until the deadline.
+    async fn wait(&mut self, standing: &mut Standing) -> Turn {
         let event = tokio::time::timeout_at(self.deadline, self.events.next()).await;
+        let failover = |reason| {
+            let counter = metrics::counter!("spandrel_query_failovers_total", "reason" => reason);
+            counter.increment(1);
+            Turn::Changed
+        };
         match event {
             Ok(Some(Event::Answered(node, part, Ok(answer)))) => {
                 standing.answered.entry(node).or_default().add(&part);
-                standing.late.remove(&node);
                 self.replies.push(Reply { node, part, answer });
+                match standing.late.remove(&node) {
+                    true => Turn::Changed,
+                    false => Turn::Expected,
+                }
             }
             Ok(Some(Event::Answered(node, _, Err(reason)))) => {
                 tracing::debug!(node = node.0, reason, "a holder did not answer");
-                metrics::counter!("spandrel_query_failovers_total", "reason" => "failed")
-                    .increment(1);
                 standing.failed.insert(node, reason);
+                failover("failed")
             }
-            Ok(Some(Event::Late(node))) => {
-                let answered = standing.answered.get(&node);
-                let asked = self.asked.get(&node);
-                let is_open = asked.is_some_and(|asked| {
-                    answered.is_none_or(|answered| !asked.without(answered).is_empty())
-                });
-                if is_open && standing.late.insert(node) {
-                    metrics::counter!("spandrel_query_failovers_total", "reason" => "late")
-                        .increment(1);
+            Ok(Some(Event::Late(node))) if self.is_open(node, standing) => {
+                match standing.late.insert(node) {
+                    true => failover("late"),
+                    false => Turn::Expected,
                 }
             }
-            Ok(None) => return false,
-            Err(_) => {}
+            Ok(Some(Event::Late(_))) => Turn::Expected,
+            Ok(None) | Err(_) => Turn::Over,
         }
-        true
+    }
+
+    fn is_open(&self, node: NodeId, standing: &Standing) -> bool {
+        let answered = standing.answered.get(&node);
+        let asked = self.asked.get(&node);
+        asked.is_some_and(|asked| {
+            answered.is_none_or(|answered| !asked.without(answered).is_empty())
+        })
     }
 }
 
