@@ -3,6 +3,10 @@
 //! May depend on: the model, storage and raft; owns ractor and consistent_hash. It implements the ports of the model. Must never: speak
 //! HTTP or gRPC to clients, read a clock or a disk other than through [`Env`], or queue bytes without credit.
 
+// Unit tests share the support of the tests in `tests/`, which names the crate from outside.
+#[cfg(test)]
+extern crate self as spandrel_actors;
+
 mod admin;
 mod arena;
 pub mod assembler;

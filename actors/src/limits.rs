@@ -1,5 +1,7 @@
 //! Every bound of this crate, with its unit and its reason.
 
+use crate::link::MAX_LINK_MESSAGE_BYTES;
+
 /// Raw bytes at which a journal frame is closed: reading one back costs about 0.16 ms (measured).
 pub const FRAME_RAW_BYTES: usize = 256 * 1024;
 /// Most frames that wait for the commit in flight: enough to keep the disk busy, few enough to bound the memory.
@@ -34,8 +36,9 @@ pub const INDEX_STEP_SUMMARIES: usize = 10_000;
 pub const MAX_TENANT_QUERIES: usize = 16;
 /// Milliseconds that a query waits for its turn (API.md).
 pub const QUERY_QUEUE_MS: u64 = 1_000;
-/// Pieces of a streamed trace, in bytes.
-pub const TRACE_PIECE_BYTES: usize = 1 << 20;
+/// Pieces of a streamed trace, in bytes: with one more span of the usual size a piece still fits into one message of the
+/// links, which is 1 MiB at most.
+pub const TRACE_PIECE_BYTES: usize = (1 << 20) - (64 << 10);
 /// Bytes of credit that one query holds: a page's columns or some frames, and its results.
 pub const QUERY_CREDIT_BYTES: u64 = 4 << 20;
 /// Live candidates that one round of a search asks of a shard at most, beyond a page's own limit: 64 shards' are about
@@ -44,6 +47,42 @@ pub const MAX_SHARD_CANDIDATES: usize = 512;
 /// Candidates of a search that are read together: enough that one page of a block serves several, few enough that the
 /// deadline is looked at every some milliseconds.
 pub const SEARCH_GROUP: usize = 64;
+/// Parts that an answer names as missing, each with its own range, before there is one for each node: people read them.
+pub const MAX_MISSING_PARTS: usize = 64;
+/// Missing parts that one node may name to another: its own are few.
+pub const MAX_PEER_MISSING_PARTS: usize = 64;
+/// Bytes of the reason of a missing part, and of a refusal between nodes: a sentence or two.
+pub const MAX_MISSING_REASON_BYTES: usize = 512;
+/// Bytes of an answer between nodes, with room for what is around it in a message of the links.
+pub const MAX_ANSWER_BYTES: usize = MAX_LINK_MESSAGE_BYTES - (16 << 10);
+/// Most names that one node asks of another: as many as an index gives.
+pub const MAX_PEER_NAMES: usize = 10_000;
+/// Questions of other nodes that run at once: as many as two tenants may ask here.
+pub const MAX_PEER_QUERIES: usize = 32;
+/// Questions of other nodes that run or wait: each holds its request, 1 MiB at most and some 100 bytes mostly.
+pub const MAX_PEER_QUERIES_WAITING: usize = 256;
+/// Milliseconds that a question of another node may take at most (API.md, `timeoutMs`).
+pub const MAX_PEER_QUERY_MS: u64 = 60_000;
+/// Traces that other nodes read at once: each holds up to two pieces, a fragment, and 8 bytes a span.
+pub const MAX_PEER_READERS: usize = 128;
+/// Milliseconds after which a trace that another node does not read on is let go: its client is slow or gone.
+pub const PEER_READER_IDLE_MS: u64 = 30_000;
+/// Bytes of a piece of a trace that another node sends in several messages: a span is smaller than its trace, which is
+/// 5 MB at most.
+pub const MAX_PEER_PIECE_BYTES: usize = 16 << 20;
+/// Milliseconds after which an answer of a node is late and another holder is asked as well, at most: half of the time
+/// that is left where that is less. A search of a warm node takes some milliseconds.
+pub const LATE_ANSWER_MS: u64 = 1_000;
+/// Milliseconds of a question's time that are kept for the way back, at most: a tenth where that is less.
+pub const ANSWER_MARGIN_MS: u64 = 200;
+/// Milliseconds that names and a trace by id may take; the edge gives up at about the same time (API.md).
+pub const LOOKUP_TIMEOUT_MS: u64 = 10_000;
+/// Bytes of credit that a search holds for one result of another node: about 300 bytes mostly.
+pub const RESULT_CREDIT_BYTES: u64 = 1 << 10;
+/// Results from which an answer travels with the data, so that it holds up no heartbeat: about 100 KiB.
+pub const BULK_RESULTS: usize = 300;
+/// Retry hint in milliseconds when holders cannot be reached: a failover takes about 3 s.
+pub const HOLDERS_RETRY_MS: u64 = 2_000;
 /// Raw bytes of the journal's frames that one search walks at most: about a second of decompression.
 pub const MAX_SEARCH_FRAME_BYTES: u64 = 1 << 30;
 /// Policy sets that entries may still refer to; older entries are decided by the oldest of these.

@@ -21,7 +21,7 @@ use crate::ingest::IngestPort;
 use crate::membership::{Member, NodeStart};
 use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
-use crate::query::{Gate, QueryPort};
+use crate::query::{Coordinator, CoordinatorParts, QueryPort, QueryServer};
 use crate::recovery::{Recovery, report_damage};
 use crate::replay::{Recovered, replay};
 use crate::route::Dispatcher;
@@ -197,14 +197,26 @@ impl Node {
     /// Answers questions.
     #[must_use]
     pub fn query(&self) -> Arc<dyn Query> {
-        Arc::new(self.query_port())
+        let settings = self.member.settings.clone();
+        Arc::new(Coordinator::new(CoordinatorParts {
+            local: Arc::new(self.query_port()),
+            link: Some(Arc::clone(&self.member.link)),
+            cluster: self.member.settings.watch(),
+            node: self.shared.node,
+            contact: Arc::new(move || settings.leader().is_some()),
+        }))
     }
 
-    fn query_port(&self) -> QueryPort {
+    /// Answers the questions of other nodes' queries.
+    pub(crate) fn query_server(&self) -> QueryServer {
+        let local = Arc::new(self.query_port());
+        QueryServer::new(local, self.shared.node, self.member.settings.watch())
+    }
+
+    pub(crate) fn query_port(&self) -> QueryPort {
         QueryPort {
             shared: Arc::clone(&self.shared),
             shards: Arc::clone(&self.shards),
-            gate: Arc::new(Gate::default()),
             recovery_window_nanos: self.options.recovery_window_seconds * UnixNanos::PER_SECOND,
         }
     }

@@ -153,7 +153,7 @@ pub(crate) async fn start_actors(
         options: Arc::clone(&options),
     };
     Actor::spawn_linked(None, Housekeeper, arguments, cell()).await?;
-    Ok(Node {
+    let node = Node {
         shared,
         member,
         supervisor,
@@ -163,5 +163,8 @@ pub(crate) async fn start_actors(
         shards: shards.into(),
         options,
         recovery,
-    })
+    };
+    let questions = Arc::new(node.query_server());
+    node.member.router.set(PeerService::Query, questions);
+    Ok(node)
 }

@@ -163,6 +163,7 @@ fn searching(criterion: &mut Criterion) {
         let query = IndexQuery {
             tenant: &TenantId::default(),
             filter: &filter,
+            shards: None,
             cursor: None,
             limit: 20,
         };

@@ -3,10 +3,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{ShardId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter, SearchRequest};
+use spandrel_model::shard_set::ShardSet;
 use spandrel_storage::block::{BlockError, BlockInfo, BlockScan, FoundFragment, ScanRequest};
 use tokio::time::Instant;
 
@@ -26,19 +28,26 @@ pub(super) struct ColumnScan {
     /// The block that is being scanned.
     block: Option<BlockScan>,
     seen: BTreeSet<(ShardId, TraceId)>,
+    /// Only traces of these shards count; `None`: of all.
+    shards: Option<Arc<ShardSet>>,
     candidates: Vec<Candidate>,
     /// Conditions on traces alone: those on spans were asked of the columns.
     trace_filter: SearchFilter,
 }
 
 impl ColumnScan {
-    pub(super) fn new(request: &SearchRequest, blocks: &[BlockInfo]) -> Self {
+    pub(super) fn new(
+        request: &SearchRequest,
+        shards: Option<Arc<ShardSet>>,
+        blocks: &[BlockInfo],
+    ) -> Self {
         let mut blocks = of_range(blocks, request);
         blocks.reverse();
         Self {
             blocks,
             block: None,
             seen: BTreeSet::new(),
+            shards,
             candidates: Vec::new(),
             trace_filter: SearchFilter {
                 operation: None,
@@ -152,8 +161,13 @@ impl ColumnScan {
         inspected: &mut Inspected,
     ) -> Result<(), PortError> {
         let mut traces = Vec::new();
+        let shards = self.shards.clone();
+        let asked = |shard| {
+            let shards = shards.as_ref();
+            shards.is_none_or(|shards| shards.contains(shard))
+        };
         for fragment in found {
-            if self.seen.insert((fragment.shard, fragment.trace_id)) {
+            if asked(fragment.shard) && self.seen.insert((fragment.shard, fragment.trace_id)) {
                 let fragments = shared
                     .blocks
                     .fragments(&request.tenant, fragment.shard, fragment.trace_id)

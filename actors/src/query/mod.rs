@@ -1,24 +1,40 @@
-//! The query port: a coordinator plans, asks every shard and store that may hold an answer, merges in a total
-//! order, and says in a receipt what it did not reach.
+//! Queries. [`QueryPort`] answers for one node, of the shards that it is asked for: it asks each shard and store that
+//! may hold an answer and merges in a total order.
 
+#[cfg(test)]
+mod cluster_test;
 mod columns;
+mod coordinator;
 mod gate;
+#[cfg(test)]
+mod large_trace_test;
 mod live;
+mod message;
+mod missing;
 mod names;
+mod part;
+mod pieces;
+mod plan;
+#[cfg(test)]
+mod plan_test;
 mod reader;
+mod readers;
 mod search;
+mod server;
+#[cfg(test)]
+mod server_test;
 mod sources;
+#[cfg(test)]
+mod test_cluster;
 mod trace;
 mod verify;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use ractor::ActorRef;
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{ShardId, TenantId, TraceId, UnixNanos};
-use spandrel_model::ports::{DecisionView, Query, TraceLookup};
-use spandrel_model::search::{NamesAnswer, NamesRequest, SearchAnswer, SearchRequest};
+use spandrel_model::ids::{ShardId, TenantId};
+use spandrel_model::ports::DecisionView;
 use spandrel_model::summary::SummaryDecision;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use tokio::sync::oneshot;
@@ -26,57 +42,19 @@ use tokio::sync::oneshot;
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{PRESSURE_RETRY_MS, QUERY_CREDIT_BYTES};
 use crate::shared::Shared;
-pub(crate) use gate::Gate;
+pub(crate) use coordinator::{Coordinator, CoordinatorParts};
+use part::NodePart;
+pub(crate) use server::QueryServer;
 
-/// Answers questions for a node. Cheap to clone.
+/// Answers questions for one node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct QueryPort {
     pub(crate) shared: Arc<Shared>,
     pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
-    pub(crate) gate: Arc<Gate>,
     pub(crate) recovery_window_nanos: u64,
 }
 
-#[async_trait]
-impl Query for QueryPort {
-    async fn trace(&self, tenant: &TenantId, trace_id: TraceId) -> Result<TraceLookup, PortError> {
-        let started = self.shared.env.now();
-        let answer = self.fetch(tenant, trace_id).await;
-        self.observe("trace", started);
-        answer
-    }
-
-    async fn search(&self, request: SearchRequest) -> Result<SearchAnswer, PortError> {
-        let started = self.shared.env.now();
-        let _turn = self.gate.enter(&request.tenant).await?;
-        let _credit = self.credit(&request.tenant)?;
-        let answer = self.find(request).await;
-        self.observe("search", started);
-        answer
-    }
-
-    async fn names(&self, request: NamesRequest) -> Result<NamesAnswer, PortError> {
-        let _turn = self.gate.enter(&request.tenant).await?;
-        let _credit = self.credit(&request.tenant)?;
-        self.list(request).await
-    }
-
-    async fn promote(
-        &self,
-        tenant: &TenantId,
-        trace_id: TraceId,
-    ) -> Result<DecisionView, PortError> {
-        self.keep(tenant, trace_id).await
-    }
-}
-
 impl QueryPort {
-    fn observe(&self, what: &'static str, started: UnixNanos) {
-        let nanos = self.shared.env.now().since(started);
-        metrics::histogram!("spandrel_query_seconds", "query" => what)
-            .record(crate::meters::seconds(nanos));
-    }
-
     /// Queries draw from the pool that spans draw from.
     fn credit(&self, tenant: &TenantId) -> Result<spandrel_model::credit::Credit, PortError> {
         self.shared
@@ -102,13 +80,13 @@ impl QueryPort {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Asks every shard; the answers come in the order of the shards.
-    async fn ask_all<T>(
+    /// Asks the shards whose live traces count; the answers come in their order.
+    async fn ask_live<T>(
         &self,
+        part: &NodePart,
         question: impl Fn(oneshot::Sender<T>) -> AssemblerMessage,
     ) -> Result<Vec<T>, PortError> {
-        let shards = (0..self.shared.router.shards()).map(ShardId);
-        let answers = shards.map(|shard| self.ask(shard, &question));
+        let answers = part.live.iter().map(|shard| self.ask(shard, &question));
         futures_util::future::try_join_all(answers).await
     }
 

@@ -12,6 +12,7 @@ use spandrel_storage::block::AttributeScope;
 use spandrel_storage::index::IndexError;
 use spandrel_storage::page::ValueKind;
 
+use super::part::NodePart;
 use super::sources::visit_unindexed;
 use super::{QueryPort, storage_error};
 use crate::assembler::LiveNames;
@@ -26,9 +27,16 @@ struct Names<'a> {
 }
 
 impl QueryPort {
-    pub(super) async fn list(&self, request: NamesRequest) -> Result<NamesAnswer, PortError> {
+    /// Lists names: of the live traces of the part's shards, and of everything that is stored here, since the terms of
+    /// the index do not know their shards. A name of another shard is a name all the same.
+    pub(crate) async fn list(
+        &self,
+        request: NamesRequest,
+        part: &NodePart,
+    ) -> Result<NamesAnswer, PortError> {
+        let _credit = self.credit(&request.tenant)?;
         let live = self
-            .ask_all(|reply| {
+            .ask_live(part, |reply| {
                 AssemblerMessage::Names(request.tenant.clone(), request.from, request.to, reply)
             })
             .await?;

@@ -9,14 +9,15 @@ use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
-use spandrel_model::otlp::{RawContext, TracesDataWriter, with_sampling_threshold};
+use spandrel_model::otlp::{RawContext, with_sampling_threshold};
 use spandrel_model::ports::TraceReader;
+use spandrel_model::verdict::CERTAIN;
 use spandrel_storage::block::FragmentLocation;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::pieces::PieceWriter;
 use super::storage_error;
 use crate::facts::TraceSpans;
-use crate::limits::TRACE_PIECE_BYTES;
 use crate::meters::Stage;
 use crate::shared::Shared;
 
@@ -34,6 +35,16 @@ pub(crate) struct TraceParts {
     pub(crate) probability: u64,
 }
 
+impl TraceParts {
+    /// The spans as they came: who puts them together with those of other nodes marks them.
+    pub(crate) fn unmarked(self) -> Self {
+        Self {
+            probability: CERTAIN,
+            ..self
+        }
+    }
+}
+
 /// A reader over [`TraceParts`].
 pub(crate) struct PartsReader {
     shared: Arc<Shared>,
@@ -44,6 +55,7 @@ pub(crate) struct PartsReader {
 struct Progress {
     parts: TraceParts,
     seen: HashSet<u64, FixedState>,
+    pieces: PieceWriter,
 }
 
 impl PartsReader {
@@ -51,7 +63,11 @@ impl PartsReader {
         let seen = HashSet::default();
         Self {
             shared,
-            progress: Some(Progress { parts, seen }),
+            progress: Some(Progress {
+                parts,
+                seen,
+                pieces: PieceWriter::default(),
+            }),
         }
     }
 }
@@ -77,41 +93,27 @@ impl TraceReader for PartsReader {
 
 impl Progress {
     fn piece(&mut self, shared: &Shared) -> Result<Option<Bytes>, PortError> {
-        let mut writer = TracesDataWriter::new();
-        while writer.len() < TRACE_PIECE_BYTES {
+        while !self.pieces.has_piece() {
+            let (seen, probability) = (&mut self.seen, self.parts.probability);
+            let pieces = &mut self.pieces;
+            let mut push = |context: &RawContext<'_>, span: &[u8]| {
+                if seen.insert(xxh3_64(span)) {
+                    pieces.push(context, &with_sampling_threshold(span, probability));
+                }
+            };
             if let Some(lsn) = self.parts.references.pop_front() {
-                self.record(shared, lsn, &mut writer)?;
+                visit_record(shared, &self.parts, lsn, &mut push)?;
             } else if let Some(fragment) = self.parts.fragments.pop_front() {
-                let (seen, probability) = (&mut self.seen, self.parts.probability);
-                let mut push = |context: &RawContext<'_>, _, span: &[u8]| {
-                    if seen.insert(xxh3_64(span)) {
-                        writer.push(context, &with_sampling_threshold(span, probability));
-                    }
-                };
+                let mut push = |context: &RawContext<'_>, _, span: &[u8]| push(context, span);
                 shared
                     .blocks
                     .visit(&fragment, &mut push)
                     .map_err(storage_error)?;
             } else {
-                break;
+                return Ok(self.pieces.rest());
             }
         }
-        Ok((!writer.is_empty()).then(|| writer.finish()))
-    }
-
-    fn record(
-        &mut self,
-        shared: &Shared,
-        lsn: Lsn,
-        writer: &mut TracesDataWriter,
-    ) -> Result<(), PortError> {
-        let (seen, probability) = (&mut self.seen, self.parts.probability);
-        visit_record(shared, &self.parts, lsn, &mut |context, span| {
-            if seen.insert(xxh3_64(span)) {
-                writer.push(context, &with_sampling_threshold(span, probability));
-            }
-        })
-        .map(drop)
+        Ok(self.pieces.next())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The coordinator of a search: rounds of candidates from every source, merged in the total order, verified, until
+//! A search on one node: rounds of candidates from every source, merged in the total order, verified, until
 //! the page is full, nothing is left or the time is over.
 
 use std::collections::BTreeSet;
@@ -10,13 +10,15 @@ use spandrel_model::ids::{TraceId, UnixNanos};
 use spandrel_model::search::{
     Cursor, FoundTrace, MissingPart, Receipt, SearchAnswer, SearchRequest,
 };
+use spandrel_model::shard_set::ShardSet;
 use spandrel_storage::block::BlockInfo;
 use spandrel_storage::page::PageCondition;
 use tokio::time::Instant;
 
 use super::columns::ColumnScan;
 use super::live::{LiveScan, Stop};
-use super::sources::{self, Batch, Candidate, Key, Origin, after};
+use super::part::NodePart;
+use super::sources::{self, Batch, Candidate, Key, Origin, Wanted, after};
 use super::verify::{Inspected, prepare, verify};
 use super::{QueryPort, storage_error};
 use crate::assembler::HitLimits;
@@ -33,9 +35,27 @@ const ROUND_GROWTH: usize = 4;
 /// The part of a search's time, in percent, in which columns are scanned; the rest is for what was found.
 const SCAN_TIME_PERCENT: u64 = 75;
 
+/// What one node found.
+#[derive(Debug)]
+pub(crate) struct SearchPart {
+    pub(crate) answer: SearchAnswer,
+    pub(crate) reached: Reached,
+}
+
+/// How far an answer goes: up to there, in the total order, nothing is missing that its receipt does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reached {
+    /// There is nothing more.
+    End,
+    /// Up to this one; `None`: time or budget were over before the first.
+    Until(Option<Cursor>),
+}
+
 /// A search under way.
 struct Progress {
     request: Arc<SearchRequest>,
+    /// The shards of which blocks are read; `None`: of all.
+    shards: Option<Arc<ShardSet>>,
     /// When columns and frames are scanned no more; what was found by then is still read.
     scan_deadline: Instant,
     deadline: Instant,
@@ -64,7 +84,14 @@ struct Group {
 }
 
 impl QueryPort {
-    pub(super) async fn find(&self, request: SearchRequest) -> Result<SearchAnswer, PortError> {
+    /// Finds traces of the part's shards. Its bound is the caller's gate and the credit taken here.
+    pub(crate) async fn find(
+        &self,
+        request: SearchRequest,
+        part: &NodePart,
+    ) -> Result<SearchPart, PortError> {
+        let _credit = self.credit(&request.tenant)?;
+        let whole = part.stored.len() == usize::from(self.shared.router.shards());
         let (started, timeout) = (Instant::now(), request.timeout_ms);
         let scan_ms = timeout.saturating_mul(SCAN_TIME_PERCENT) / 100;
         let mut progress = Progress {
@@ -79,10 +106,11 @@ impl QueryPort {
             columns: None,
             stopped: None,
             exhausted: false,
+            shards: (!whole).then(|| Arc::new(part.stored.clone())),
             request: Arc::new(request),
         };
         while !progress.is_done() {
-            let live = self.live(&progress).await?;
+            let live = self.live(&progress, part).await?;
             let shared = Arc::clone(&self.shared);
             progress = self
                 .shared
@@ -95,11 +123,11 @@ impl QueryPort {
     /// The shards' candidates of a round, each shard's as a source of its own. Of an entry with late spans only the
     /// place in the order is known, by the start that its verdict fixed: it comes whatever the filter says, and its
     /// spans are read.
-    async fn live(&self, progress: &Progress) -> Result<Vec<Batch>, PortError> {
+    async fn live(&self, progress: &Progress, part: &NodePart) -> Result<Vec<Batch>, PortError> {
         let request = &progress.request;
         let filter = Arc::new(request.filter.clone());
         let answers = self
-            .ask_all(|reply| {
+            .ask_live(part, |reply| {
                 let search = ShardSearch {
                     tenant: request.tenant.clone(),
                     filter: Arc::clone(&filter),
@@ -116,7 +144,7 @@ impl QueryPort {
         Ok(answers.into_iter().map(Batch::live).collect())
     }
 
-    fn answer_search(&self, progress: Progress) -> SearchAnswer {
+    fn answer_search(&self, progress: Progress) -> SearchPart {
         let request = &progress.request;
         let mut missing = Vec::new();
         let part = |reason: String| MissingPart {
@@ -157,7 +185,11 @@ impl QueryPort {
                 })
             })
             .flatten();
-        SearchAnswer {
+        let reached = match progress.exhausted {
+            true => Reached::End,
+            false => Reached::Until(progress.cursor),
+        };
+        let answer = SearchAnswer {
             next,
             receipt: Receipt {
                 complete: missing.is_empty(),
@@ -169,7 +201,8 @@ impl QueryPort {
                 inspected_bytes: progress.inspected.bytes,
             },
             traces: progress.found,
-        }
+        };
+        SearchPart { answer, reached }
     }
 
     /// Everything that was kept before is in the index.
@@ -222,6 +255,16 @@ impl Progress {
         });
     }
 
+    fn wanted<'a>(&'a self, blocks: &'a [BlockInfo], limit: usize) -> Wanted<'a> {
+        Wanted {
+            request: &self.request,
+            shards: self.shards.as_deref(),
+            blocks,
+            cursor: self.cursor,
+            limit,
+        }
+    }
+
     /// Adds the candidates of the stores. False when the time was over before the columns were scanned.
     fn stored(
         &mut self,
@@ -238,14 +281,14 @@ impl Progress {
             batches.extend(self.summaries(shared, blocks, limit, &indexed)?);
             return Ok(true);
         }
+        let wanted = self.wanted(blocks, limit);
+        let (recent, unreadable) = sources::recent(shared, &wanted, &indexed)?;
         let (request, cursor) = (&self.request, self.cursor);
-        let (recent, unreadable) =
-            sources::recent(shared, request, blocks, cursor, limit, &indexed)?;
         self.unreadable_blocks = unreadable;
         batches.push(recent);
         let columns = self
             .columns
-            .get_or_insert_with(|| ColumnScan::new(request, blocks));
+            .get_or_insert_with(|| ColumnScan::new(request, self.shards.clone(), blocks));
         let deadline = self.scan_deadline;
         let (found, in_time) = columns.next(
             shared,
@@ -268,12 +311,11 @@ impl Progress {
         limit: usize,
         indexed: &dyn Fn(&str) -> bool,
     ) -> Result<[Batch; 2], PortError> {
-        let (request, cursor) = (&self.request, self.cursor);
         // Each look but the last one drops the index of a bucket.
         for _ in 0..=blocks.len() {
-            let (recent, unreadable) =
-                sources::recent(shared, request, blocks, cursor, limit, indexed)?;
-            if let Some(stored) = sources::index(shared, request, blocks, cursor, limit)? {
+            let wanted = self.wanted(blocks, limit);
+            let (recent, unreadable) = sources::recent(shared, &wanted, indexed)?;
+            if let Some(stored) = sources::index(shared, &wanted)? {
                 self.unreadable_blocks = unreadable;
                 return Ok([recent, stored]);
             }

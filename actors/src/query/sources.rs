@@ -8,6 +8,7 @@ use hashbrown::HashMap;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, ShardId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, SearchFilter, SearchRequest};
+use spandrel_model::shard_set::ShardSet;
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::{BlockError, BlockInfo};
 use spandrel_storage::index::{IndexError, IndexQuery};
@@ -60,6 +61,17 @@ pub(super) fn key(start: UnixNanos, trace_id: TraceId) -> Key {
 
 pub(super) fn after(cursor: Option<Cursor>, candidate: Key) -> bool {
     cursor.is_none_or(|cursor| candidate > key(cursor.start, cursor.trace_id))
+}
+
+/// What a round asks of the stores.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) request: &'a SearchRequest,
+    /// `None`: of all shards.
+    pub(super) shards: Option<&'a ShardSet>,
+    pub(super) blocks: &'a [BlockInfo],
+    pub(super) cursor: Option<Cursor>,
+    pub(super) limit: usize,
 }
 
 /// What a source gives in a round.
@@ -193,12 +205,10 @@ pub(super) fn visit_unindexed(
 /// Candidates among the summaries that the index does not hold, and how many blocks have some that cannot be read.
 pub(super) fn recent(
     shared: &Shared,
-    request: &SearchRequest,
-    blocks: &[BlockInfo],
-    cursor: Option<Cursor>,
-    limit: usize,
+    wanted: &Wanted<'_>,
     indexed: &dyn Fn(&str) -> bool,
 ) -> Result<(Batch, u64), PortError> {
+    let (request, shards) = (wanted.request, wanted.shards);
     // Of several summaries of one trace the newest fragment's counts, whether it meets the filter or not.
     let mut newest: HashMap<TraceId, Arc<TraceSummary>, FixedState> = HashMap::default();
     let filter = &request.filter;
@@ -206,6 +216,7 @@ pub(super) fn recent(
         if summary.start < filter.from
             || summary.start >= filter.to
             || summary.tenant != request.tenant
+            || shards.is_some_and(|shards| !shards.contains(summary.shard))
         {
             return;
         }
@@ -216,10 +227,10 @@ pub(super) fn recent(
             *known = Arc::clone(summary);
         }
     };
-    let unreadable = visit_unindexed(shared, blocks, &mut offer)?;
+    let unreadable = visit_unindexed(shared, wanted.blocks, &mut offer)?;
     let candidates = newest.into_values().filter_map(|summary| {
         let key = key(summary.start, summary.trace_id);
-        if !after(cursor, key) {
+        if !after(wanted.cursor, key) {
             return None;
         }
         let exact = summary_meets(&summary, filter, indexed)?;
@@ -229,7 +240,7 @@ pub(super) fn recent(
             exact,
         })
     });
-    Ok((Batch::of(candidates.collect(), limit), unreadable))
+    Ok((Batch::of(candidates.collect(), wanted.limit), unreadable))
 }
 
 /// Those of the blocks that may hold traces of the range, the youngest start first.
@@ -243,13 +254,14 @@ pub(super) fn of_range(blocks: &[BlockInfo], request: &SearchRequest) -> Vec<Blo
 }
 
 /// The index; `None` when a damaged one was dropped by this look at it: its summaries are now among [`recent`].
-pub(super) fn index(
-    shared: &Shared,
-    request: &SearchRequest,
-    blocks: &[BlockInfo],
-    cursor: Option<Cursor>,
-    limit: usize,
-) -> Result<Option<Batch>, PortError> {
+pub(super) fn index(shared: &Shared, wanted: &Wanted<'_>) -> Result<Option<Batch>, PortError> {
+    let Wanted {
+        request,
+        shards,
+        blocks,
+        cursor,
+        limit,
+    } = *wanted;
     let mut candidates: Vec<Candidate> = Vec::new();
     for block in of_range(blocks, request) {
         let enough = candidates.len() > limit
@@ -262,6 +274,7 @@ pub(super) fn index(
         let query = IndexQuery {
             tenant: &request.tenant,
             filter: &request.filter,
+            shards,
             cursor,
             limit: limit + 1,
         };

@@ -1,16 +1,17 @@
-//! One trace by id: from its shard, from blocks, from the journal of what was dropped.
+//! One trace by id, as one node knows it: from its shard, from blocks, from the journal of what was dropped.
 
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::{Lsn, TenantId, TraceId};
-use spandrel_model::ports::{DecisionView, TraceAbsence, TraceAnswer, TraceLookup};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+use spandrel_model::ports::{DecisionView, TraceAbsence};
 use spandrel_model::search::{MissingPart, TraceState};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
-use super::reader::{PartsReader, TraceParts, holds};
+use super::part::NodePart;
+use super::reader::{TraceParts, holds};
 use super::{QueryPort, storage_error, stored_decision};
 use crate::assembler::{EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
@@ -23,6 +24,45 @@ const CHECKED_RECORDS: usize = 64;
 /// Tries of a promotion while the trace's verdict is on its way to the journal.
 const PROMOTION_TRIES: usize = 50;
 
+/// Where a node looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// In the shard's live traces too: of an in-sync copy.
+    Live,
+    /// In blocks and in the journal alone: what has left the memory of an in-sync copy since.
+    Stored,
+}
+
+impl Depth {
+    pub(crate) fn of(part: &NodePart, shard: ShardId) -> Self {
+        if part.live.contains(shard) {
+            Self::Live
+        } else {
+            Self::Stored
+        }
+    }
+}
+
+/// What one node knows of a trace.
+#[derive(Debug)]
+pub(crate) enum TracePart {
+    Found(FoundPart),
+    Absent(TraceAbsence),
+}
+
+/// What one node has of a trace.
+#[derive(Debug)]
+pub(crate) struct FoundPart {
+    pub(crate) state: TraceState,
+    /// What cannot be read.
+    pub(crate) missing: Vec<MissingPart>,
+    /// `None` while open.
+    pub(crate) decision: Option<DecisionView>,
+    pub(crate) span_count: u32,
+    /// Where its spans are, and the probability with which they are to be rendered.
+    pub(crate) parts: TraceParts,
+}
+
 /// What the stores know of a trace that its shard does not say.
 struct Stored {
     fragments: Vec<FragmentLocation>,
@@ -31,19 +71,23 @@ struct Stored {
 }
 
 impl QueryPort {
-    pub(super) async fn fetch(
+    /// Looks a trace up.
+    pub(crate) async fn look_up(
         &self,
         tenant: &TenantId,
         trace_id: TraceId,
-    ) -> Result<TraceLookup, PortError> {
+        depth: Depth,
+    ) -> Result<TracePart, PortError> {
         let shard = self.shared.shard(tenant, trace_id);
         let owner = tenant.clone();
         // The shard first: an entry that has left it has its fragment in a block by then.
-        let view = self
-            .ask(shard, |reply| {
-                AssemblerMessage::View(owner, trace_id, reply)
-            })
-            .await?;
+        let view = match depth {
+            Depth::Live => {
+                let ask = |reply| AssemblerMessage::View(owner, trace_id, reply);
+                self.ask(shard, ask).await?
+            }
+            Depth::Stored => None,
+        };
         let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
         let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
         let look = move || stored(&shared, &owner, trace_id, decided);
@@ -57,7 +101,7 @@ impl QueryPort {
         trace_id: TraceId,
         view: Option<EntryView>,
         stored: Stored,
-    ) -> Result<TraceLookup, PortError> {
+    ) -> Result<TracePart, PortError> {
         let record = view
             .as_ref()
             .and_then(|view| view.record.clone())
@@ -74,9 +118,7 @@ impl QueryPort {
             (None, Some(_)) => TraceState::Dropped,
             (None, None) => {
                 let retained_since = self.shared.journal.covered_since();
-                return Ok(TraceLookup::Absent(TraceAbsence::Unknown {
-                    retained_since,
-                }));
+                return Ok(TracePart::Absent(TraceAbsence::Unknown { retained_since }));
             }
         };
         let mut references: Vec<Lsn> = view.map(|view| view.references).unwrap_or_default();
@@ -119,19 +161,18 @@ impl QueryPort {
                     retained_since: self.shared.journal.covered_since(),
                 },
             };
-            return Ok(TraceLookup::Absent(absence));
+            return Ok(TracePart::Absent(absence));
         }
         let span_count = stored.summary.map(|summary| summary.span_count).into_iter();
         let span_count = span_count
             .chain(record.map(|record| record.span_count))
             .max();
-        Ok(TraceLookup::Found(TraceAnswer {
+        Ok(TracePart::Found(FoundPart {
             state,
-            complete: missing.is_empty(),
             missing,
             decision,
             span_count: span_count.unwrap_or_default(),
-            reader: Box::new(PartsReader::new(Arc::clone(&self.shared), parts)),
+            parts,
         }))
     }
 
@@ -163,7 +204,7 @@ impl QueryPort {
     }
 
     /// Keeps a trace that is open or was dropped.
-    pub(super) async fn keep(
+    pub(crate) async fn keep(
         &self,
         tenant: &TenantId,
         trace_id: TraceId,

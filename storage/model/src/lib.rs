@@ -16,5 +16,6 @@ pub mod policy;
 pub mod ports;
 pub mod routing;
 pub mod search;
+pub mod shard_set;
 pub mod summary;
 pub mod verdict;

@@ -54,6 +54,7 @@ fn find(store: &IndexStore, bucket: Bucket, service: &str) -> Result<Vec<(u8, u6
     let query = IndexQuery {
         tenant: &TenantId::default(),
         filter: &filter,
+        shards: None,
         cursor: None,
         limit: 100,
     };
@@ -197,6 +198,7 @@ fn an_index_of_another_block_counts_for_nothing() {
     let query = IndexQuery {
         tenant: &TenantId::default(),
         filter: &filter,
+        shards: None,
         cursor: None,
         limit: 9,
     };
@@ -332,6 +334,7 @@ fn many_equal_starts_are_paged_by_trace_id() {
         let query = IndexQuery {
             tenant: &TenantId::default(),
             filter: &filter,
+            shards: None,
             cursor,
             limit: 70,
         };
@@ -355,6 +358,7 @@ fn an_unbounded_limit_is_refused() {
     let query = IndexQuery {
         tenant: &TenantId::default(),
         filter: &filter,
+        shards: None,
         cursor: None,
         limit: MAX_HITS + 1,
     };

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use spandrel_model::batch::{SpanKind, StatusCode};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, NamesKind, SearchFilter, TagCondition};
+use spandrel_model::shard_set::ShardSet;
 use spandrel_model::summary::{AttributeText, SpanClass, SummaryDecision, TraceSummary};
 
 use super::*;
@@ -34,7 +35,7 @@ fn summary(tenant: TenantId, trace: u8, fragment: u64) -> TraceSummary {
     let start = UnixNanos(1_000 + u64::from(trace / 3));
     TraceSummary {
         tenant,
-        shard: ShardId(u16::from(trace) % 8),
+        shard: ShardId(u16::from(trace.max(1)) % 8),
         trace_id: TraceId([trace.max(1); 16]),
         fragment: Lsn(fragment),
         bucket: BUCKET,
@@ -237,6 +238,7 @@ fn search(
     let query = IndexQuery {
         tenant,
         filter,
+        shards: None,
         cursor,
         limit,
     };
@@ -275,6 +277,25 @@ proptest! {
                 // then: one large page holds just that, in order, before and after reopening
                 prop_assert_eq!(&search(&store, &tenant, filter, None, 1_000), &expected);
                 prop_assert_eq!(&search(&reopened, &tenant, filter, None, 1_000), &expected);
+                // and: of some shards, theirs, however small the page
+                let of_shards = |shard: &ShardId| shard.0 % 3 == 1;
+                let shards: ShardSet = (0..8).map(ShardId).filter(of_shards).collect();
+                let query = IndexQuery {
+                    tenant: &tenant,
+                    filter,
+                    shards: Some(&shards),
+                    cursor: None,
+                    limit,
+                };
+                let hits = store.search(BUCKET, BLOCK, &query).unwrap().hits;
+                let found: Vec<_> = hits.iter().map(|hit| hit.trace_id).collect();
+                let of_shards: Vec<_> = expected
+                    .iter()
+                    .map(|hit| hit.1)
+                    .filter(|id| of_shards(&ShardId(u16::from(id.0[0]) % 8)))
+                    .take(limit)
+                    .collect();
+                prop_assert_eq!(found, of_shards);
                 // and: so do small pages, one after the other
                 let mut paged = Vec::new();
                 let mut cursor = None;

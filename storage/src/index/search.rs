@@ -2,6 +2,7 @@
 
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter};
+use spandrel_model::shard_set::ShardSet;
 
 use super::error::{Fault, IndexError};
 use super::limits::MAX_HITS;
@@ -17,6 +18,8 @@ pub struct IndexQuery<'a> {
     pub tenant: &'a TenantId,
     /// The conditions.
     pub filter: &'a SearchFilter,
+    /// Only traces of these shards; `None`: of all.
+    pub shards: Option<&'a ShardSet>,
     /// Only what comes after it.
     pub cursor: Option<Cursor>,
     /// Most hits to return, at most [`MAX_HITS`].
@@ -170,9 +173,13 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// Whether time, cursor and duration let a document pass.
+    /// Whether shard, time, cursor and duration let a document pass.
     fn admits(&self, segment: &OpenSegment, document: u32) -> bool {
         let filter = self.query.filter;
+        let shards = self.query.shards;
+        if shards.is_some_and(|shards| !shards.contains(segment.shard(document))) {
+            return false;
+        }
         let after_cursor = self.query.cursor.is_none_or(|cursor| {
             let start = segment.start(document);
             start < cursor.start

@@ -27,7 +27,7 @@ pub use rules::ScanRules;
 pub use scan::{Scanned, scan_request};
 pub use threshold::with_sampling_threshold;
 pub use value::RawValue;
-pub use visit::{visit_attributes, visit_resource_attributes};
+pub use visit::{visit_attributes, visit_resource_attributes, visit_spans};
 pub use wire::WireFault;
 pub use writer::{RawContext, TracesDataWriter};
 
