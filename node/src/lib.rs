@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod data_dir;
 pub mod demo;
 pub mod output;
 pub mod waterfall;

@@ -9,6 +9,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use rustix::time::ClockId;
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_api::client::address_flag;
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::NodeStartOptions;
+use crate::data_dir::TakenDirectory;
 use crate::demo::{self, DemoOptions};
 
 /// Bytes of a mebibyte.
@@ -71,6 +73,7 @@ pub async fn run(options: NodeStartOptions) -> anyhow::Result<()> {
         otlp_grpc: listen(options.otlp_grpc_addr, "--otlp-grpc-addr").await?,
         otlp_http: listen(options.otlp_http_addr, "--otlp-http-addr").await?,
     };
+    let _taken = TakenDirectory::take(&options.data_dir)?;
     let node_options = node_options(&options)?;
     let credit_bytes = node_options.credit_bytes;
     let policy_yaml = node_options.seed.policy_yaml.clone();
@@ -131,9 +134,14 @@ async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     if !addr.ip().is_loopback() {
         tracing::warn!(%addr, flag, "no client is authenticated yet: use a trusted network only");
     }
-    TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("cannot listen on {addr}: choose another address with {flag}"))
+    TcpListener::bind(addr).await.map_err(|error| {
+        let taken = if error.kind() == std::io::ErrorKind::AddrInUse {
+            " (perhaps by a node that runs already: `spandrel node status` tells)"
+        } else {
+            ""
+        };
+        anyhow::anyhow!("cannot listen on {addr}: {error}{taken}; choose another with {flag}")
+    })
 }
 
 fn node_options(options: &NodeStartOptions) -> anyhow::Result<NodeOptions> {
@@ -236,7 +244,7 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
         }
     }
     println!(
-        "  policy      version {} (the first that says keep counts):",
+        "  policy      version {}: any of them keeps a trace, unless one drops it",
         status.policy_version
     );
     for policy in &status.policies {
@@ -249,7 +257,11 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
         "  first span  OTEL_EXPORTER_OTLP_ENDPOINT=http://{} your-program",
         options.otlp_grpc_addr
     );
-    println!("              or `spandrel demo --spans 1000`; then `spandrel query search`");
+    println!(
+        "              or `spandrel demo --spans 1000{}`; then `spandrel query search{}`",
+        address_flag("--endpoint", options.otlp_grpc_addr),
+        address_flag("--addr", options.http_addr),
+    );
 }
 
 /// Ends at the first interrupt or termination signal.
