@@ -72,7 +72,7 @@ impl ClientError {
     pub(super) fn connect(addr: &str, error: &dyn std::error::Error) -> Self {
         let message = innermost(error);
         let advice = if message.contains("refused") {
-            "is a node running there? start one with `spandrel node start`, or name another with --addr or SPANDREL_ADDR"
+            "is a node running there? start one with `spandrel node start`, or name another with --addr or SPANDREL_ADDR (of the demo: --endpoint)"
         } else if message.contains("lookup") || message.contains("resolve") {
             "the name is not known: check --addr or SPANDREL_ADDR"
         } else {

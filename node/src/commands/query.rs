@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use spandrel_api::client::{Client, ClientError, NamesParameters, SearchParameters};
 use spandrel_api::dto::{Decision, FoundTrace, Receipt, SearchResponse};
-use spandrel_api::time::{InvalidInstant, format_instant, now, parse_instant};
+use spandrel_api::time::{format_duration, format_instant, now, parse_instant};
 use spandrel_model::batch::StatusCode;
 use spandrel_model::ids::UnixNanos;
 
 use super::{connect, print_json};
 use crate::cli::{NamesArgs, QueryCommand, RangeArgs, SearchArgs, StatusChoice, TraceArgs};
-use crate::output::{colour, print, receipt_line, table, width};
-use crate::waterfall::{Drawing, Heading, draw, duration};
+use crate::output::{colour, print, receipt_line, second, table, width};
+use crate::waterfall::{Drawing, Heading, draw};
 
 /// Traces that `tail` remembers to have shown.
 const REMEMBERED_TRACES: usize = 20_000;
@@ -97,9 +97,9 @@ fn explain_absence(trace_id: &str, error: ClientError) -> anyhow::Error {
             decision_line(decision)
         );
     }
-    let since = detail.retained_since.map_or(String::new(), |since| {
-        format!(" since {}", format_instant(since.0))
-    });
+    let since = detail
+        .retained_since
+        .map_or(String::new(), |since| format!(" since {}", second(since.0)));
     anyhow::anyhow!(
         "{error}\nno span of {trace_id} was acknowledged{since}: check the id, the tenant (--tenant) and that its service sends here; `spandrel query search --include-dropped` also finds what was dropped and can be recovered"
     )
@@ -117,10 +117,10 @@ fn decision_line(decision: &Decision) -> String {
         decision.trigger,
         decision.probability,
         decision.policy_version,
-        format_instant(decision.decided_at.0)
+        second(decision.decided_at.0)
     );
     if let Some(until) = &decision.recoverable_until {
-        line.push_str(&format!(", recoverable until {}", format_instant(until.0)));
+        line.push_str(&format!(", recoverable until {}", second(until.0)));
     }
     line
 }
@@ -247,7 +247,7 @@ fn row(trace: &FoundTrace) -> Vec<String> {
             .get(..23)
             .unwrap_or_default()
             .to_owned(),
-        duration(nanos),
+        format_duration(nanos),
         format!("{} {}", trace.root_service, trace.root_operation),
         trace.services.len().to_string(),
         trace.span_count.to_string(),
@@ -259,7 +259,7 @@ fn row(trace: &FoundTrace) -> Vec<String> {
     .to_vec()
 }
 
-fn parameters(args: &SearchArgs) -> Result<SearchParameters, InvalidInstant> {
+fn parameters(args: &SearchArgs) -> anyhow::Result<SearchParameters> {
     let (from, to) = range(&args.range)?;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     Ok(SearchParameters {
@@ -281,7 +281,7 @@ fn parameters(args: &SearchArgs) -> Result<SearchParameters, InvalidInstant> {
     })
 }
 
-fn names(args: &NamesArgs) -> Result<NamesParameters, InvalidInstant> {
+fn names(args: &NamesArgs) -> anyhow::Result<NamesParameters> {
     let (from, to) = range(&args.range)?;
     Ok(NamesParameters {
         from,
@@ -291,9 +291,14 @@ fn names(args: &NamesArgs) -> Result<NamesParameters, InvalidInstant> {
     })
 }
 
-fn range(args: &RangeArgs) -> Result<(Option<UnixNanos>, Option<UnixNanos>), InvalidInstant> {
-    let to = args.to.as_deref().map(parse_instant).transpose()?;
-    let mut from = args.from.as_deref().map(parse_instant).transpose()?;
+fn range(args: &RangeArgs) -> anyhow::Result<(Option<UnixNanos>, Option<UnixNanos>)> {
+    let instant = |flag: &str, given: &Option<String>| {
+        let instant = given.as_deref().map(parse_instant).transpose();
+        instant
+            .map_err(|error| anyhow::anyhow!("{flag} {error}; for a time before now: --since 15m"))
+    };
+    let to = instant("--to", &args.to)?;
+    let mut from = instant("--from", &args.from)?;
     if let Some(since) = args.since {
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         from = Some(to.unwrap_or_else(now).minus(nanos));
