@@ -92,12 +92,20 @@ fn has_indexes(request: &TracesData) -> bool {
     }
     request.resource_spans.iter().any(|resource_spans| {
         let resource = resource_spans.resource.iter();
-        resource.into_iter().any(|resource| key_values(&resource.attributes))
+        resource
+            .into_iter()
+            .any(|resource| key_values(&resource.attributes))
             || resource_spans.scope_spans.iter().any(|scope_spans| {
-                scope_spans.scope.iter().any(|scope| key_values(&scope.attributes))
+                scope_spans
+                    .scope
+                    .iter()
+                    .any(|scope| key_values(&scope.attributes))
                     || scope_spans.spans.iter().any(|span| {
                         key_values(&span.attributes)
-                            || span.events.iter().any(|event| key_values(&event.attributes))
+                            || span
+                                .events
+                                .iter()
+                                .any(|event| key_values(&event.attributes))
                             || span.links.iter().any(|link| key_values(&link.attributes))
                     })
             })
@@ -106,9 +114,15 @@ fn has_indexes(request: &TracesData) -> bool {
 
 /// No such span is taken, and no such id is read from JSON.
 fn has_long_ids(request: &TracesData) -> bool {
-    let scopes = request.resource_spans.iter().flat_map(|one| &one.scope_spans);
+    let scopes = request
+        .resource_spans
+        .iter()
+        .flat_map(|one| &one.scope_spans);
     scopes.flat_map(|one| &one.spans).any(|span| {
-        let of_links = span.links.iter().flat_map(|link| [&link.trace_id, &link.span_id]);
+        let of_links = span
+            .links
+            .iter()
+            .flat_map(|link| [&link.trace_id, &link.span_id]);
         let own = [&span.trace_id, &span.span_id, &span.parent_span_id];
         own.into_iter().chain(of_links).any(|id| id.len() > 16)
     })

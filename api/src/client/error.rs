@@ -103,6 +103,14 @@ impl ClientError {
                 _ => {}
             }
         }
+        // What tonic makes of an answer that no gRPC server gave.
+        if status.details().is_empty() && status.message().contains("grpc-status header missing") {
+            return Self::Protocol {
+                addr: addr.to_owned(),
+                message: "no gRPC; queries go to the port of the native API, 3200 by default"
+                    .to_owned(),
+            };
+        }
         Self::Refused(Box::new(detail_of(status)))
     }
 }

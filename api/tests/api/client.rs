@@ -197,3 +197,21 @@ async fn health_and_reflection_are_on_both_grpc_ports() {
         assert!(format!("{answer:?}").contains(service), "{answer:?}");
     }
 }
+
+#[tokio::test]
+async fn a_wrong_port_says_where_queries_go() {
+    let node = Node::start(Fake::default()).await;
+    for port in [node.otlp_grpc, node.otlp_http] {
+        let options = ClientOptions {
+            addr: port.to_string(),
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(options).await.unwrap();
+        let error = client.services(&NamesParameters::default()).await;
+        let text = error.unwrap_err().to_string();
+        assert!(
+            text.contains("queries go to the port of the native API"),
+            "{text}"
+        );
+    }
+}

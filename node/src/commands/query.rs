@@ -101,27 +101,27 @@ fn explain_absence(trace_id: &str, error: ClientError) -> anyhow::Error {
         .retained_since
         .map_or(String::new(), |since| format!(" since {}", second(since.0)));
     anyhow::anyhow!(
-        "{error}\nno span of {trace_id} was acknowledged{since}: check the id, the tenant (--tenant) and that its service sends here; `spandrel query search --include-dropped` also finds what was dropped and can be recovered"
+        "{error}\nno span of {trace_id} was acknowledged{since}: check the id, the tenant (--tenant) and that its service sends here"
     )
 }
 
+/// The line may be cut on its right: what one needs first comes first.
 fn decision_line(decision: &Decision) -> String {
-    let policy = if decision.policy.is_empty() {
-        "no policy"
-    } else {
-        &decision.policy
+    let mut line = match (decision.verdict.as_str(), decision.policy.as_str()) {
+        ("drop", "") => "drop: no policy keeps it".to_owned(),
+        (verdict, policy) => format!("{verdict} by {policy}"),
     };
-    let mut line = format!(
-        "{} by {policy}, trigger {}, probability {}, policy version {}, at {}",
-        decision.verdict,
-        decision.trigger,
-        decision.probability,
-        decision.policy_version,
-        second(decision.decided_at.0)
-    );
+    line.push_str(&format!(", trigger {}", decision.trigger));
     if let Some(until) = &decision.recoverable_until {
         line.push_str(&format!(", recoverable until {}", second(until.0)));
+    } else {
+        line.push_str(&format!(", probability {}", decision.probability));
     }
+    line.push_str(&format!(
+        ", policy version {}, at {}",
+        decision.policy_version,
+        second(decision.decided_at.0)
+    ));
     line
 }
 
@@ -304,4 +304,40 @@ fn range(args: &RangeArgs) -> anyhow::Result<(Option<UnixNanos>, Option<UnixNano
         from = Some(to.unwrap_or_else(now).minus(nanos));
     }
     Ok((from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use spandrel_api::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_decision_is_a_sentence() {
+        let at = |seconds: u64| Instant(UnixNanos(seconds * UnixNanos::PER_SECOND + 1));
+        let kept = Decision {
+            verdict: "keep".to_owned(),
+            policy: "slow".to_owned(),
+            trigger: "idle".to_owned(),
+            policy_version: 3,
+            probability: 0.5,
+            decided_at: at(0),
+            recoverable_until: None,
+        };
+        assert_eq!(
+            decision_line(&kept),
+            "keep by slow, trigger idle, probability 0.5, policy version 3, at 1970-01-01T00:00:00Z"
+        );
+        let dropped = Decision {
+            verdict: "drop".to_owned(),
+            policy: String::new(),
+            recoverable_until: Some(at(60)),
+            ..kept
+        };
+        assert_eq!(
+            decision_line(&dropped),
+            "drop: no policy keeps it, trigger idle, recoverable until 1970-01-01T00:01:00Z, policy version 3, \
+             at 1970-01-01T00:00:00Z"
+        );
+    }
 }

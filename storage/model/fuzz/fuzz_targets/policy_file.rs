@@ -22,5 +22,9 @@ fuzz_target!(|yaml: &str| {
 fn check_place(error: &PolicyError, yaml: &str) {
     assert!(!error.message.is_empty());
     let lines = yaml.split(['\n', '\r']).count();
-    assert!(error.line as usize <= lines + 1, "line {} of {lines}: {error}", error.line);
+    assert!(
+        error.line as usize <= lines + 1,
+        "line {} of {lines}: {error}",
+        error.line
+    );
 }
