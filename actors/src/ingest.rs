@@ -47,8 +47,9 @@ impl Ingest for IngestPort {
         if known {
             return Ok(tenant);
         }
-        let message =
-            format!("tenant `{tenant}` is unknown: an operator creates tenants by command");
+        let message = format!(
+            "tenant `{tenant}` is unknown: an operator creates tenants (POST /v1/admin/tenants)"
+        );
         Err(PortError::new(ErrorClass::Forbidden, "unknown_tenant", message).with_tenant(&tenant))
     }
 

@@ -132,8 +132,14 @@ pub struct TraceHead {
     pub missing: Vec<MissingPart>,
     /// Null while open.
     pub decision: Option<Decision>,
-    /// Spans, duplicates not counted.
+    /// Spans at its decision, duplicates not counted; absent before.
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub span_count: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde demands the reference
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// `GET /v1/traces/{traceId}`.

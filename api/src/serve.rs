@@ -159,7 +159,7 @@ async fn no_such_method(request: Request) -> Response {
         .get("content-type")
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if grpc {
-        return tonic::Status::unimplemented("no such method on this port").into_http();
+        return tonic::Status::unimplemented("this port takes OTLP/gRPC only: queries go to the port of the native API, 3200 by default").into_http();
     }
-    (StatusCode::NOT_FOUND, "this port takes OTLP/gRPC only\n").into_response()
+    (StatusCode::NOT_FOUND, "this port takes OTLP/gRPC only: the page and queries are on the port of the native API, 3200 by default\n").into_response()
 }

@@ -83,6 +83,28 @@ impl<'de> Deserialize<'de> for Instant {
     }
 }
 
+/// A duration with three significant digits.
+#[must_use]
+pub fn format_duration(nanos: i128) -> String {
+    let sign = if nanos < 0 { "-" } else { "" };
+    let nanos = nanos.unsigned_abs();
+    if nanos < 1_000 {
+        return format!("{sign}{nanos} ns");
+    }
+    let (unit, per) = match nanos {
+        0..1_000_000 => ("µs", 1_000),
+        1_000_000..1_000_000_000 => ("ms", 1_000_000),
+        1_000_000_000..3_600_000_000_000 => ("s", 1_000_000_000),
+        _ => ("h", 3_600_000_000_000),
+    };
+    let (whole, rest) = (nanos / per, nanos % per * 100 / per);
+    match whole {
+        0..10 => format!("{sign}{whole}.{rest:02} {unit}"),
+        10..100 => format!("{sign}{whole}.{} {unit}", rest / 10),
+        _ => format!("{sign}{whole} {unit}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,6 +138,21 @@ mod tests {
         #[test]
         fn milliseconds_come_back(nanos in 0..1u64 << 50) {
             prop_assert_eq!(ms_to_nanos(nanos_to_ms(nanos)), Some(nanos));
+        }
+    }
+
+    #[test]
+    fn durations_have_three_digits() {
+        for (nanos, text) in [
+            (0, "0 ns"),
+            (999, "999 ns"),
+            (1_234, "1.23 µs"),
+            (45_678_000, "45.6 ms"),
+            (1_200_000_000, "1.20 s"),
+            (-3_000_000, "-3.00 ms"),
+            (7_200_000_000_000, "2.00 h"),
+        ] {
+            assert_eq!(format_duration(nanos), text);
         }
     }
 }

@@ -101,16 +101,8 @@ impl NodeProcess {
         ensure!(self.child.is_none(), "the node runs already");
         self.lives += 1;
         let log = File::create(self.log_path())?;
-        let child = Command::new(&self.binary)
-            .args(["node", "start"])
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .args(["--http-addr", &self.ports.http.to_string()])
-            .args(["--otlp-grpc-addr", &self.ports.otlp_grpc.to_string()])
-            .args(["--otlp-http-addr", &self.ports.otlp_http.to_string()])
-            .args(["--link-addr", &self.ports.link.to_string()])
-            .args(&self.arguments)
-            .stdin(Stdio::null())
+        let child = self
+            .command(self.ports)
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -121,6 +113,44 @@ impl NodeProcess {
             self.kill()?;
         }
         ready.with_context(|| format!("life {}; its log ends:\n{}", self.lives, self.log_end()))
+    }
+
+    fn command(&self, ports: Ports) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
+            .args(["node", "start"])
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .args(["--http-addr", &ports.http.to_string()])
+            .args(["--otlp-grpc-addr", &ports.otlp_grpc.to_string()])
+            .args(["--otlp-http-addr", &ports.otlp_http.to_string()])
+            .args(["--link-addr", &ports.link.to_string()])
+            .args(&self.arguments)
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts another process on the directory of this one, on ports of its own, and answers with what it complained
+    /// of when it ended.
+    ///
+    /// # Errors
+    /// When it cannot be started, or runs.
+    pub async fn second_process(&self) -> anyhow::Result<String> {
+        let path = self.directory.path().join("second-process.log");
+        let log = File::create(&path)?;
+        let mut command = self.command(Ports::free()?);
+        let mut second = command.stdout(log.try_clone()?).stderr(log).spawn()?;
+        let since = Instant::now();
+        while since.elapsed() < READY_DEADLINE {
+            if let Some(status) = second.try_wait()? {
+                ensure!(!status.success(), "it ended well");
+                return Ok(std::fs::read_to_string(&path)?);
+            }
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+        second.kill()?;
+        second.wait()?;
+        bail!("a second process runs on {}", self.data_dir().display())
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {

@@ -268,7 +268,7 @@ pub struct SearchArgs {
     /// Continue a search there
     #[arg(long)]
     pub cursor: Option<String>,
-    /// Also traces that were dropped and can be recovered
+    /// Also dropped traces of which spans still arrive; others that can be recovered are found by id
     #[arg(long)]
     pub include_dropped: bool,
     /// How to reach the node.

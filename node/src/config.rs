@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::output::{exact_size, period};
+
 /// The settings as they are given, each possibly absent. The same names serve the command line (`--http-addr`), the
 /// environment (`SPANDREL_HTTP_ADDR`) and the file (`http_addr:`).
 #[derive(Debug, Clone, Default, PartialEq, clap::Args, Serialize, Deserialize)]
@@ -68,7 +70,7 @@ pub struct NodeSettings {
 }
 
 /// The settings of one node, checked.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct NodeStartOptions {
     /// Native API, gRPC, metrics and first page.
     pub http_addr: SocketAddr,
@@ -171,9 +173,14 @@ impl NodeSettings {
         if yaml.trim().is_empty() {
             return Ok(Self::default());
         }
-        serde_saphyr::from_str(&yaml).map_err(|error| ConfigError::Parse {
-            path: shown,
-            message: error.to_string(),
+        serde_saphyr::from_str(&yaml).map_err(|error| {
+            // The first line says what and where; a drawing of the place follows, which repeats it.
+            let message = error.to_string();
+            let first = message.lines().next().unwrap_or_default();
+            ConfigError::Parse {
+                path: shown,
+                message: first.strip_prefix("error: ").unwrap_or(first).to_owned(),
+            }
         })
     }
 
@@ -270,14 +277,34 @@ impl NodeSettings {
 }
 
 impl NodeStartOptions {
+    /// The settings as a file would give them: read again they come to the same.
+    #[must_use]
+    pub fn as_settings(&self) -> NodeSettings {
+        NodeSettings {
+            http_addr: Some(self.http_addr),
+            otlp_grpc_addr: Some(self.otlp_grpc_addr),
+            otlp_http_addr: Some(self.otlp_http_addr),
+            link_addr: Some(self.link_addr),
+            advertise_addr: Some(self.advertise_addr),
+            data_dir: Some(self.data_dir.clone()),
+            memory: Some(exact_size(self.memory_bytes)),
+            replication: Some(self.replication),
+            shards: Some(self.shards),
+            policy: self.policy.clone(),
+            keep_all: Some(self.keep_all),
+            retention: Some(period(self.retention_seconds.saturating_mul(1_000))),
+            zone: Some(self.zone.clone()),
+            require_tenant: Some(self.require_tenant),
+            demo: Some(self.demo),
+            journal_recovery_window: Some(period(self.journal_recovery_window_ms)),
+            journal_max_bytes: Some(exact_size(self.journal_max_bytes)),
+        }
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field, rule, value: String| Err(ConfigError::Value { field, rule, value });
         if self.memory_bytes < MIN_MEMORY_BYTES {
-            return refuse(
-                "memory",
-                "at least 368MiB",
-                format!("{} bytes", self.memory_bytes),
-            );
+            return refuse("memory", "at least 368MiB", exact_size(self.memory_bytes));
         }
         if !(1..=4096).contains(&self.shards) || !self.shards.is_power_of_two() {
             return refuse(
@@ -293,14 +320,14 @@ impl NodeStartOptions {
             return refuse(
                 "retention",
                 "at least a minute",
-                format!("{} s", self.retention_seconds),
+                period(self.retention_seconds.saturating_mul(1_000)),
             );
         }
         if self.journal_max_bytes < 64 << 20 {
             return refuse(
                 "journal_max_bytes",
                 "at least 64MiB",
-                format!("{} bytes", self.journal_max_bytes),
+                exact_size(self.journal_max_bytes),
             );
         }
         if self.keep_all && self.policy.is_some() {

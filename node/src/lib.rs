@@ -5,6 +5,7 @@ pub mod authority;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod data_dir;
 pub mod demo;
 pub mod hub_links;
 pub mod link_streams;

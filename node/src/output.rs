@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use spandrel_api::dto::Receipt;
 use spandrel_api::time::format_instant;
+use spandrel_model::ids::UnixNanos;
 
 use crate::cli::ColourChoice;
 use crate::waterfall::{Colour, columns, cut, escape, padding};
@@ -84,14 +85,49 @@ pub fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// An instant to the second, for people; JSON has all of it.
+#[must_use]
+pub fn second(at: UnixNanos) -> String {
+    let whole = format_instant(UnixNanos(at.0 - at.0 % UnixNanos::PER_SECOND));
+    whole.replace(".000000000Z", "Z")
+}
+
+/// A period in the largest unit that it fills: `7d`, `90m`, `30s`.
+#[must_use]
+pub fn period(milliseconds: u64) -> String {
+    let units = [
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+    ];
+    in_units(milliseconds, &units, "ms")
+}
+
+/// Bytes exactly, in the largest binary unit that they fill: `480MiB`.
+#[must_use]
+pub fn exact_size(bytes: u64) -> String {
+    let units = [
+        ("TiB", 1 << 40),
+        ("GiB", 1 << 30),
+        ("MiB", 1 << 20),
+        ("KiB", 1_u64 << 10),
+    ];
+    in_units(bytes, &units, "B")
+}
+
+fn in_units(amount: u64, units: &[(&str, u64)], smallest: &str) -> String {
+    let whole = |unit: u64| amount >= unit && amount.is_multiple_of(unit);
+    match units.iter().find(|(_, unit)| whole(*unit)) {
+        Some((name, unit)) => format!("{}{name}", amount / unit),
+        None => format!("{amount}{smallest}"),
+    }
+}
+
 /// One line that says what an answer covers.
 #[must_use]
 pub fn receipt_line(receipt: &Receipt) -> String {
-    let range = format!(
-        "{} to {}",
-        format_instant(receipt.from.0),
-        format_instant(receipt.to.0)
-    );
+    let range = format!("{} to {}", second(receipt.from.0), second(receipt.to.0));
     if receipt.complete {
         return format!("complete from {range}\n");
     }
@@ -111,6 +147,16 @@ pub fn receipt_line(receipt: &Receipt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_and_amounts_are_for_people() {
+        let at = UnixNanos(1_795_534_192_603_787_897);
+        assert_eq!(second(at), "2026-11-24T15:29:52Z");
+        let periods = [604_800_000, 5_400_000, 30_000, 1_500, 0].map(period);
+        assert_eq!(periods, ["7d", "90m", "30s", "1500ms", "0ms"]);
+        let sizes = [480 << 20, 10 << 30, 1_025, 0].map(exact_size);
+        assert_eq!(sizes, ["480MiB", "10GiB", "1025B", "0B"]);
+    }
 
     #[test]
     fn tables_line_up_and_escape() {

@@ -216,7 +216,8 @@ async fn the_settings_group_sends_snapshots_by_the_bulk_session() {
             .call(NodeId(2), call, vec![1, 2], DEADLINE)
             .await
             .unwrap();
-        assert_eq!(answer, [1, 2]);
+        // Before the request stands the node that it is for.
+        assert!(answer.ends_with(&[1, 2]));
         assert_eq!(tell.recv().await.unwrap(), (PeerService::Raft, class));
     }
     let nobody = transport.call(NodeId(9), RaftCall::Vote, vec![], DEADLINE);

@@ -72,7 +72,7 @@ impl ClientError {
     pub(super) fn connect(addr: &str, error: &dyn std::error::Error) -> Self {
         let message = innermost(error);
         let advice = if message.contains("refused") {
-            "is a node running there? start one with `spandrel node start`, or name another with --addr or SPANDREL_ADDR"
+            "is a node running there? start one with `spandrel node start`, or name another with --addr or SPANDREL_ADDR (of the demo: --endpoint)"
         } else if message.contains("lookup") || message.contains("resolve") {
             "the name is not known: check --addr or SPANDREL_ADDR"
         } else {
@@ -102,6 +102,14 @@ impl ClientError {
                 }
                 _ => {}
             }
+        }
+        // What tonic makes of an answer that no gRPC server gave.
+        if status.details().is_empty() && status.message().contains("grpc-status header missing") {
+            return Self::Protocol {
+                addr: addr.to_owned(),
+                message: "no gRPC; queries go to the port of the native API, 3200 by default"
+                    .to_owned(),
+            };
         }
         Self::Refused(Box::new(detail_of(status)))
     }

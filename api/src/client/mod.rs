@@ -18,7 +18,7 @@ use crate::limits::{CONNECTION_WINDOW_BYTES, STREAM_WINDOW_BYTES};
 
 pub use error::ClientError;
 pub use export::ExportReply;
-pub use options::{ClientOptions, NamesParameters, SearchParameters};
+pub use options::{ClientOptions, NamesParameters, SearchParameters, address_flag};
 pub use query::TraceReply;
 
 /// The metadata key of the tenant.

@@ -1,5 +1,7 @@
 //! What a client asks for.
 
+use std::net::SocketAddr;
+
 use spandrel_model::batch::StatusCode;
 use spandrel_model::ids::UnixNanos;
 
@@ -21,6 +23,18 @@ impl Default for ClientOptions {
             tenant: None,
             timeout_ms: 10_000,
         }
+    }
+}
+
+/// The part of a command line that says where a node listens: empty when that is where the commands look anyway.
+/// `flag` is `--addr` (native API, 3200) or, for the demonstration traffic, `--endpoint` (OTLP/gRPC, 4317).
+#[must_use]
+pub fn address_flag(flag: &str, listener: SocketAddr) -> String {
+    let port = if flag == "--addr" { 3200 } else { 4317 };
+    if listener == SocketAddr::from(([127, 0, 0, 1], port)) {
+        String::new()
+    } else {
+        format!(" {flag} http://{listener}")
     }
 }
 
@@ -62,4 +76,22 @@ pub struct NamesParameters {
     pub limit: Option<u32>,
     /// Only names that begin so.
     pub prefix: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_say_where_a_node_is_when_it_is_elsewhere() {
+        for (flag, listener, expected) in [
+            ("--addr", "127.0.0.1:3200", ""),
+            ("--addr", "127.0.0.1:3201", " --addr http://127.0.0.1:3201"),
+            ("--addr", "10.0.0.1:3200", " --addr http://10.0.0.1:3200"),
+            ("--endpoint", "127.0.0.1:4317", ""),
+            ("--endpoint", "[::1]:4317", " --endpoint http://[::1]:4317"),
+        ] {
+            assert_eq!(address_flag(flag, listener.parse().unwrap()), expected);
+        }
+    }
 }

@@ -11,10 +11,11 @@ use spandrel_model::ports::NodeStatus;
 use spandrel_model::search::FoundTrace;
 
 use super::{Addresses, Native, in_time};
+use crate::client::address_flag;
 use crate::limits::{FIRST_PAGE_TIMEOUT_MS, FIRST_PAGE_TRACES};
 use crate::question::SearchQuestion;
 use crate::tenant;
-use crate::time::{format_instant, nanos_to_ms, now};
+use crate::time::{format_duration, format_instant, now};
 
 const STYLE: &str = include_str!("page.css");
 
@@ -65,7 +66,7 @@ fn render(
     );
     write_health(&mut page, status);
     write_first_span(&mut page, addresses);
-    write_traces(&mut page, traces);
+    write_traces(&mut page, addresses, traces);
     write_policy(&mut page, status);
     page.push_str("</main></body></html>\n");
     page
@@ -127,53 +128,61 @@ fn write_first_span(page: &mut String, addresses: Addresses) {
          <pre>export OTEL_EXPORTER_OTLP_ENDPOINT=http://{otlp_http}\n\
          export OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf\nexport OTEL_SERVICE_NAME=my-service</pre>\
          <p>gRPC: <code>http://{otlp_grpc}</code> with <code>OTEL_EXPORTER_OTLP_PROTOCOL=grpc</code>. \
-         Or by hand:</p><pre>{}</pre><p>Queries: <code>http://{http}/v1/traces/search</code></p></section>",
+         Or one span by hand:</p><pre>{}</pre><p>Queries: <code>http://{http}/v1/traces/search</code></p></section>",
         escape(&curl_line(otlp_http)),
     );
 }
 
 fn curl_line(otlp_http: std::net::SocketAddr) -> String {
     format!(
-        "now=$(date +%s)\ncurl http://{otlp_http}/v1/traces -H 'Content-Type: application/json' -d '{{\"resourceSpans\":\
+        "id() {{ od -An -N$1 -tx1 /dev/urandom | tr -d ' \\n'; }}; now=$(date +%s)\ncurl http://{otlp_http}/v1/traces -H 'Content-Type: application/json' -d '{{\"resourceSpans\":\
          [{{\"resource\":{{\"attributes\":[{{\"key\":\"service.name\",\"value\":{{\"stringValue\":\"curl\"}}}}]}},\
-         \"scopeSpans\":[{{\"spans\":[{{\"traceId\":\"'$(openssl rand -hex 16)'\",\"spanId\":\"'$(openssl rand -hex 8)'\",\
+         \"scopeSpans\":[{{\"spans\":[{{\"traceId\":\"'$(id 16)'\",\"spanId\":\"'$(id 8)'\",\
          \"name\":\"hello\",\"kind\":1,\"startTimeUnixNano\":\"'$now'000000000\",\"endTimeUnixNano\":\"'$now'250000000\"}}]}}]}}]}}'"
     )
 }
 
-fn write_traces(page: &mut String, traces: &Result<Vec<FoundTrace>, String>) {
+fn write_traces(page: &mut String, addresses: Addresses, traces: &Result<Vec<FoundTrace>, String>) {
     page.push_str("<section class=\"wide\"><h2>Traces of the last hour</h2>");
     match traces {
         Err(message) => {
             let _ = write!(page, "<p class=\"warn\">{}</p>", escape(message));
         }
-        Ok(traces) if traces.is_empty() => page.push_str(
-            "<p>None yet. For some to look at: <code>spandrel demo --spans 1000</code></p>",
-        ),
+        Ok(traces) if traces.is_empty() => {
+            let _ = write!(
+                page,
+                "<p>None yet. For some to look at: <code>spandrel demo --spans 1000{}</code></p>",
+                address_flag("--endpoint", addresses.otlp_grpc),
+            );
+        }
         Ok(traces) => {
             page.push_str(
                 "<div class=\"scroll\" tabindex=\"0\"><table><thead><tr><th>Root</th><th>Start, UTC</th><th>Duration</th>\
-                 <th>Spans</th><th>Status</th><th>State</th><th>Trace</th></tr></thead><tbody>",
+                 <th>Status</th><th>Spans</th><th>State</th><th>Trace</th></tr></thead><tbody>",
             );
             for trace in traces {
                 let id = trace.trace_id;
                 let _ = write!(
                     page,
-                    "<tr><td class=\"name\">{}: {}</td><td><time datetime=\"{}\">{}</time></td><td>{:.3} ms</td>\
-                     <td>{}</td><td class=\"{}\">{}</td><td>{}</td>\
-                     <td><a href=\"/v1/traces/{id}\"><code>{id}</code></a></td></tr>",
+                    "<tr><td class=\"name\"><a href=\"/v1/traces/{id}\">{}: {}</a></td>\
+                     <td><time datetime=\"{}\">{}</time></td><td>{}</td><td class=\"{}\">{}</td>\
+                     <td>{}</td><td>{}</td><td><code>{id}</code></td></tr>",
                     escape(&trace.root_service),
                     escape(&trace.root_operation),
                     format_instant(trace.start),
                     time_of_day(trace.start),
-                    nanos_to_ms(trace.duration),
+                    format_duration(i128::from(trace.duration)),
+                    trace.status.as_str(),
+                    trace.status.as_str(),
                     trace.span_count,
-                    trace.status.as_str(),
-                    trace.status.as_str(),
                     trace.state.as_str(),
                 );
             }
-            page.push_str("</tbody></table></div>");
+            let _ = write!(
+                page,
+                "</tbody></table></div><p>Drawn in a terminal: <code>spandrel query trace ID{}</code></p>",
+                address_flag("--addr", addresses.http),
+            );
         }
     }
     page.push_str("</section>");
@@ -188,7 +197,7 @@ fn write_policy(page: &mut String, status: &NodeStatus) {
     for policy in &status.policies {
         let _ = write!(page, "<li>{}</li>", escape(policy));
     }
-    page.push_str("</ol><p>Change it with <code>spandrel policy apply FILE</code>.</p></section>");
+    page.push_str("</ol><p>Any of them keeps a trace, unless one drops it. Change them with <code>spandrel policy apply FILE</code>.</p></section>");
 }
 
 /// An instant to the second, as `2026-11-24 15:29:52 UTC`.

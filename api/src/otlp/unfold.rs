@@ -129,9 +129,11 @@ fn zstd_window_log(input: &[u8]) -> Result<u32, ApiError> {
             .get(usize::from(descriptor & 3))
             .copied()
             .unwrap_or(0);
-        (0..width).fold(0_u64, |size, index| {
+        let size = (0..width).fold(0_u64, |size, index| {
             size | u64::from(byte(at + index)) << (8 * index)
-        })
+        });
+        // Two bytes count from 256 on, since one byte holds what is below (RFC 8878, 3.1.1.1.4).
+        if width == 2 { size + 256 } else { size }
     };
     let log = window
         .max(1_024)
@@ -186,6 +188,30 @@ mod tests {
         let mut credit = pool.try_take(1).unwrap();
         let refused = unfold(Encoding::Zstd, input, &mut credit).unwrap_err();
         assert_eq!(refused.status, http::StatusCode::PAYLOAD_TOO_LARGE);
+    }
+
+    /// A proptest met it once in many runs: the size of a single segment was read 256 too small when it took two bytes,
+    /// so that bodies of 2^n + 1 to 2^n + 256 bytes, which need the next window, were refused for good.
+    #[test]
+    fn a_single_segment_around_a_power_of_two_unfolds() {
+        let pool = CreditPool::new(64 << 20);
+        for power in 8..=17 {
+            let around = 1_usize << power;
+            for size in [
+                around - 1,
+                around,
+                around + 1,
+                around + 255,
+                around + 256,
+                around + 257,
+            ] {
+                let bytes = vec![7; size];
+                let input: Bytes = zstd::bulk::compress(&bytes, 3).unwrap().into();
+                let mut credit = pool.try_take(input.len() as u64).unwrap();
+                let output = unfold(Encoding::Zstd, input, &mut credit);
+                assert_eq!(output.unwrap(), bytes, "{size} bytes");
+            }
+        }
     }
 
     #[test]

@@ -218,3 +218,21 @@ async fn the_cluster_is_shown_and_changed() {
     let token = client.create_join_token().await.unwrap();
     assert_eq!(token.token, "spandrel-join-1");
 }
+
+#[tokio::test]
+async fn a_wrong_port_says_where_queries_go() {
+    let node = Node::start(Fake::default()).await;
+    for port in [node.otlp_grpc, node.otlp_http] {
+        let options = ClientOptions {
+            addr: port.to_string(),
+            ..ClientOptions::default()
+        };
+        let client = Client::connect(options).await.unwrap();
+        let error = client.services(&NamesParameters::default()).await;
+        let text = error.unwrap_err().to_string();
+        assert!(
+            text.contains("queries go to the port of the native API"),
+            "{text}"
+        );
+    }
+}

@@ -3,7 +3,7 @@
 use crate::cli::{ConfigCommand, NodeArgs};
 use crate::config::{ConfigError, NodeSettings, NodeStartOptions};
 
-/// Prints the effective settings as YAML, or says what is wrong.
+/// Prints the effective settings as a file for `--config`, or says what is wrong.
 ///
 /// # Errors
 /// As [`options`].
@@ -26,10 +26,13 @@ pub fn options(args: NodeArgs) -> Result<NodeStartOptions, ConfigError> {
 }
 
 fn render(options: &NodeStartOptions) -> anyhow::Result<String> {
-    let document = serde_json::to_value(options)?;
+    // JSON values are YAML, and every key of an object is a line.
+    let document = serde_json::to_value(options.as_settings())?;
     let mut out = String::new();
     for (key, value) in document.as_object().into_iter().flatten() {
-        out.push_str(&format!("{key}: {value}\n"));
+        if !value.is_null() {
+            out.push_str(&format!("{key}: {value}\n"));
+        }
     }
     Ok(out)
 }
@@ -58,12 +61,30 @@ mod tests {
         let shown = render(&options(args).unwrap()).unwrap();
         for line in [
             "shards: 128",
-            "retention_seconds: 172800",
+            "retention: \"2d\"",
             "zone: \"b\"",
             "demo: true",
             "replication: 3",
         ] {
             assert!(shown.contains(line), "{line} in {shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.yaml");
+        let path = path.to_str().unwrap();
+        for arguments in [
+            &["--memory", "1GiB", "--retention", "90m"][..],
+            &["--keep-all"],
+        ] {
+            let mut first = options(parse(arguments)).unwrap();
+            std::fs::write(path, render(&first).unwrap()).unwrap();
+            let again = options(parse(&["--config", path])).unwrap();
+            // Whoever writes a setting down has given it.
+            first.given_seeds.clone_from(&again.given_seeds);
+            assert_eq!(again, first);
         }
     }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use spandrel_actors::membership::NodeStart;
 use spandrel_api::dto::StatusResponse;
-use spandrel_api::time::format_instant;
 
 use super::{config, connect, node_join, node_start, nodes, print_json};
 use crate::cli::NodeCommand;
+use crate::output::{period, second};
 use crate::waterfall::escape;
 
 /// Runs one of the node commands.
@@ -78,17 +78,17 @@ fn render(status: &StatusResponse) -> String {
         size(status.block_bytes),
         size(status.index_bytes)
     );
-    let _ = writeln!(
-        out,
-        "journal     since {}",
-        format_instant(status.journal_since.0)
-    );
+    let _ = writeln!(out, "journal     since {}", second(status.journal_since.0));
     let _ = writeln!(
         out,
         "index       up to {}",
-        format_instant(status.index_watermark.0)
+        second(status.index_watermark.0)
     );
-    let _ = writeln!(out, "retention   {} h", status.retention_seconds / 3_600);
+    let _ = writeln!(
+        out,
+        "retention   {}",
+        period(status.retention_seconds.saturating_mul(1_000))
+    );
     let _ = writeln!(out, "policy      version {}", status.policy_version);
     for policy in &status.policies {
         let _ = writeln!(out, "            {}", escape(policy));

@@ -10,6 +10,7 @@ use rand::Rng;
 use rustix::time::ClockId;
 use spandrel_actors::membership::NodeStart;
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_api::client::address_flag;
 use spandrel_api::{Listeners, Ports, serve};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
@@ -21,6 +22,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::NodeStartOptions;
+use crate::data_dir::TakenDirectory;
 use crate::demo::{self, DemoOptions};
 use crate::hub_links::HubLinks;
 
@@ -73,6 +75,7 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
         otlp_grpc: listen(options.otlp_grpc_addr, "--otlp-grpc-addr").await?,
         otlp_http: listen(options.otlp_http_addr, "--otlp-http-addr").await?,
     };
+    let _taken = TakenDirectory::take(&options.data_dir)?;
     let founds = start == NodeStart::Found;
     let node_options = node_options(&options, start)?;
     let credit_bytes = node_options.credit_bytes;
@@ -150,9 +153,14 @@ async fn listen(addr: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
     if !addr.ip().is_loopback() {
         tracing::warn!(%addr, flag, "no client is authenticated yet: use a trusted network only");
     }
-    TcpListener::bind(addr)
-        .await
-        .with_context(|| format!("cannot listen on {addr}: choose another address with {flag}"))
+    TcpListener::bind(addr).await.map_err(|error| {
+        let taken = if error.kind() == std::io::ErrorKind::AddrInUse {
+            " (perhaps by a node that runs already: `spandrel node status` tells)"
+        } else {
+            ""
+        };
+        anyhow::anyhow!("cannot listen on {addr}: {error}{taken}; choose another with {flag}")
+    })
 }
 
 fn node_options(options: &NodeStartOptions, start: NodeStart) -> anyhow::Result<NodeOptions> {
@@ -255,7 +263,7 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
         }
     }
     println!(
-        "  policy      version {} (the first that says keep counts):",
+        "  policy      version {}: any of them keeps a trace, unless one drops it",
         status.policy_version
     );
     for policy in &status.policies {
@@ -268,7 +276,11 @@ async fn banner(options: &NodeStartOptions, node: &Node, credit_bytes: u64) {
         "  first span  OTEL_EXPORTER_OTLP_ENDPOINT=http://{} your-program",
         options.otlp_grpc_addr
     );
-    println!("              or `spandrel demo --spans 1000`; then `spandrel query search`");
+    println!(
+        "              or `spandrel demo --spans 1000{}`; then `spandrel query search{}`",
+        address_flag("--endpoint", options.otlp_grpc_addr),
+        address_flag("--addr", options.http_addr),
+    );
 }
 
 /// Ends at the first interrupt or termination signal.

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use spandrel_api::client::{Client, ClientError, NamesParameters, SearchParameters};
 use spandrel_api::dto::{Decision, FoundTrace, Receipt, SearchResponse};
-use spandrel_api::time::{InvalidInstant, format_instant, now, parse_instant};
+use spandrel_api::time::{format_duration, format_instant, now, parse_instant};
 use spandrel_model::batch::StatusCode;
 use spandrel_model::ids::UnixNanos;
 
 use super::{connect, print_json};
 use crate::cli::{NamesArgs, QueryCommand, RangeArgs, SearchArgs, StatusChoice, TraceArgs};
-use crate::output::{colour, print, receipt_line, table, width};
-use crate::waterfall::{Drawing, Heading, draw, duration};
+use crate::output::{colour, print, receipt_line, second, table, width};
+use crate::waterfall::{Drawing, Heading, draw};
 
 /// Traces that `tail` remembers to have shown.
 const REMEMBERED_TRACES: usize = 20_000;
@@ -97,31 +97,31 @@ fn explain_absence(trace_id: &str, error: ClientError) -> anyhow::Error {
             decision_line(decision)
         );
     }
-    let since = detail.retained_since.map_or(String::new(), |since| {
-        format!(" since {}", format_instant(since.0))
-    });
+    let since = detail
+        .retained_since
+        .map_or(String::new(), |since| format!(" since {}", second(since.0)));
     anyhow::anyhow!(
-        "{error}\nno span of {trace_id} was acknowledged{since}: check the id, the tenant (--tenant) and that its service sends here; `spandrel query search --include-dropped` also finds what was dropped and can be recovered"
+        "{error}\nno span of {trace_id} was acknowledged{since}: check the id, the tenant (--tenant) and that its service sends here"
     )
 }
 
+/// The line may be cut on its right: what one needs first comes first.
 fn decision_line(decision: &Decision) -> String {
-    let policy = if decision.policy.is_empty() {
-        "no policy"
-    } else {
-        &decision.policy
+    let mut line = match (decision.verdict.as_str(), decision.policy.as_str()) {
+        ("drop", "") => "drop: no policy keeps it".to_owned(),
+        (verdict, policy) => format!("{verdict} by {policy}"),
     };
-    let mut line = format!(
-        "{} by {policy}, trigger {}, probability {}, policy version {}, at {}",
-        decision.verdict,
-        decision.trigger,
-        decision.probability,
-        decision.policy_version,
-        format_instant(decision.decided_at.0)
-    );
+    line.push_str(&format!(", trigger {}", decision.trigger));
     if let Some(until) = &decision.recoverable_until {
-        line.push_str(&format!(", recoverable until {}", format_instant(until.0)));
+        line.push_str(&format!(", recoverable until {}", second(until.0)));
+    } else {
+        line.push_str(&format!(", probability {}", decision.probability));
     }
+    line.push_str(&format!(
+        ", policy version {}, at {}",
+        decision.policy_version,
+        second(decision.decided_at.0)
+    ));
     line
 }
 
@@ -247,7 +247,7 @@ fn row(trace: &FoundTrace) -> Vec<String> {
             .get(..23)
             .unwrap_or_default()
             .to_owned(),
-        duration(nanos),
+        format_duration(nanos),
         format!("{} {}", trace.root_service, trace.root_operation),
         trace.services.len().to_string(),
         trace.span_count.to_string(),
@@ -259,7 +259,7 @@ fn row(trace: &FoundTrace) -> Vec<String> {
     .to_vec()
 }
 
-fn parameters(args: &SearchArgs) -> Result<SearchParameters, InvalidInstant> {
+fn parameters(args: &SearchArgs) -> anyhow::Result<SearchParameters> {
     let (from, to) = range(&args.range)?;
     let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
     Ok(SearchParameters {
@@ -281,7 +281,7 @@ fn parameters(args: &SearchArgs) -> Result<SearchParameters, InvalidInstant> {
     })
 }
 
-fn names(args: &NamesArgs) -> Result<NamesParameters, InvalidInstant> {
+fn names(args: &NamesArgs) -> anyhow::Result<NamesParameters> {
     let (from, to) = range(&args.range)?;
     Ok(NamesParameters {
         from,
@@ -291,12 +291,53 @@ fn names(args: &NamesArgs) -> Result<NamesParameters, InvalidInstant> {
     })
 }
 
-fn range(args: &RangeArgs) -> Result<(Option<UnixNanos>, Option<UnixNanos>), InvalidInstant> {
-    let to = args.to.as_deref().map(parse_instant).transpose()?;
-    let mut from = args.from.as_deref().map(parse_instant).transpose()?;
+fn range(args: &RangeArgs) -> anyhow::Result<(Option<UnixNanos>, Option<UnixNanos>)> {
+    let instant = |flag: &str, given: &Option<String>| {
+        let instant = given.as_deref().map(parse_instant).transpose();
+        instant
+            .map_err(|error| anyhow::anyhow!("{flag} {error}; for a time before now: --since 15m"))
+    };
+    let to = instant("--to", &args.to)?;
+    let mut from = instant("--from", &args.from)?;
     if let Some(since) = args.since {
         let nanos = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
         from = Some(to.unwrap_or_else(now).minus(nanos));
     }
     Ok((from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use spandrel_api::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_decision_is_a_sentence() {
+        let at = |seconds: u64| Instant(UnixNanos(seconds * UnixNanos::PER_SECOND + 1));
+        let kept = Decision {
+            verdict: "keep".to_owned(),
+            policy: "slow".to_owned(),
+            trigger: "idle".to_owned(),
+            policy_version: 3,
+            probability: 0.5,
+            decided_at: at(0),
+            recoverable_until: None,
+        };
+        assert_eq!(
+            decision_line(&kept),
+            "keep by slow, trigger idle, probability 0.5, policy version 3, at 1970-01-01T00:00:00Z"
+        );
+        let dropped = Decision {
+            verdict: "drop".to_owned(),
+            policy: String::new(),
+            recoverable_until: Some(at(60)),
+            ..kept
+        };
+        assert_eq!(
+            decision_line(&dropped),
+            "drop: no policy keeps it, trigger idle, recoverable until 1970-01-01T00:01:00Z, policy version 3, \
+             at 1970-01-01T00:00:00Z"
+        );
+    }
 }

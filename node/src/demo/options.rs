@@ -5,6 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::library::RESOURCES;
+
+/// Requests do not become smaller than this many spans because a run is short.
+const LEAST_BATCH_SPANS: u32 = 16;
+
 /// How spans are put together into export requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -93,12 +98,24 @@ impl DemoOptions {
             (self.rate > 0.0).then(|| 1e9 * f64::from(self.connections.max(1)) / self.rate);
         Shape {
             seed: self.seed,
-            batch_spans: self.batch_spans.max(1),
+            batch_spans: self.batch_spans_of_a_run(),
             grouping: self.grouping,
             errors: self.errors,
             slow: self.slow,
             nanos_per_span,
             record: self.history.is_some(),
         }
+    }
+
+    /// Requests of a short run are small: every process fills its own, and with full ones 2,000 spans became 40,000.
+    fn batch_spans_of_a_run(&self) -> u32 {
+        let processes = match self.grouping {
+            Grouping::Trace => 1,
+            Grouping::Service => RESOURCES as u64,
+        };
+        let share = |spans: u64| spans / u64::from(self.connections.max(1)) / processes;
+        let most = self.spans.map_or(u64::MAX, share);
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        self.batch_spans.min(most.max(LEAST_BATCH_SPANS)).max(1)
     }
 }

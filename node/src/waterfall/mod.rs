@@ -13,9 +13,10 @@ use std::fmt::Write;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::{Span, TracesData};
+use spandrel_api::time::format_duration;
 
 use text::service_style;
-pub use text::{Colour, cut, duration, escape};
+pub use text::{Colour, cut, escape};
 pub(crate) use text::{Style, columns, padding};
 use tree::{Joint, Row};
 
@@ -134,7 +135,7 @@ impl<'d> Canvas<'d> {
         let facts = format!(
             "{}  {}  {}  {}  {}",
             escape(&heading.state),
-            duration(i128::try_from(self.total).unwrap_or(i128::MAX)),
+            format_duration(i128::try_from(self.total).unwrap_or(i128::MAX)),
             count(spans.len(), "span"),
             count(services.len(), "service"),
             count(errors, "error"),
@@ -150,7 +151,7 @@ impl<'d> Canvas<'d> {
 
     /// The scale: zero and the trace's whole duration at the ends of the bars.
     fn axis(&mut self) {
-        let end = duration(i128::try_from(self.total).unwrap_or(i128::MAX));
+        let end = format_duration(i128::try_from(self.total).unwrap_or(i128::MAX));
         let lead = " ".repeat(self.width - self.bar_width);
         let gap = " ".repeat(self.bar_width.saturating_sub(1 + columns(&end)));
         let scale = format!("{lead}0{gap}{end}");
@@ -161,7 +162,9 @@ impl<'d> Canvas<'d> {
         let span = row.span;
         let guide = guide(row, self.label_width / 2);
         let room = self.label_width.saturating_sub(columns(&guide));
-        let service = cut(&escape(row.service), room);
+        // A long name of a service leaves a quarter to the span's.
+        let for_name = columns(&escape(&span.name)).min(room / 4);
+        let service = cut(&escape(row.service), room.saturating_sub(for_name + 1));
         let left = room.saturating_sub(columns(&service) + 1);
         let name = if left > 2 {
             cut(&escape(&span.name), left)
@@ -175,7 +178,7 @@ impl<'d> Canvas<'d> {
         };
         let fill = padding(&label, self.label_width);
         let took = i128::from(span.end_time_unix_nano) - i128::from(span.start_time_unix_nano);
-        let took = cut(&duration(took), DURATION_WIDTH);
+        let took = cut(&format_duration(took), DURATION_WIDTH);
         let lead = padding(&took, DURATION_WIDTH);
         let (mark, style) = if is_error(span) {
             ("✗", Style::Error)
@@ -228,7 +231,7 @@ impl<'d> Canvas<'d> {
             Joint::Root | Joint::Child => {}
         }
         if row.early_nanos > 0 {
-            let early = duration(i128::from(row.early_nanos));
+            let early = format_duration(i128::from(row.early_nanos));
             self.detail(
                 row,
                 Style::Dim,
@@ -246,7 +249,11 @@ impl<'d> Canvas<'d> {
             for event in span.events.iter().take(MAX_EVENTS_OF_A_SPAN) {
                 let at = i128::from(event.time_unix_nano) - i128::from(span.start_time_unix_nano);
                 let attributes = attributes_line(&event.attributes);
-                let text = format!("• +{} {} {attributes}", duration(at), escape(&event.name));
+                let text = format!(
+                    "• +{} {} {attributes}",
+                    format_duration(at),
+                    escape(&event.name)
+                );
                 self.detail(row, Style::Dim, text.trim_end());
             }
             for link in span.links.iter().take(MAX_EVENTS_OF_A_SPAN) {

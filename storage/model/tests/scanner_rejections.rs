@@ -223,6 +223,31 @@ fn requests_that_are_none() {
     }
 }
 
+/// The fuzzer sent a resource in two parts, the first of which ended inside a fixed field. The parts were joined before
+/// they were read, so the second completed the field, and a request that prost refuses was taken.
+#[test]
+fn a_resource_or_scope_in_parts_of_which_one_is_cut_off() {
+    let parts = |number, first: &[u8], second: &[u8]| {
+        let first = bytes_field(number, first);
+        [first, bytes_field(number, second)].concat()
+    };
+    // Unknown field 5, fixed64, with 3 of its 8 bytes; then the other 5; then a group that begins here and ends there.
+    let cut_off: [(&[u8], &[u8]); 2] = [
+        (&[0x29, 1, 2, 3], &[4, 5, 6, 7, 8]),
+        (&[0xa3, 1], &[0xa4, 1]),
+    ];
+    for (first, second) in cut_off {
+        let span = bytes_field(2, &span(1).encode_to_vec());
+        let of_resource = [parts(1, first, second), bytes_field(2, &span)].concat();
+        let of_scope = bytes_field(2, &[parts(1, first, second), span].concat());
+        for resource_spans in [of_resource, of_scope] {
+            let request = bytes_field(1, &resource_spans);
+            assert!(oracle::scan(&request).is_err(), "{request:x?}");
+            oracle::check(&request);
+        }
+    }
+}
+
 #[test]
 fn a_request_without_spans_leaves_nothing_behind() {
     let mut empty = resource_spans(vec![]);

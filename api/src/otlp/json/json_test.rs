@@ -325,3 +325,44 @@ fn text_that_is_no_utf8_is_still_shown() {
         "{\"scopeSpans\":[{\"spans\":[{\"name\":\"\u{fffd}x\"}]}]}"
     );
 }
+
+/// Found by the fuzzer: what protobuf merges, skips and cuts was shown as its last part, not at all, or in full.
+#[test]
+fn spans_are_shown_as_protobuf_reads_them() {
+    let field = |number: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let span = |fields: &[&[u8]]| field(1, &field(2, &field(2, &fields.concat())));
+    let attribute = |parts: &[&[u8]]| {
+        let values: Vec<Vec<u8>> = parts.iter().map(|part| field(2, part)).collect();
+        field(9, &[field(1, b"k"), values.concat()].concat())
+    };
+    let text = |text: &[u8]| field(1, text);
+    let array = |element: &[u8]| field(5, &field(1, element));
+    let name = field(5, b"name");
+    let requests = [
+        // A status in two parts.
+        span(&[&field(15, &[0x18, 2]), &field(15, &field(2, b"message"))]),
+        // A group, with a group in it, before a field that we know.
+        span(&[&[0x8b, 2, 0x93, 2, 0x94, 2, 0x8c, 2], &name]),
+        // A choice of a value, and behind it a field that does not exist.
+        span(&[&attribute(&[&[text(b"text"), vec![0x78, 1]].concat()])]),
+        // Arrays in two parts, and one that another choice replaced.
+        span(&[&attribute(&[&array(&text(b"a")), &array(&text(b"b"))])]),
+        span(&[&attribute(&[
+            &array(&text(b"a")),
+            &text(b"b"),
+            &array(&text(b"c")),
+        ])]),
+        // A kind of more than 32 bits.
+        span(&[&[0x30, 0x82, 0x80, 0x80, 0x80, 0x10]]),
+    ];
+    for request in requests {
+        let decoded = ExportTraceServiceRequest::decode(request.as_slice()).unwrap();
+        let elements = RenderedTraces::default().piece(&request);
+        let elements = String::from_utf8(elements).unwrap();
+        let shown = format!("{{\"resourceSpans\":[{elements}]}}");
+        assert_eq!(read(&shown).unwrap(), decoded, "{shown}");
+    }
+}

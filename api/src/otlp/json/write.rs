@@ -29,7 +29,7 @@ impl RenderedTraces {
                 out.push(b',');
             }
             self.any = true;
-            write_message(&RESOURCE_SPANS, message, &mut out, 1);
+            write_message(&RESOURCE_SPANS, Message::Whole(message), &mut out, 1);
         }
         out
     }
@@ -62,28 +62,42 @@ enum WireValue<'a> {
     Bytes(&'a [u8]),
 }
 
-/// The fields of a message in the order of its bytes; ends at the first byte that makes no sense.
+/// The fields of a message in the order of its bytes, without groups, which no message of OTLP has; ends at the first
+/// byte that makes no sense.
 struct WireFields<'a>(&'a [u8]);
 
 impl<'a> Iterator for WireFields<'a> {
     type Item = (u32, WireValue<'a>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let key = decode_varint(&mut self.0).ok()?;
-        let number = u32::try_from(key >> 3).ok()?;
-        let value = match key & 7 {
-            0 => WireValue::Number(decode_varint(&mut self.0).ok()?),
-            1 => WireValue::Number(u64::from_le_bytes(*self.take_array()?)),
-            2 => {
-                let length = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
-                let (value, rest) = self.0.split_at_checked(length)?;
-                self.0 = rest;
-                WireValue::Bytes(value)
+        let mut groups = 0_usize;
+        loop {
+            let key = decode_varint(&mut self.0).ok()?;
+            let number = u32::try_from(key >> 3).ok()?;
+            let value = match key & 7 {
+                0 => WireValue::Number(decode_varint(&mut self.0).ok()?),
+                1 => WireValue::Number(u64::from_le_bytes(*self.take_array()?)),
+                2 => {
+                    let length = usize::try_from(decode_varint(&mut self.0).ok()?).ok()?;
+                    let (value, rest) = self.0.split_at_checked(length)?;
+                    self.0 = rest;
+                    WireValue::Bytes(value)
+                }
+                3 => {
+                    groups += 1;
+                    continue;
+                }
+                4 => {
+                    groups = groups.checked_sub(1)?;
+                    continue;
+                }
+                5 => WireValue::Number(u64::from(u32::from_le_bytes(*self.take_array()?))),
+                _ => return None,
+            };
+            if groups == 0 {
+                return Some((number, value));
             }
-            5 => WireValue::Number(u64::from(u32::from_le_bytes(*self.take_array()?))),
-            _ => return None,
-        };
-        Some((number, value))
+        }
     }
 }
 
@@ -95,25 +109,85 @@ impl<'a> WireFields<'a> {
     }
 }
 
-fn write_message(schema: &Schema, message: &[u8], out: &mut Vec<u8>, depth: usize) {
+/// A message that came once, or in parts: protobuf merges them, which is to read them one after the other. They are
+/// found again in each walk and never collected, so that many parts cost no memory.
+#[derive(Clone, Copy)]
+enum Message<'a, 'p> {
+    Whole(&'a [u8]),
+    Parts {
+        of: &'p Message<'a, 'p>,
+        number: u32,
+        /// Parts before these, which another choice replaced.
+        skip: u32,
+    },
+}
+
+impl<'a> Message<'a, '_> {
+    fn walk(&self, visit: &mut dyn FnMut(u32, WireValue<'a>)) {
+        match *self {
+            Self::Whole(bytes) => {
+                WireFields(bytes).for_each(|(number, value)| visit(number, value));
+            }
+            Self::Parts { of, number, skip } => {
+                let mut part = 0;
+                of.walk(&mut |found, value| {
+                    if found != number {
+                        return;
+                    }
+                    part += 1;
+                    if let (true, WireValue::Bytes(bytes)) = (part > skip, value) {
+                        WireFields(bytes).for_each(|(number, value)| visit(number, value));
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// How often a field occurs in a message.
+#[derive(Clone, Copy, Default)]
+struct Occurrences {
+    count: u32,
+    /// Those that a field which excludes this one replaced.
+    replaced: u32,
+}
+
+/// Where the numbers of our messages end.
+const FIELD_NUMBERS: usize = 32;
+/// A choice of `AnyValue` that is not shown: an index into a table that traces do not have. It replaces the others.
+const HIDDEN_CHOICE: u32 = 8;
+
+fn write_message(schema: &Schema, message: Message<'_, '_>, out: &mut Vec<u8>, depth: usize) {
     if depth > MAX_RENDER_DEPTH {
         out.extend_from_slice(b"{}");
         return;
     }
-    // Which fields occur: each one that does costs one walk over the message, so that nothing is collected.
-    let mut present = 0_u32;
-    let mut last = None;
-    for (number, _) in WireFields(message).filter(|(number, _)| *number < 32) {
-        present |= 1 << number;
-        last = Some(number);
-    }
+    // Each field that occurs costs one walk over the message, so that nothing is collected.
+    let mut occurrences = [Occurrences::default(); FIELD_NUMBERS];
+    let mut choice = None;
+    message.walk(&mut |number, _| {
+        let chooses = |number| {
+            number == HIDDEN_CHOICE || schema.fields.iter().any(|field| field.number == number)
+        };
+        if schema.oneof && choice != Some(number) && chooses(number) {
+            // Of the fields that exclude each other the last one counts.
+            choice = Some(number);
+            if let Some(field) = occurrences.get_mut(number as usize) {
+                field.replaced = field.count;
+            }
+        }
+        if let Some(field) = occurrences.get_mut(number as usize) {
+            field.count = field.count.saturating_add(1);
+        }
+    });
     out.push(b'{');
     let mut first = true;
     for field in schema.fields {
-        let occurs = present & (1 << field.number) != 0;
-        // Of the fields that exclude each other the last one counts.
-        let excluded = schema.oneof && last != Some(field.number);
-        if excluded || !(occurs || field.always) {
+        let Some(&found) = occurrences.get(field.number as usize) else {
+            continue;
+        };
+        let excluded = schema.oneof && choice != Some(field.number);
+        if excluded || !(found.count > 0 || field.always) {
             continue;
         }
         if !std::mem::take(&mut first) {
@@ -121,35 +195,53 @@ fn write_message(schema: &Schema, message: &[u8], out: &mut Vec<u8>, depth: usiz
         }
         write_json(field.name, out);
         out.push(b':');
-        let mut values = WireFields(message)
-            .filter(|(number, _)| *number == field.number)
-            .map(|(_, value)| value);
         if field.repeated {
-            out.push(b'[');
-            for (index, value) in values.enumerate() {
-                if index > 0 {
-                    out.push(b',');
-                }
-                write_value(field, value, out, depth);
-            }
-            out.push(b']');
+            write_array(field, message, out, depth);
         } else {
-            let value = values.next_back_or_empty();
-            write_value(field, value, out, depth);
+            write_single(field, message, found, out, depth);
         }
     }
     out.push(b'}');
 }
 
-/// The last of several values counts for a single field (protobuf, "Last One Wins").
-trait LastValue<'a> {
-    fn next_back_or_empty(&mut self) -> WireValue<'a>;
+fn write_array(field: &Field, message: Message<'_, '_>, out: &mut Vec<u8>, depth: usize) {
+    out.push(b'[');
+    let mut first = true;
+    message.walk(&mut |number, value| {
+        if number != field.number {
+            return;
+        }
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        write_value(field, value, out, depth);
+    });
+    out.push(b']');
 }
 
-impl<'a, I: Iterator<Item = WireValue<'a>>> LastValue<'a> for I {
-    fn next_back_or_empty(&mut self) -> WireValue<'a> {
-        self.last().unwrap_or(WireValue::Bytes(&[]))
+/// The last of several values counts, and messages are merged (protobuf, "Last One Wins").
+fn write_single(
+    field: &Field,
+    message: Message<'_, '_>,
+    found: Occurrences,
+    out: &mut Vec<u8>,
+    depth: usize,
+) {
+    if let (Kind::Message(schema), true) = (field.kind, found.count > found.replaced + 1) {
+        let parts = Message::Parts {
+            of: &message,
+            number: field.number,
+            skip: found.replaced,
+        };
+        return write_message(schema, parts, out, depth + 1);
     }
+    let mut last = WireValue::Bytes(&[]);
+    message.walk(&mut |number, value| {
+        if number == field.number {
+            last = value;
+        }
+    });
+    write_value(field, last, out, depth);
 }
 
 fn write_value(field: &Field, value: WireValue<'_>, out: &mut Vec<u8>, depth: usize) {
@@ -180,8 +272,11 @@ fn write_value(field: &Field, value: WireValue<'_>, out: &mut Vec<u8>, depth: us
         Kind::Fixed64 => write_json(&number.to_string(), out),
         Kind::Int64 => write_json(&number.cast_signed().to_string(), out),
         Kind::Uint32 | Kind::Fixed32 => write_json(&(number & u64::from(u32::MAX)), out),
-        // An enum is an int32, sign-extended to 64 bits on the wire.
-        Kind::Enum(_) => write_json(&number.cast_signed(), out),
+        // An enum is an int32: what is above its 32 bits does not count.
+        Kind::Enum(_) => {
+            let [a, b, c, d, ..] = number.to_le_bytes();
+            write_json(&i32::from_le_bytes([a, b, c, d]), out);
+        }
         Kind::Bool => write_json(&(number != 0), out),
         Kind::Double => match f64::from_bits(number) {
             value if value.is_nan() => write_json("NaN", out),
@@ -189,7 +284,7 @@ fn write_value(field: &Field, value: WireValue<'_>, out: &mut Vec<u8>, depth: us
             f64::NEG_INFINITY => write_json("-Infinity", out),
             value => write_json(&value, out),
         },
-        Kind::Message(schema) => write_message(schema, bytes, out, depth + 1),
+        Kind::Message(schema) => write_message(schema, Message::Whole(bytes), out, depth + 1),
     }
 }
 

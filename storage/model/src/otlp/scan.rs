@@ -261,8 +261,14 @@ impl<'r> Scan<'r> {
         let (mut message, mut offset) = match parts.as_slice() {
             [] => return Ok((Slice::default(), WalkedContext::default())),
             [part] => (Cow::Borrowed(part.rest()), part.slice().offset as usize),
-            // Protobuf merges repeated messages, and the merge of two is the concatenation of their bytes.
+            // Protobuf merges repeated messages, and the merge of two is the concatenation of their bytes, if each is
+            // a message of its own: a field that is cut off would go on in the next part.
             parts => {
+                for part in parts {
+                    kind.walk(self.walker, *part, &mut self.attributes)
+                        .map_err(&fault)?;
+                }
+                self.attributes.truncate(attributes_before);
                 let parts: Vec<&[u8]> = parts.iter().map(Reader::rest).collect();
                 (Cow::Owned(parts.concat()), self.end_of_buffer())
             }

@@ -165,13 +165,11 @@ fn names_and_types() {
         "not supported",
     );
     check_policy("always_sample", "x: 1", (4, 5), "x", "unknown field");
-    check_policy(
-        "latency",
-        "treshold_ms: 1",
-        (2, 5),
-        "threshold_ms",
-        "is required",
-    );
+    for typo in ["treshold_ms", "threshold"] {
+        let asked = format!("is required; is it what `{typo}` in line 4 is meant to be?");
+        let fields = format!("{typo}: 1");
+        check_policy("latency", &fields, (2, 5), "threshold_ms", &asked);
+    }
     check_policy(
         "always_sample",
         "always_sample: {}",

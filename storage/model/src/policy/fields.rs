@@ -192,10 +192,28 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// Names the field of the file that may be a misspelling of the one that is missing.
+    fn required_message(&self, key: &str) -> String {
+        let similar = |other: &str| {
+            let same = |(a, b): &(u8, u8)| a == b;
+            let start = key.bytes().zip(other.bytes()).take_while(same).count();
+            let backwards = key.bytes().rev().zip(other.bytes().rev());
+            start + backwards.take_while(same).count() >= key.len().div_ceil(2)
+        };
+        let mut strangers = self.entries.iter().filter(|(_, taken)| *taken == Taken::No);
+        match strangers.find(|(entry, _)| similar(&entry.key)) {
+            Some((entry, _)) => format!(
+                "is required; is it what `{}` in line {} is meant to be?",
+                entry.key, entry.place.line
+            ),
+            None => "is required".to_owned(),
+        }
+    }
+
     /// A field that must be there.
     pub(super) fn required(&mut self, key: &'static str) -> Result<Item<'a>, PolicyError> {
         self.optional(key)
-            .ok_or_else(|| self.error(key, "is required"))
+            .ok_or_else(|| self.error(key, self.required_message(key)))
     }
 
     /// Every remaining key with its value.
