@@ -286,6 +286,7 @@ impl NodeStartOptions {
             otlp_http_addr: Some(self.otlp_http_addr),
             link_addr: Some(self.link_addr),
             advertise_addr: Some(self.advertise_addr),
+            link_tls_dir: self.link_tls_dir.clone(),
             data_dir: Some(self.data_dir.clone()),
             memory: Some(exact_size(self.memory_bytes)),
             replication: Some(self.replication),
