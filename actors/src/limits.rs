@@ -228,3 +228,5 @@ pub const MAX_LINK_REMOVED: usize = 256;
 pub const MAX_LINK_ADDRESS_BYTES: usize = 260;
 /// Bytes of a reason in a refusal: a sentence.
 pub const MAX_LINK_REASON_BYTES: usize = 512;
+/// Milliseconds between two looks for shards whose records wait for a copy: longer than a failover takes.
+pub const STALL_LOG_MS: u64 = 5_000;

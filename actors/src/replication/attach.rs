@@ -48,7 +48,7 @@ pub(crate) async fn attach(
     };
     let (begun, resumed): (Vec<_>, Vec<_>) =
         shards.into_iter().partition(|one| one.resume.is_none());
-    let mut failed = false;
+    let mut failed = Vec::new();
     for chunk in begun.chunks(BEGIN_SHARDS) {
         for (one, outcome) in with.begin(chunk).await {
             let outcome = match outcome {
@@ -59,8 +59,10 @@ pub(crate) async fn attach(
                     .map_err(|reason| (reason, false)),
                 Err(error) => Err(error),
             };
-            failed |= outcome.is_err();
-            with.tell(writer, one, outcome, failed).await;
+            match outcome {
+                Ok(_) => with.tell(writer, one, outcome),
+                Err(_) => failed.push((one, outcome)),
+            }
         }
     }
     for one in resumed {
@@ -69,7 +71,15 @@ pub(crate) async fn attach(
         };
         let outcome = with.catch_up(one, from, Some(until)).await;
         let outcome = outcome.map_err(|reason| (reason, false));
-        with.tell(writer, one, outcome, false).await;
+        with.tell(writer, one, outcome);
+    }
+    if failed.is_empty() {
+        return;
+    }
+    // What failed is not tried again at once.
+    tokio::time::sleep(Duration::from_millis(ATTACH_RETRY_MS)).await;
+    for (one, outcome) in failed {
+        with.tell(writer, one, outcome);
     }
 }
 
@@ -81,13 +91,12 @@ struct With<'a> {
 }
 
 impl With<'_> {
-    /// Tells the writer. After a failure a moment later, so that what failed is not tried again at once.
-    async fn tell(
+    /// Tells the writer.
+    fn tell(
         &self,
         writer: &ActorRef<WriterMessage>,
         one: Attachment,
         outcome: Result<Lsn, (String, bool)>,
-        pause: bool,
     ) {
         if let Err((reason, unfit)) = &outcome {
             let (shard, node) = (one.shard.0, self.node.0);
@@ -98,9 +107,6 @@ impl With<'_> {
                 unfit,
                 "a follower was not brought level"
             );
-        }
-        if pause && outcome.is_err() {
-            tokio::time::sleep(Duration::from_millis(ATTACH_RETRY_MS)).await;
         }
         let outcome = outcome.map_err(|(_, unfit)| unfit);
         let _ = writer.cast(WriterMessage::Attached(

@@ -59,6 +59,8 @@ pub(crate) struct PrimaryShard<W> {
     /// Copies that a record needs, the own one counted.
     least_copies: usize,
     pending: VecDeque<(Lsn, W)>,
+    /// The first record that waited at the last look.
+    waited: Option<Lsn>,
 }
 
 impl<W> PrimaryShard<W> {
@@ -77,6 +79,7 @@ impl<W> PrimaryShard<W> {
             copies: Vec::new(),
             least_copies,
             pending: VecDeque::new(),
+            waited: None,
         };
         shard.adopt(me, record, least_copies);
         shard
@@ -192,6 +195,13 @@ impl<W> PrimaryShard<W> {
     /// Takes back what waits, when the term has ended: whether it counts is for the next primary to say.
     pub(crate) fn give_up(&mut self) -> Vec<(Lsn, W)> {
         self.pending.drain(..).collect()
+    }
+
+    /// Whether the first record that waits is the one of the last look.
+    pub(crate) fn has_stalled(&mut self) -> bool {
+        let waits = self.pending.front().map(|(lsn, _)| *lsn);
+        let before = std::mem::replace(&mut self.waited, waits);
+        waits.is_some() && waits == before
     }
 
     /// Nothing is on its way.

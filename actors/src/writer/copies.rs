@@ -8,9 +8,10 @@ use ractor::ActorRef;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_storage::journal::{EncodedFrame, LsnRange};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
-use crate::limits::REPLICATION_TICK_MS;
+use crate::limits::{REPLICATION_TICK_MS, STALL_LOG_MS};
 use crate::replication::{
     Again, Attachment, CopyPhase, Feed, FeederMessage, ShardProgress, attach, refill,
 };
@@ -117,6 +118,10 @@ impl WriterState {
         let Some(primary) = self.led(shard).filter(|primary| primary.term == term) else {
             return self.release(shard, held);
         };
+        if primary.copy_mut(node).is_none() {
+            // It has left meanwhile.
+            return self.release(shard, held);
+        }
         match outcome {
             Err(unfit) => {
                 primary.detach(node);
@@ -249,6 +254,7 @@ impl WriterState {
     pub(super) fn tick(&mut self, myself: &ActorRef<WriterMessage>) {
         self.ticks = false;
         self.start_ticking(myself);
+        self.look_for_stalls();
         let nodes: Vec<NodeId> = self.feeders.keys().copied().collect();
         for node in nodes {
             let committed = self.notices(node);
@@ -264,6 +270,39 @@ impl WriterState {
         let shards: Vec<ShardId> = (0u16..).map(ShardId).take(self.roles.len()).collect();
         for shard in shards {
             self.attach_next(myself, shard);
+        }
+    }
+
+    /// Says which shards wait for a copy: nothing of them has come to count for some time.
+    fn look_for_stalls(&mut self) {
+        let now = Instant::now();
+        if now.duration_since(self.looked) < Duration::from_millis(STALL_LOG_MS) {
+            return;
+        }
+        self.looked = now;
+        for (shard, role) in (0u16..).map(ShardId).zip(&mut self.roles) {
+            let Role::Primary(primary) = role else {
+                continue;
+            };
+            if !primary.has_stalled() {
+                continue;
+            }
+            let waits = primary.copies.iter().map(|copy| {
+                let (node, phase) = (copy.node.0, copy.phase);
+                format!("node {node} {phase:?} at {}", copy.acked.0)
+            });
+            let waits: Vec<String> = waits.collect();
+            let held = self.held.get(&shard);
+            tracing::warn!(
+                shard = shard.0,
+                term = primary.term.0,
+                last = primary.last.0,
+                local = primary.local.0,
+                counts = primary.commit.0,
+                copies = ?waits,
+                ?held,
+                "records wait for a copy"
+            );
         }
     }
 

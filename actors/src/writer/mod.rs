@@ -20,6 +20,7 @@ use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
 use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
@@ -172,6 +173,8 @@ pub(crate) struct WriterState {
     drains: Vec<oneshot::Sender<()>>,
     /// A tick is on its way: while there are followers.
     ticks: bool,
+    /// When it was last looked for stalled shards.
+    looked: Instant,
     failed: Option<String>,
 }
 
@@ -206,6 +209,7 @@ impl Actor for Writer {
             committing: None,
             drains: Vec::new(),
             ticks: false,
+            looked: Instant::now(),
             failed: None,
         };
         state.adopt(&myself, arguments.state).await?;
