@@ -1,0 +1,166 @@
+"""Drives a cluster of its own on this machine, and says what that took: for the tables of docs/benchmarks.md.
+
+usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--victim leader|other]
+       [NODE FLAGS...]
+       cost   closed loop at node 1: spans a second, processor time a span of all nodes together
+       kill   open loop at all nodes; kill -9 of one: seconds for which exports were refused or late, spans lost
+       join   open loop at all nodes; one more node joins: seconds until all shards have moved, errors
+
+Flags that are not its own go to the nodes (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
+directory. Ports 3210 to 3219, 4410 to 4429 and 7210 to 7219 must be free.
+"""
+
+import argparse
+import http.client
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import tempfile
+import time
+
+TICKS = os.sysconf("SC_CLK_TCK")
+READY_DEADLINE_SECONDS = 60
+POLL_SECONDS = 0.05
+
+
+class Node:
+    """A node as a child process; numbered from 1."""
+
+    def __init__(self, binary, directory, number, flags):
+        self.number, self.directory = number, directory
+        self.http, self.link = 3209 + number, 7209 + number
+        self.grpc, self.otlp_http = 4409 + number, 4419 + number
+        command = [
+            binary, "node", *(["start"] if number == 1 else ["join", "127.0.0.1:7210"]),
+            "--data-dir", f"{directory}/{number}",
+            "--http-addr", f"127.0.0.1:{self.http}", "--link-addr", f"127.0.0.1:{self.link}",
+            "--otlp-grpc-addr", f"127.0.0.1:{self.grpc}", "--otlp-http-addr", f"127.0.0.1:{self.otlp_http}",
+            *flags,
+        ]
+        log = open(f"{directory}/{number}.log", "ab")
+        self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        end = time.monotonic() + READY_DEADLINE_SECONDS
+        while time.monotonic() < end:
+            try:
+                if self.ask("/ready")[0] == 200:
+                    return
+            except OSError:
+                pass
+            if self.process.poll() is not None:
+                raise SystemExit(f"node {number} ended with {self.process.returncode}: see {directory}/{number}.log")
+            time.sleep(POLL_SECONDS)
+        raise SystemExit(f"node {number} is not ready")
+
+    def ask(self, path, method="GET", body=None):
+        connection = http.client.HTTPConnection(f"127.0.0.1:{self.http}", timeout=60)
+        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+    def cluster(self):
+        return json.loads(self.ask("/v1/cluster")[1])
+
+    def cpu_seconds(self):
+        fields = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def stages(self):
+        """Processor seconds by stage."""
+        lines = self.ask("/metrics")[1].decode().splitlines()
+        counted = [line for line in lines if line.startswith("spandrel_stage_cpu_nanoseconds_total")]
+        name = lambda line: line.split('stage="')[1].split('"')[0]
+        return {name(line): float(line.rsplit(" ", 1)[1]) / 1e9 for line in counted}
+
+    def anonymous_bytes(self):
+        for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+
+def settled(node, nodes):
+    """Every shard has its copies, nothing is filled, and nobody leads more than 110 % of its share."""
+    view = node.cluster()
+    up = [one for one in view["nodes"] if one["state"] == "up"]
+    led = [one["primaryShards"] for one in up]
+    most = -(-sum(led) * 110 // (100 * max(len(up), 1)))
+    return (
+        len(up) == nodes and not view["lacking"] and all(one["fillingShards"] == 0 for one in up) and max(led) <= most
+    )
+
+
+def wait_settled(node, nodes):
+    started = time.monotonic()
+    while not settled(node, nodes):
+        if time.monotonic() > started + 120:
+            raise SystemExit(f"not settled: {json.dumps(node.cluster())}")
+        time.sleep(POLL_SECONDS)
+    return time.monotonic() - started
+
+
+def start(arguments, flags, directory):
+    nodes = []
+    seeds = ["--replication", str(arguments.replication)]
+    for number in range(1, arguments.nodes + 1):
+        nodes.append(Node(arguments.binary, directory, number, flags + (seeds if number == 1 else [])))
+    if arguments.nodes > 1:
+        wait_settled(nodes[0], arguments.nodes)
+    return nodes
+
+
+def stop(nodes):
+    for node in nodes:
+        if node.process.poll() is None:
+            node.process.send_signal(signal.SIGKILL)
+            node.process.wait()
+
+
+def demo(arguments, node, *flags):
+    return [
+        arguments.binary, "demo", "--endpoint", f"http://127.0.0.1:{node.grpc}", "--grouping", "trace", "--json", *flags,
+    ]
+
+
+def cost(arguments, flags, directory):
+    nodes = start(arguments, flags, directory)
+    before = sum(node.cpu_seconds() for node in nodes)
+    sent = json.loads(subprocess.check_output(demo(arguments, nodes[0], "--rate", "0", "--spans", str(arguments.spans))))
+    most = max(node.anonymous_bytes() for node in nodes)
+    # Everything is decided 12 s after its last span, on every copy.
+    time.sleep(15)
+    for node in nodes:
+        node.ask("/v1/admin/flush", "POST")
+    time.sleep(1)
+    used = sum(node.cpu_seconds() for node in nodes) - before
+    stages = {}
+    for node in nodes:
+        for stage, seconds in node.stages().items():
+            stages[stage] = stages.get(stage, 0) + seconds
+    stop(nodes)
+    spans = sent["acknowledgedSpans"]
+    print(
+        f"{arguments.nodes} nodes, {arguments.replication} copies: {sent['spansPerSecond']:.0f} spans/s, "
+        f"{used * 1e6 / spans:.2f} us a span, p50 {sent['latencyMs']['p50']:.1f} p99 {sent['latencyMs']['p99']:.1f} ms, "
+        f"given up {sent['abandonedSpans']}, anonymous memory of the largest node {most >> 20} MiB"
+    )
+    rest = used - sum(stages.values())
+    print("  us a span: " + ", ".join(f"{stage} {seconds * 1e6 / spans:.2f}" for stage, seconds in stages.items())
+          + f", the rest {rest * 1e6 / spans:.2f}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["cost"])
+    parser.add_argument("--binary", default="target/release/spandrel")
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--replication", type=int, default=2)
+    parser.add_argument("--spans", type=int, default=1_200_000)
+    arguments, flags = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as directory:
+        {"cost": cost}[arguments.what](arguments, flags, directory)
+
+
+if __name__ == "__main__":
+    main()
