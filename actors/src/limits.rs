@@ -230,3 +230,8 @@ pub const MAX_LINK_ADDRESS_BYTES: usize = 260;
 pub const MAX_LINK_REASON_BYTES: usize = 512;
 /// Milliseconds between two looks for shards whose records wait for a copy: longer than a failover takes.
 pub const STALL_LOG_MS: u64 = 5_000;
+/// Milliseconds that a node which stops waits for others to lead its shards: a commit of the settings and a look of the
+/// controller, some times over.
+pub const STEP_DOWN_MS: u64 = 5_000;
+/// Milliseconds that a node which stops waits for what was accepted to be durable.
+pub const DRAIN_MS: u64 = 10_000;

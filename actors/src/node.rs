@@ -18,6 +18,7 @@ use crate::env::Env;
 use crate::identity::Identity;
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
+use crate::limits::DRAIN_MS;
 use crate::membership::{Member, NodeStart};
 use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
@@ -251,11 +252,12 @@ impl Node {
         CreditAccount::of(&self.shared)
     }
 
-    /// Stops: what was accepted becomes durable first. Pages are not built; the journal holds what waits for one.
+    /// Stops: others lead its shards, and what was accepted becomes durable first. Pages are not built; the journal holds what waits for one.
     pub async fn stop(self) {
+        self.member.step_down().await;
         let (done, drained) = oneshot::channel();
         if self.writer.cast(WriterMessage::Drain(done)).is_ok() {
-            let _ = drained.await;
+            let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await;
         }
         let _ = self.supervisor.cast(Stop);
         let _ = self.supervisor.wait(Some(Duration::from_secs(5))).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use spandrel_actors::membership::{JoinSecret, NodeStart};
 use spandrel_actors::{Env, Node, NodeOptions, StartError};
-use spandrel_model::cluster::{ClusterView, NodeRole, NodeUse};
+use spandrel_model::cluster::{ClusterView, NodeRole, NodeUse, NodeView};
 use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_model::policy::KEEP_ALL_POLICY;
 use spandrel_raft::state::{NodeAddresses, ShardChange, ShardRecord};
@@ -283,7 +283,8 @@ async fn the_shards_of_a_leader_that_stops_go_to_in_sync_copies() {
     let seen = Duration::from_secs(5);
     let took = until(&second, |view| {
         let gone = view.nodes.iter().find(|node| node.node == NodeId(1));
-        gone.is_some_and(|node| node.state == NodeUse::Down && node.primary_shards == 0)
+        let shards = |node: &NodeView| node.primary_shards + node.in_sync_shards;
+        gone.is_some_and(|node| node.state == NodeUse::Down && shards(node) == 0)
     });
     let view = tokio::time::timeout(seen, took).await.expect("within 5 s");
     assert_ne!(view.leader, Some(NodeId(1)));

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -31,6 +32,8 @@ pub(crate) struct ControllerArguments {
     pub(crate) registration: NodeRegistration,
     /// The other nodes and their addresses, as the state said when the links were told.
     pub(crate) peers: BTreeMap<NodeId, String>,
+    /// The node stops: it was set down by itself.
+    pub(crate) stopping: Arc<AtomicBool>,
 }
 
 /// What runs beside the actor: one of each kind at a time.
@@ -140,7 +143,9 @@ impl ControllerState {
         };
         let pause = Duration::from_millis(REGISTER_RETRY_MS);
         let waited = self.registered_at.is_none_or(|at| at.elapsed() >= pause);
-        if record.state != NodeState::Down || !waited || self.runs(Job::Registration) {
+        let stopping = self.arguments.stopping.load(Ordering::Relaxed);
+        let is_well = record.state != NodeState::Down || stopping;
+        if is_well || !waited || self.runs(Job::Registration) {
             return;
         }
         self.registered_at = Some(Instant::now());

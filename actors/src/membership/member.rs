@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use spandrel_model::ids::{NodeId, Term};
-use spandrel_raft::state::{NodeRegistration, ShardRecord};
-use spandrel_raft::{Command, DirectoryIdentity, RaftOptions, Settings, Start};
+use spandrel_raft::state::{NodeRegistration, NodeState, ShardRecord};
+use spandrel_raft::{ClusterState, Command, DirectoryIdentity, RaftOptions, Settings, Start};
 
 use super::handler::{MembershipHandler, describe};
 use super::join::{ask_to_join, check_membership};
@@ -17,6 +19,7 @@ use super::{LinkIdentity, NodeStart, PeerRouter};
 use crate::controller::{ControllerArguments, peer_addresses};
 use crate::env::Env;
 use crate::identity::Identity;
+use crate::limits::STEP_DOWN_MS;
 use crate::link::{Link, PeerService};
 use crate::node::{NodeOptions, StartError, start_error};
 
@@ -35,6 +38,8 @@ pub(crate) struct Member {
     registration: NodeRegistration,
     /// The other nodes as this one knew them when it opened its settings.
     peers: BTreeMap<NodeId, String>,
+    /// The node stops, and does not mind being taken for dead.
+    stopping: Arc<AtomicBool>,
 }
 
 /// Who the node is, before anything is open.
@@ -117,6 +122,7 @@ impl Member {
                 boot: identity.boot,
             },
             peers,
+            stopping: Arc::default(),
         };
         match member
             .enter(matches!(beginning.start, Start::Found(_)))
@@ -177,6 +183,43 @@ impl Member {
             link: Arc::clone(&self.link),
             registration: self.registration.clone(),
             peers: self.peers.clone(),
+            stopping: Arc::clone(&self.stopping),
+        }
+    }
+
+    /// Says that the node stops, and waits until others lead its shards: they need not notice by its silence. Returns
+    /// after [`STEP_DOWN_MS`] in any case; what nobody else can lead waits for the node.
+    pub(crate) async fn step_down(&self) {
+        let me = self.node();
+        let state = self.settings.state();
+        let Some(record) = state.nodes.get(&me).filter(|_| state.nodes.len() > 1) else {
+            return;
+        };
+        self.stopping.store(true, Ordering::Relaxed);
+        let command = Command::SetNodeState {
+            node: me,
+            expected_incarnation: record.incarnation,
+            expected: record.state,
+            state: NodeState::Down,
+        };
+        let mut states = self.settings.watch();
+        let handed_over = async {
+            if let Err(error) = self.settings.propose(command).await {
+                tracing::warn!(%error, "the others are not told that this node stops");
+                return;
+            }
+            let led = |state: &Arc<ClusterState>| {
+                let mut records = state.shard_map.iter();
+                records.any(|record| {
+                    let others = record.isr.iter().any(|node| *node != me);
+                    record.primary == me && others
+                })
+            };
+            let _ = states.wait_for(|state| !led(state)).await;
+        };
+        let deadline = Duration::from_millis(STEP_DOWN_MS);
+        if tokio::time::timeout(deadline, handed_over).await.is_err() {
+            tracing::warn!("stopping while shards are still led here");
         }
     }
 
