@@ -19,6 +19,7 @@ use crate::identity::Identity;
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
 use crate::limits::DRAIN_MS;
+use crate::link::Link;
 use crate::membership::{Member, NodeStart};
 use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
@@ -198,10 +199,20 @@ impl Node {
     /// Answers questions.
     #[must_use]
     pub fn query(&self) -> Arc<dyn Query> {
+        self.coordinator(Some(Arc::clone(&self.member.link)))
+    }
+
+    /// Answers questions from what this node alone holds: for checks of the copies.
+    #[must_use]
+    pub fn query_alone(&self) -> Arc<dyn Query> {
+        self.coordinator(None)
+    }
+
+    fn coordinator(&self, link: Option<Arc<dyn Link>>) -> Arc<dyn Query> {
         let settings = self.member.settings.clone();
         Arc::new(Coordinator::new(CoordinatorParts {
             local: Arc::new(self.query_port()),
-            link: Some(Arc::clone(&self.member.link)),
+            link,
             cluster: self.member.settings.watch(),
             node: self.shared.node,
             contact: Arc::new(move || settings.leader().is_some()),

@@ -142,12 +142,12 @@ async fn until_all_vote(nodes: &[TestNode]) {
 async fn until_spans(node: &TestNode, trace: u8, wanted: &BTreeSet<SpanId>) {
     let tenant = TenantId::default();
     let watching = async {
-        while node.spans(&tenant, trace).await != *wanted {
+        while node.spans_alone(&tenant, trace).await != *wanted {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(PATIENCE_S), watching).await;
-    let found = node.spans(&tenant, trace).await;
+    let found = node.spans_alone(&tenant, trace).await;
     assert!(waited.is_ok(), "trace {trace}: {found:?} of {wanted:?}");
 }
 
@@ -165,7 +165,7 @@ async fn holders(nodes: &[&TestNode], trace: u8, wanted: &BTreeSet<SpanId>) -> u
     let tenant = TenantId::default();
     let mut holders = 0;
     for node in nodes {
-        holders += usize::from(node.spans(&tenant, trace).await == *wanted);
+        holders += usize::from(node.spans_alone(&tenant, trace).await == *wanted);
     }
     holders
 }

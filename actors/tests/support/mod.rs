@@ -25,7 +25,7 @@ use prost::Message;
 use spandrel_actors::membership::{NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_model::ids::{SpanId, TenantId, TraceId, UnixNanos};
-use spandrel_model::ports::{TraceAnswer, TraceLookup};
+use spandrel_model::ports::{Query, TraceAnswer, TraceLookup};
 use spandrel_model::search::{FoundTrace, SearchFilter, SearchRequest};
 use spandrel_raft::ClusterSeed;
 use spandrel_storage::disk::RealDisk;
@@ -206,38 +206,18 @@ impl TestNode {
     }
 
     pub async fn find(&self, tenant: &TenantId, trace: u8) -> Option<TraceAnswer> {
-        match self
-            .node
-            .query()
-            .trace(tenant, trace_id(trace))
-            .await
-            .unwrap()
-        {
-            TraceLookup::Found(answer) => Some(answer),
-            TraceLookup::Absent(_) => None,
-        }
+        find(self.node.query().as_ref(), tenant, trace).await
     }
 
     /// The span ids of a trace, as a fetch gives them; panics on doubles.
     pub async fn spans(&self, tenant: &TenantId, trace: u8) -> BTreeSet<SpanId> {
-        let Some(mut answer) = self.find(tenant, trace).await else {
-            return BTreeSet::new();
-        };
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = answer.reader.next().await.unwrap() {
-            bytes.extend_from_slice(&piece);
-        }
-        let data = TracesData::decode(bytes.freeze()).unwrap();
-        let mut ids = BTreeSet::new();
-        let spans = data.resource_spans.iter().flat_map(|one| &one.scope_spans);
-        for span in spans.flat_map(|scope| &scope.spans) {
-            assert_eq!(span.trace_id, trace_id(trace).0);
-            assert!(
-                ids.insert(SpanId(span.span_id.clone().try_into().unwrap())),
-                "a double"
-            );
-        }
-        ids
+        spans_of(self.find(tenant, trace).await, trace).await
+    }
+
+    /// The same, of what the node alone holds.
+    pub async fn spans_alone(&self, tenant: &TenantId, trace: u8) -> BTreeSet<SpanId> {
+        let found = find(self.node.query_alone().as_ref(), tenant, trace).await;
+        spans_of(found, trace).await
     }
 
     pub fn request(&self, tenant: &TenantId, filter: SearchFilter) -> SearchRequest {
@@ -273,4 +253,32 @@ impl TestNode {
 /// Virtual time passes; everything that is due happens.
 pub async fn pass(seconds: u64) {
     tokio::time::sleep(Duration::from_secs(seconds)).await;
+}
+
+async fn find(query: &dyn Query, tenant: &TenantId, trace: u8) -> Option<TraceAnswer> {
+    match query.trace(tenant, trace_id(trace)).await.unwrap() {
+        TraceLookup::Found(answer) => Some(answer),
+        TraceLookup::Absent(_) => None,
+    }
+}
+
+async fn spans_of(answer: Option<TraceAnswer>, trace: u8) -> BTreeSet<SpanId> {
+    let Some(mut answer) = answer else {
+        return BTreeSet::new();
+    };
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = answer.reader.next().await.unwrap() {
+        bytes.extend_from_slice(&piece);
+    }
+    let data = TracesData::decode(bytes.freeze()).unwrap();
+    let mut ids = BTreeSet::new();
+    let spans = data.resource_spans.iter().flat_map(|one| &one.scope_spans);
+    for span in spans.flat_map(|scope| &scope.spans) {
+        assert_eq!(span.trace_id, trace_id(trace).0);
+        assert!(
+            ids.insert(SpanId(span.span_id.clone().try_into().unwrap())),
+            "a double"
+        );
+    }
+    ids
 }
