@@ -474,7 +474,7 @@ impl WriterState {
                 Role::Follower(follower) => follower
                     .counting()
                     .into_iter()
-                    .map(|(lsn, record)| ShardCommit::Replica { lsn, record })
+                    .map(|(lsn, record)| record.into_commit(lsn))
                     .collect(),
                 Role::Primary(primary) => {
                     let counting = primary.advance().into_iter().map(|(lsn, work)| {
