@@ -12,14 +12,14 @@ use spandrel_storage::journal::{EncodedFrame, Frame, FrameBatch, FrameBuilder, J
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Routed, ShardRows, late, no_memory, only};
+use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only};
 use crate::limits::{FORWARD_DEADLINE_MS, MAX_RECORD_BYTES, PRESSURE_RETRY_MS};
 use crate::link::{LinkClass, LinkError, PeerService};
 use crate::meters::Stage;
 use crate::replication::growth;
 use crate::shared::Shared;
 use crate::wire;
-use crate::writer::{AppendAnswer, FRAME_LEVEL, Part, Ticket};
+use crate::writer::{AppendAnswer, FRAME_LEVEL, NOT_DURABLE, Part, Ticket};
 
 impl Dispatcher {
     /// Takes spans to another node. Returns the parts that it did not take, or all of them when it cannot be reached.
@@ -92,6 +92,8 @@ impl Dispatcher {
         };
         if !answer.unavailable.is_empty() {
             return Err(match answer.code.as_str() {
+                // The primary has lost its shards or stops: the next one takes the spans, and knows those it has.
+                NOT_DURABLE | STOPPING => return Ok(None),
                 "memory" => no_memory(),
                 _ => PortError::unavailable("forward", answer.unavailable, PRESSURE_RETRY_MS),
             });

@@ -32,8 +32,8 @@ use crate::replication::{
 use crate::shared::Shared;
 use frames::{BuiltFrame, Group, build_frames};
 pub(crate) use work::{
-    Append, AppendAnswer, CommitNotice, Part, ReplicaFrame, ReplicaRecord, Replication,
-    ShardCommit, Ticket,
+    Append, AppendAnswer, CommitNotice, NOT_DURABLE, Part, ReplicaFrame, ReplicaRecord,
+    Replication, ShardCommit, Ticket,
 };
 use work::{BuildContent, BuildItem, Work};
 

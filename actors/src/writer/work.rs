@@ -13,6 +13,9 @@ use tokio::sync::oneshot;
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::settings::Epoch;
 
+/// The code of an answer to spans that may be durable on some copies and not on all.
+pub(crate) const NOT_DURABLE: &str = "not_durable";
+
 /// What became of an [`Append`]: the shards whose spans were not taken, since this node does not serve them now.
 pub(crate) type AppendAnswer = Result<Vec<ShardId>, PortError>;
 
@@ -125,7 +128,7 @@ impl Drop for Shares {
         let answer = match outcome.failed.take() {
             Some(error) => Err(error),
             None if outcome.open > 0 => Err(PortError::unavailable(
-                "not_durable",
+                NOT_DURABLE,
                 "it is not known whether the spans are durable on every copy: send them again",
                 PRESSURE_RETRY_MS,
             )),
