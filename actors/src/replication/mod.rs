@@ -17,7 +17,7 @@ mod primary;
 mod refill;
 mod wishes;
 
-pub(crate) use attach::{Attachment, attach};
+pub(crate) use attach::{Attachment, Level, attach};
 pub(crate) use feeder::{Feed, Feeder, FeederArguments, FeederMessage};
 pub(crate) use follower::{FollowerShard, Offer};
 pub(crate) use intake::{BeginShard, Begun, Intake};
