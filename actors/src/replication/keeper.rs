@@ -84,10 +84,10 @@ impl Actor for Keeper {
                 }
                 if epoch != Some(state.epoch) {
                     epoch = Some(state.epoch);
+                    let _ = keeper.cast(Look::Changed);
                     if writer.cast(WriterMessage::Map(state)).is_err() {
                         return;
                     }
-                    let _ = keeper.cast(Look::Changed);
                 }
                 if states.changed().await.is_err() {
                     return;

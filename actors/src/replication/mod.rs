@@ -13,6 +13,8 @@ mod follower;
 mod holders;
 mod intake;
 mod keeper;
+#[cfg(test)]
+mod model_test;
 mod primary;
 mod refill;
 mod wishes;
@@ -22,5 +24,7 @@ pub(crate) use feeder::{Feed, Feeder, FeederArguments, FeederMessage};
 pub(crate) use follower::{FollowerShard, Offer};
 pub(crate) use intake::{BeginShard, Begun, Intake};
 pub(crate) use keeper::{Keeper, KeeperArguments, ShardProgress};
+#[cfg(test)]
+pub(crate) use primary::Due;
 pub(crate) use primary::{Copy, CopyPhase, LiveSet, PrimaryShard};
 pub(crate) use refill::{Again, refill};
