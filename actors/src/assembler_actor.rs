@@ -43,6 +43,17 @@ pub(crate) enum ShardRole {
     Primary,
 }
 
+/// Counts the times that a node has come to decide about a shard, or ceased to, in one process: a verdict of an earlier
+/// one is late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Reign(u64);
+
+impl Reign {
+    pub(crate) fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// The assembler's messages. Spans come with credit; everything else is a question or a bounded reply.
 pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
@@ -50,7 +61,8 @@ pub(crate) enum AssemblerMessage {
     Committed(Vec<ShardCommit>),
     Confirmed(TenantId, TraceId, Option<Earlier>),
     Tick,
-    Role(ShardRole),
+    /// What this node is to the shard from now on, and in which reign.
+    Role(ShardRole, Reign),
     /// Forget every trace: the shard starts anew here. Answered when that is done.
     Empty(oneshot::Sender<()>),
     /// What a replica that joins must know of.
@@ -99,6 +111,7 @@ pub(crate) struct AssemblerState {
     credit: Credit,
     writer: Option<ActorRef<WriterMessage>>,
     role: ShardRole,
+    reign: Reign,
     effects: Effects,
 }
 
@@ -152,6 +165,7 @@ impl Actor for Assembler {
             writer: None,
             // The writer says, as soon as it is there; what the replay decided waits until then.
             role: ShardRole::Follower,
+            reign: Reign::default(),
             effects: arguments.effects,
         })
     }
@@ -190,7 +204,10 @@ impl AssemblerState {
                     .confirm(&tenant, trace_id, found, &step, &mut self.effects);
             }
             AssemblerMessage::Tick => self.tick(&step),
-            AssemblerMessage::Role(role) => self.become_role(role),
+            AssemblerMessage::Role(role, reign) => {
+                self.reign = reign;
+                self.become_role(role);
+            }
             AssemblerMessage::Empty(reply) => {
                 self.empty();
                 let _ = reply.send(());
@@ -363,7 +380,7 @@ impl AssemblerState {
                 checkpoints.lower(self.shard, self.low_mark());
             }
             // The node is stopping when the writer is gone: replay decides again.
-            let _ = writer.cast(WriterMessage::Verdicts(self.shard, verdicts));
+            let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, verdicts));
         }
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());

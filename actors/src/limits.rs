@@ -136,8 +136,9 @@ pub const KEEPER_ALONE_TICK_MS: u64 = 10_000;
 pub const MAX_FILLS: usize = 8;
 /// Shards of one node that are handed over at once: each pauses for some milliseconds.
 pub const MAX_HANDOVERS: usize = 4;
-/// Milliseconds that a shard is held at most for a change of its owners that is not known to have happened.
-pub const HOLD_DEADLINE_MS: u64 = 5_000;
+/// Milliseconds that a shard is held at most until nothing of it is on its way: usually some. The keeper does nothing
+/// else meanwhile, and a node that dies just then is to leave the in-sync sets within a failover's 3 s.
+pub const HOLD_DEADLINE_MS: u64 = 1_000;
 /// Milliseconds before spans for a shard that nobody took are offered again.
 pub const ROUTE_RETRY_MS: u64 = 10;
 /// Records of a fill that are on their way at once: enough that a fill does not wait for each fsync.

@@ -165,6 +165,7 @@ async fn place(node: &Node, primary: u64, in_sync: &[u64]) {
             .collect::<BTreeSet<_>>()
             .into_iter()
             .collect(),
+        filling: Vec::new(),
         ..old.clone()
     })
     .await;
@@ -172,6 +173,7 @@ async fn place(node: &Node, primary: u64, in_sync: &[u64]) {
         term: Term(old.term.0 + u64::from(old.primary != primary)),
         primary,
         isr: isr.clone(),
+        filling: Vec::new(),
         ..old.clone()
     })
     .await;

@@ -27,8 +27,22 @@ pub(crate) struct Attachment {
     pub(crate) term: Term,
     /// It joins: it starts with whatever record comes next.
     pub(crate) filling: bool,
-    /// It was brought up to the first of these, and no record behind the second one is given out meanwhile.
-    pub(crate) resume: Option<(Lsn, Lsn)>,
+    pub(crate) attempt: u64,
+    /// Where a joining follower begins: records up to this one are sent again later.
+    pub(crate) settled: Lsn,
+    /// The last record that the shard had when the attempt began.
+    pub(crate) last: Lsn,
+    /// What an earlier part of the attempt has reached; no further record is given out meanwhile.
+    pub(crate) resume: Option<Level>,
+}
+
+/// How far a follower was brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Level {
+    /// It has all records behind this one.
+    pub(crate) from: Lsn,
+    /// Up to this one.
+    pub(crate) to: Lsn,
 }
 
 /// Brings a follower node level for some shards, and tells the writer of each.
@@ -52,11 +66,16 @@ pub(crate) async fn attach(
     for chunk in begun.chunks(BEGIN_SHARDS) {
         for (one, outcome) in with.begin(chunk).await {
             let outcome = match outcome {
-                Ok(from) if one.filling => Ok(from),
-                Ok(from) => with
-                    .catch_up(one, from, None)
-                    .await
-                    .map_err(|reason| (reason, false)),
+                Ok(last) => {
+                    let from = if one.filling {
+                        last.max(one.settled)
+                    } else {
+                        last
+                    };
+                    let level = with.catch_up(one, from, None).await;
+                    let level = level.map(|to| Level { from, to });
+                    level.map_err(|reason| (reason, false))
+                }
                 Err(error) => Err(error),
             };
             match outcome {
@@ -66,12 +85,12 @@ pub(crate) async fn attach(
         }
     }
     for one in resumed {
-        let Some((from, until)) = one.resume else {
+        let Some(Level { from, to }) = one.resume else {
             continue;
         };
-        let outcome = with.catch_up(one, from, Some(until)).await;
-        let outcome = outcome.map_err(|reason| (reason, false));
-        with.tell(writer, one, outcome);
+        let level = with.catch_up(one, to, Some(one.last)).await;
+        let level = level.map(|to| Level { from, to });
+        with.tell(writer, one, level.map_err(|reason| (reason, false)));
     }
     if failed.is_empty() {
         return;
@@ -96,7 +115,7 @@ impl With<'_> {
         &self,
         writer: &ActorRef<WriterMessage>,
         one: Attachment,
-        outcome: Result<Lsn, (String, bool)>,
+        outcome: Result<Level, (String, bool)>,
     ) {
         if let Err((reason, unfit)) = &outcome {
             let (shard, node) = (one.shard.0, self.node.0);
@@ -109,52 +128,65 @@ impl With<'_> {
             );
         }
         let outcome = outcome.map_err(|(_, unfit)| unfit);
-        let _ = writer.cast(WriterMessage::Attached(
-            self.node, one.shard, one.term, outcome,
-        ));
+        let _ = writer.cast(WriterMessage::Attached(self.node, one, outcome));
     }
 
-    /// Begins with the follower: asks for its last record of each shard, then says which ones count.
+    /// Begins with the follower: asks for its last record of each shard, then says which ones count. It may lack the
+    /// one that it is told to keep (another primary had it void): then it names a lower one, until both hold the same.
     async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Result<Lsn, (String, bool)>)> {
         let ask = |one: &Attachment| BeginShard {
             shard: one.shard,
             term: one.term,
             keep: None,
             fill: one.filling,
+            attempt: one.attempt,
         };
         let asked = self.call_begin(shards.iter().map(ask).collect()).await;
+        let mut open: Vec<(Attachment, Result<Lsn, (String, bool)>)> = shards
+            .iter()
+            .copied()
+            .zip(outcomes_of(shards, asked))
+            .collect();
         let mut outcomes = Vec::new();
-        let mut settled = Vec::new();
-        for (one, last) in shards.iter().zip(outcomes_of(shards, asked)) {
-            let keep = match last {
-                Ok(last) => self.common(*one, last).await,
-                Err(error) => Err(error),
+        while !open.is_empty() {
+            let mut settled = Vec::new();
+            for (one, last) in open.drain(..) {
+                let keep = match last {
+                    Ok(last) => self.common(one, last).await,
+                    Err(error) => Err(error),
+                };
+                match keep {
+                    Ok(keep) => settled.push((one, keep)),
+                    Err(error) => outcomes.push((one, Err(error))),
+                }
+            }
+            if settled.is_empty() {
+                break;
+            }
+            let settle = |(one, keep): &(Attachment, Lsn)| BeginShard {
+                keep: Some(*keep),
+                ..ask(one)
             };
-            match keep {
-                Ok(keep) => settled.push((*one, keep)),
-                Err(error) => outcomes.push((*one, Err(error))),
+            let asked = self.call_begin(settled.iter().map(settle).collect()).await;
+            let shards: Vec<Attachment> = settled.iter().map(|(one, _)| *one).collect();
+            for ((one, keep), begun) in settled.into_iter().zip(outcomes_of(&shards, asked)) {
+                match begun {
+                    Ok(lower) if lower < keep => open.push((one, Ok(lower))),
+                    begun => outcomes.push((one, begun)),
+                }
             }
         }
-        if settled.is_empty() {
-            return outcomes;
-        }
-        let settle = |(one, keep): &(Attachment, Lsn)| BeginShard {
-            keep: Some(*keep),
-            ..ask(one)
-        };
-        let asked = self.call_begin(settled.iter().map(settle).collect()).await;
-        let shards: Vec<Attachment> = settled.into_iter().map(|(one, _)| one).collect();
-        let begun = outcomes_of(&shards, asked);
-        outcomes.extend(shards.into_iter().zip(begun));
         outcomes
     }
 
-    /// The last record that the follower and this node both hold, the follower's last being `last`. Numbers are of one
-    /// primary each, so what both hold up to there is the same.
+    /// The last record that the follower and this node both may hold, the follower's last being `last`. Numbers are of
+    /// one primary each, so what both hold up to there is the same.
     async fn common(&self, one: Attachment, last: Lsn) -> Result<Lsn, (String, bool)> {
         if last == Lsn(0) {
             return Ok(last);
         }
+        // The follower may be quicker: what is on its way to the disk here is not lacking here.
+        self.until_durable(one).await?;
         let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
         let look = move || shared.journal.floor(shard, last);
         let found = self.shared.block(Stage::Commit, look).await;
@@ -167,6 +199,17 @@ impl With<'_> {
                 Err((reason.to_owned(), true))
             }
         }
+    }
+
+    /// Waits until everything is on the own disk that the shard had when the attempt began.
+    async fn until_durable(&self, one: Attachment) -> Result<(), (String, bool)> {
+        for _ in 0..BEGIN_DEADLINE_MS {
+            if self.shared.journal.last_lsn(one.shard) >= one.last {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Err(("the own disk is slow".to_owned(), false))
     }
 
     async fn call_begin(&self, shards: Vec<BeginShard>) -> Result<Vec<Begun>, String> {
@@ -227,6 +270,11 @@ impl With<'_> {
             let replicate = wire::Replicate {
                 frames,
                 committed: Vec::new(),
+                catch_up: Some(wire::CatchUp {
+                    shard: u32::from(one.shard.0),
+                    term: one.term.0,
+                    attempt: one.attempt,
+                }),
             };
             let body = wire::shards_request::Body::Replicate(replicate);
             let answer = self

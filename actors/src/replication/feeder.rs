@@ -226,7 +226,11 @@ impl FeederState {
         if frames.is_empty() && committed.is_empty() {
             return false;
         }
-        let replicate = wire::Replicate { frames, committed };
+        let replicate = wire::Replicate {
+            frames,
+            committed,
+            catch_up: None,
+        };
         let request = wire::ShardsRequest {
             body: Some(wire::shards_request::Body::Replicate(replicate)),
         };

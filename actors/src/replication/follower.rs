@@ -44,6 +44,8 @@ pub(crate) struct FollowerShard<R> {
     /// Up to here records are on every copy.
     commit: Lsn,
     stand: Stand,
+    /// The newest attempt of the primary to begin in this term.
+    attempt: u64,
     pending: VecDeque<(Lsn, R)>,
 }
 
@@ -58,6 +60,7 @@ impl<R> FollowerShard<R> {
             applied: last,
             commit: Lsn(0),
             stand: Stand::NotBegun,
+            attempt: 0,
             pending: VecDeque::new(),
         }
     }
@@ -67,13 +70,24 @@ impl<R> FollowerShard<R> {
         if (term, primary) != (self.term, self.primary) {
             (self.term, self.primary) = (term, primary);
             self.stand = Stand::NotBegun;
+            self.attempt = 0;
         }
     }
 
-    /// The primary asks how far the follower is; it takes nothing until [`Self::go_on`] or [`Self::fill`].
-    pub(crate) fn begin(&mut self) -> Lsn {
-        self.stand = Stand::NotBegun;
-        self.last
+    /// The primary begins, or asks how far the follower is: it takes nothing until [`Self::go_on`] or [`Self::fill`] of
+    /// this attempt. False when it is a late one, or not its primary's.
+    pub(crate) fn begin(&mut self, from: NodeId, term: Term, attempt: u64) -> bool {
+        let is_its = (term, from) == (self.term, self.primary) && attempt >= self.attempt;
+        if is_its {
+            self.stand = Stand::NotBegun;
+            self.attempt = attempt;
+        }
+        is_its
+    }
+
+    /// Whether this is the attempt that began last.
+    pub(crate) fn is_of(&self, from: NodeId, term: Term, attempt: u64) -> bool {
+        (term, from, attempt) == (self.term, self.primary, self.attempt)
     }
 
     /// Whether it can go on behind `keep`: not when its assembler has got records behind it, which do not count.
@@ -86,11 +100,16 @@ impl<R> FollowerShard<R> {
         self.applied = Lsn(u64::MAX);
     }
 
-    /// Goes on behind `keep`: records behind it do not count and are forgotten.
-    pub(crate) fn go_on(&mut self, keep: Lsn) {
-        self.last = keep;
+    /// Forgets the records behind `keep`, which do not count.
+    pub(crate) fn cut(&mut self, keep: Lsn) {
+        self.last = self.last.min(keep);
         self.durable = self.durable.min(keep);
         self.pending.retain(|(lsn, _)| *lsn <= keep);
+    }
+
+    /// Goes on behind `keep`: records behind it do not count and are forgotten.
+    pub(crate) fn go_on(&mut self, keep: Lsn) {
+        self.cut(keep);
         self.stand = Stand::Follows;
     }
 
@@ -101,10 +120,26 @@ impl<R> FollowerShard<R> {
         self.stand = Stand::Fills;
     }
 
-    /// Whether records `first` to `last` would be taken from `from`.
-    pub(crate) fn offer(&self, from: NodeId, first: Lsn, last: Lsn) -> Offer {
+    /// Whether records `first` to `last` would be taken from `from`, which sends them as it numbers them, or to bring the
+    /// follower level in an attempt of this term.
+    pub(crate) fn offer(
+        &self,
+        from: NodeId,
+        catch_up: Option<(Term, u64)>,
+        first: Lsn,
+        last: Lsn,
+    ) -> Offer {
         if from != self.primary {
             return Offer::Refused("another node is the primary");
+        }
+        match catch_up {
+            Some(attempt) if attempt != (self.term, self.attempt) => {
+                return Offer::Refused("another attempt has begun since");
+            }
+            None if first.term() != self.term => {
+                return Offer::Refused("another term has begun since");
+            }
+            _ => {}
         }
         match self.stand {
             Stand::NotBegun => Offer::Refused("the primary has not begun the term here"),
@@ -146,6 +181,11 @@ impl<R> FollowerShard<R> {
             self.applied = *lsn;
         }
         ready
+    }
+
+    /// The last record that is durable here.
+    pub(crate) fn durable_up_to(&self) -> Lsn {
+        self.durable
     }
 
     /// Becomes the primary: everything that is here counts from now on.

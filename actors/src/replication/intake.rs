@@ -55,6 +55,7 @@ pub(crate) struct BeginShard {
     pub(crate) term: Term,
     pub(crate) keep: Option<Lsn>,
     pub(crate) fill: bool,
+    pub(crate) attempt: u64,
 }
 
 impl BeginShard {
@@ -64,6 +65,7 @@ impl BeginShard {
             term: self.term.0,
             keep: self.keep.map(|lsn| lsn.0),
             fill: self.fill,
+            attempt: self.attempt,
         }
     }
 
@@ -73,6 +75,7 @@ impl BeginShard {
             term: Term(wire.term),
             keep: wire.keep.map(Lsn),
             fill: wire.fill,
+            attempt: wire.attempt,
         })
     }
 }
@@ -296,6 +299,7 @@ impl Parts {
         let (reply, answer) = oneshot::channel();
         let replication = Replication {
             from,
+            catch_up: replicate.catch_up.map(|one| (Term(one.term), one.attempt)),
             frames,
             committed: committed.collect(),
             reply,

@@ -139,9 +139,14 @@ impl KeeperState {
         }
         let (reply, progress) = oneshot::channel();
         let asked = self.arguments.writer.cast(WriterMessage::Progress(reply));
-        let (Ok(()), Ok(progress)) = (asked, progress.await) else {
+        let (Ok(()), Ok((epoch, progress))) = (asked, progress.await) else {
             return;
         };
+        if epoch != state.epoch {
+            // What the writer says is of another map: a replica that has left and come back is full by the older one. The
+            // next look comes when the writer has this one.
+            return;
+        }
         let progress: BTreeMap<ShardId, ShardProgress> =
             progress.into_iter().map(|one| (one.shard, one)).collect();
         let wishes = wishes(&state, me, &progress, &self.plan.1);

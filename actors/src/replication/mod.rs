@@ -13,14 +13,18 @@ mod follower;
 mod holders;
 mod intake;
 mod keeper;
+#[cfg(test)]
+mod model_test;
 mod primary;
 mod refill;
 mod wishes;
 
-pub(crate) use attach::{Attachment, attach};
+pub(crate) use attach::{Attachment, Level, attach};
 pub(crate) use feeder::{Feed, Feeder, FeederArguments, FeederMessage};
 pub(crate) use follower::{FollowerShard, Offer};
 pub(crate) use intake::{BeginShard, Begun, Intake, growth};
 pub(crate) use keeper::{Keeper, KeeperArguments, ShardProgress};
+#[cfg(test)]
+pub(crate) use primary::Due;
 pub(crate) use primary::{Copy, CopyPhase, LiveSet, PrimaryShard};
 pub(crate) use refill::{Again, refill};

@@ -40,6 +40,20 @@ pub(crate) struct Copy {
     pub(crate) asked: bool,
     /// It holds records that do not count: it can only be filled anew.
     pub(crate) unfit: bool,
+    /// The attempt to bring it level that is under way or was the last.
+    pub(crate) attempt: u64,
+}
+
+/// A follower that something has to be arranged with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Due {
+    pub(crate) node: NodeId,
+    pub(crate) filling: bool,
+    pub(crate) attempt: u64,
+    /// The last record before the first one that does not count yet: a joining follower needs all behind it.
+    pub(crate) settled: Lsn,
+    /// The last record that was given out or taken over so far. It may be on its way to the own disk.
+    pub(crate) last: Lsn,
 }
 
 /// What a record needs before it counts, and where the shard stands.
@@ -59,30 +73,46 @@ pub(crate) struct PrimaryShard<W> {
     /// Copies that a record needs, the own one counted.
     least_copies: usize,
     pending: VecDeque<(Lsn, W)>,
+    /// Attempts to bring followers level so far, in this term.
+    attempts: u64,
     /// The first record that waited at the last look.
     waited: Option<Lsn>,
 }
 
 impl<W> PrimaryShard<W> {
-    /// The shard at the beginning of a term, or of a process that goes on alone: everything up to `last` is on the own
-    /// disk.
-    pub(crate) fn new(me: NodeId, record: &ShardRecord, last: Lsn, least_copies: usize) -> Self {
+    /// The shard at the beginning of a term, or of a process that goes on alone: everything up to `local` is on the own
+    /// disk, the rest up to `last` on its way there.
+    pub(crate) fn new(
+        me: NodeId,
+        record: &ShardRecord,
+        (local, last): (Lsn, Lsn),
+        least_copies: usize,
+    ) -> Self {
         let mut shard = Self {
             term: record.term,
             last,
-            local: last,
+            local,
             commit: if record.nodes().all(|node| node == me) {
-                last
+                local
             } else {
                 Lsn(0)
             },
             copies: Vec::new(),
             least_copies,
             pending: VecDeque::new(),
+            attempts: 0,
             waited: None,
         };
         shard.adopt(me, record, least_copies);
         shard
+    }
+
+    /// The next term, of the same primary. What is on its way counts when the followers of that term have it.
+    pub(crate) fn next_term(&mut self, me: NodeId, record: &ShardRecord, least_copies: usize) {
+        self.term = record.term;
+        self.copies.clear();
+        self.attempts = 0;
+        self.adopt(me, record, least_copies);
     }
 
     /// Takes over the copies of a record of the same term: those that it does not name are not waited for any more.
@@ -106,6 +136,7 @@ impl<W> PrimaryShard<W> {
                     full: false,
                     asked: false,
                     unfit: false,
+                    attempt: 0,
                 })
             })
             .collect();
@@ -145,39 +176,81 @@ impl<W> PrimaryShard<W> {
         }
     }
 
-    /// A follower was brought up to `lsn`. True when it lacks nothing now and gets records as they are numbered.
-    pub(crate) fn attached(&mut self, node: NodeId, lsn: Lsn) -> bool {
+    /// A follower was brought up to `lsn`, and has all records from the one behind `from` on. True when it lacks nothing
+    /// now and gets records as they are numbered.
+    pub(crate) fn attached(&mut self, node: NodeId, from: Lsn, lsn: Lsn) -> bool {
         let last = self.last;
         let Some(copy) = self.copy_mut(node) else {
             return false;
         };
-        if copy.filling {
-            copy.joined = last;
-            copy.acked = last;
-            (copy.full, copy.asked) = (false, false);
-        } else {
-            copy.acked = lsn;
-        }
+        copy.joined = from;
+        copy.acked = lsn;
         let level = copy.acked == last;
         if level {
             copy.phase = CopyPhase::Live;
+            // It passes over what it is told before it has begun.
+            copy.told = Lsn(0);
         }
         level
+    }
+
+    /// Whether this is the attempt to bring a follower level that is under way.
+    pub(crate) fn is_attaching(&self, node: NodeId, attempt: u64) -> bool {
+        let mut copies = self.copies.iter();
+        copies.any(|copy| {
+            copy.node == node && copy.attempt == attempt && copy.phase == CopyPhase::Attaching
+        })
     }
 
     /// A follower did not take records, or could not be arranged with.
     pub(crate) fn detach(&mut self, node: NodeId) {
         if let Some(copy) = self.copy_mut(node) {
             copy.phase = CopyPhase::Detached;
+            (copy.full, copy.asked) = (false, false);
         }
     }
 
     /// The next follower that something has to be arranged with; it counts as being arranged with from now on.
-    pub(crate) fn attach(&mut self) -> Option<(NodeId, bool)> {
+    pub(crate) fn attach(&mut self) -> Option<Due> {
+        let last = self.last;
+        let first = self.pending.front();
+        let settled = first.map_or(last, |(lsn, _)| Lsn(lsn.0.saturating_sub(1)));
         let mut copies = self.copies.iter_mut();
         let copy = copies.find(|copy| copy.phase == CopyPhase::Detached)?;
         copy.phase = CopyPhase::Attaching;
-        Some((copy.node, copy.filling))
+        self.attempts += 1;
+        copy.attempt = self.attempts;
+        Some(Due {
+            node: copy.node,
+            filling: copy.filling,
+            attempt: copy.attempt,
+            settled,
+            last,
+        })
+    }
+
+    /// Joining followers whose time has come to be sent again what the shard held when they joined, and their attempts.
+    pub(crate) fn ask_again(&mut self) -> Vec<(NodeId, u64)> {
+        let commit = self.commit;
+        let mut joined = Vec::new();
+        for copy in &mut self.copies {
+            let due = copy.filling && copy.phase == CopyPhase::Live && !copy.full && !copy.asked;
+            if due && copy.joined <= commit {
+                copy.asked = true;
+                joined.push((copy.node, copy.attempt));
+            }
+        }
+        joined
+    }
+
+    /// What the shard held was sent again, or (`done`) not, to followers that have joined in these attempts.
+    pub(crate) fn sent_again(&mut self, joined: &[(NodeId, u64)], done: bool) {
+        for copy in &mut self.copies {
+            // One that began anew meanwhile has only the later part.
+            if copy.phase == CopyPhase::Live && joined.contains(&(copy.node, copy.attempt)) {
+                (copy.asked, copy.full) = (done, done);
+            }
+        }
     }
 
     /// Records that have come to be on every copy since the last call, in order.

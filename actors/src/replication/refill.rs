@@ -61,9 +61,12 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
         acknowledged(again, one).await?;
     }
     // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
-    let message = WriterMessage::VerdictsAgain(again.shard, verdicts);
+    let (ticket, answer) = Ticket::new(1);
+    let message = WriterMessage::VerdictsAgain(again.shard, verdicts, ticket);
     let asked = again.writer.cast(message);
-    asked.map_err(|_| "the node is stopping".to_owned())
+    asked.map_err(|_| "the node is stopping".to_owned())?;
+    // A replica may lead only when it knows what was decided.
+    acknowledged(again, answer).await
 }
 
 /// Waits until a record is on every copy.

@@ -84,9 +84,9 @@ impl One<'_> {
     }
 
     /// This process found the shard under its lead: it takes a new term, since it does not know which numbers the
-    /// process before gave to followers. Where it holds the only copy, it knows.
+    /// process before gave to followers, those included that have left since. Alone in its cluster, it knows.
     fn begin_anew(&self, shard: ShardId) -> Option<Wish> {
-        let alone = self.record.nodes().all(|node| node == self.me);
+        let alone = self.state.nodes.len() < 2;
         (!alone).then(|| {
             let record = ShardRecord {
                 term: self.record.term.next(),
@@ -137,7 +137,7 @@ impl One<'_> {
     /// Replicas that have everything become members of the in-sync set, in a new term: so the members of a term hold
     /// all that was written in it.
     fn let_in(&self, shard: ShardId, known: &ShardProgress) -> Option<Wish> {
-        let full = |node: &NodeId| known.full.contains(node);
+        let full = |node: &NodeId| known.full.contains(node) && known.level.contains(node);
         let mut record = self.record.clone();
         let (full, rest): (Vec<NodeId>, Vec<NodeId>) =
             record.filling.iter().partition(|node| full(node));

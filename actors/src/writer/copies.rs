@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
-use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_storage::journal::{EncodedFrame, LsnRange};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
 use crate::limits::{REPLICATION_TICK_MS, STALL_LOG_MS};
 use crate::replication::{
-    Again, Attachment, CopyPhase, Feed, FeederMessage, ShardProgress, attach, refill,
+    Again, Attachment, CopyPhase, Feed, FeederMessage, Level, ShardProgress, attach, refill,
 };
 
 impl WriterState {
@@ -74,11 +74,14 @@ impl WriterState {
                 continue;
             };
             let term = primary.term;
-            while let Some((node, filling)) = primary.attach() {
-                attachments.entry(node).or_default().push(Attachment {
+            while let Some(due) = primary.attach() {
+                attachments.entry(due.node).or_default().push(Attachment {
                     shard,
                     term,
-                    filling,
+                    filling: due.filling,
+                    attempt: due.attempt,
+                    settled: due.settled,
+                    last: due.last,
                     resume: None,
                 });
             }
@@ -110,18 +113,15 @@ impl WriterState {
         &mut self,
         myself: &ActorRef<WriterMessage>,
         node: NodeId,
-        shard: ShardId,
-        term: Term,
-        outcome: Result<Lsn, bool>,
+        attachment: Attachment,
+        outcome: Result<Level, bool>,
     ) {
-        let held = HeldFor::Copy(node);
-        let Some(primary) = self.led(shard).filter(|primary| primary.term == term) else {
+        let (shard, term, held) = (attachment.shard, attachment.term, HeldFor::Copy(node));
+        let led = self.led(shard).filter(|primary| primary.term == term);
+        let Some(primary) = led.filter(|led| led.is_attaching(node, attachment.attempt)) else {
+            // It has left meanwhile, or begun anew.
             return self.release(shard, held);
         };
-        if primary.copy_mut(node).is_none() {
-            // It has left meanwhile.
-            return self.release(shard, held);
-        }
         match outcome {
             Err(unfit) => {
                 primary.detach(node);
@@ -130,20 +130,18 @@ impl WriterState {
                 }
                 self.release(shard, held);
             }
-            Ok(lsn) if primary.attached(node, lsn) => {
+            Ok(level) if primary.attached(node, level.from, level.to) => {
                 self.release(shard, held);
                 self.advance(vec![shard]);
                 self.attach_next(myself, shard);
             }
-            Ok(lsn) => {
-                let resume = Some((lsn, primary.last));
-                self.hold(shard, held);
+            Ok(level) => {
                 let attachment = Attachment {
-                    shard,
-                    term,
-                    filling: false,
-                    resume,
+                    last: primary.last,
+                    resume: Some(level),
+                    ..attachment
                 };
+                self.hold(shard, held);
                 self.start_attachment(myself, node, vec![attachment]);
             }
         }
@@ -154,15 +152,7 @@ impl WriterState {
         let Some(primary) = self.led(shard) else {
             return;
         };
-        let (commit, term) = (primary.commit, primary.term);
-        let mut joined = Vec::new();
-        for copy in &mut primary.copies {
-            let due = copy.filling && copy.phase == CopyPhase::Live && !copy.full && !copy.asked;
-            if due && copy.joined <= commit {
-                copy.asked = true;
-                joined.push(copy.node);
-            }
-        }
+        let (term, joined) = (primary.term, primary.ask_again());
         let assembler = self.shards.get(usize::from(shard.0)).cloned();
         let (Some(assembler), false) = (assembler, joined.is_empty()) else {
             return;
@@ -183,15 +173,15 @@ impl WriterState {
         });
     }
 
-    pub(super) fn sent_again(&mut self, shard: ShardId, term: Term, nodes: &[NodeId], done: bool) {
-        let Some(primary) = self.led(shard).filter(|primary| primary.term == term) else {
-            return;
-        };
-        for copy in primary.copies.iter_mut() {
-            if nodes.contains(&copy.node) {
-                copy.asked = done;
-                copy.full = done && copy.phase == CopyPhase::Live;
-            }
+    pub(super) fn sent_again(
+        &mut self,
+        shard: ShardId,
+        term: Term,
+        joined: &[(NodeId, u64)],
+        done: bool,
+    ) {
+        if let Some(primary) = self.led(shard).filter(|primary| primary.term == term) {
+            primary.sent_again(joined, done);
         }
     }
 

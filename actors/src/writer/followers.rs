@@ -4,19 +4,20 @@ use std::sync::Arc;
 
 use ractor::ActorRef;
 use spandrel_model::ids::Term;
-use spandrel_model::ids::{NodeId, ShardId};
+use spandrel_model::ids::{Lsn, NodeId, ShardId};
 use tokio::sync::oneshot;
 
 use super::{Landing, ReplicaFrame, ReplicaRecord, Replication, Role, WriterMessage, WriterState};
 use crate::assembler_actor::AssemblerMessage;
 use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
+use crate::shared::Shared;
 
 impl WriterState {
     /// Takes frames of a primary elsewhere: each whole or not at all.
     pub(super) fn replicate(&mut self, replication: Replication) {
         let mut refused = Vec::new();
         for frame in replication.frames {
-            match self.offer(replication.from, &frame) {
+            match self.offer(replication.from, replication.catch_up, &frame) {
                 Err(mut reasons) => refused.append(&mut reasons),
                 Ok(false) => {}
                 Ok(true) => {
@@ -47,12 +48,13 @@ impl WriterState {
     fn offer(
         &mut self,
         from: NodeId,
+        catch_up: Option<(Term, u64)>,
         frame: &ReplicaFrame,
     ) -> Result<bool, Vec<(ShardId, Term, String)>> {
         let (mut new, mut refused) = (false, Vec::new());
         for range in frame.encoded.ranges() {
             let offer = match self.followed(range.shard) {
-                Some(follower) => follower.offer(from, range.first, range.last),
+                Some(follower) => follower.offer(from, catch_up, range.first, range.last),
                 None => Offer::Refused("this node does not follow the shard"),
             };
             match offer {
@@ -87,12 +89,29 @@ impl WriterState {
                 }
                 // It has become the primary meanwhile: what it had taken by then counts.
                 Some(Role::Primary(primary)) if head.lsn.term() < primary.term => {
+                    primary.durable_here(head.lsn);
+                    touched.push(head.shard);
                     let commit = record.into_commit(head.lsn);
                     self.tell(head.shard, vec![commit]);
                 }
                 _ => {}
             }
         }
+    }
+
+    /// A beginning has come: from now on nothing is taken for its shards until they have begun.
+    pub(super) fn announce(
+        &mut self,
+        from: NodeId,
+        shards: Vec<BeginShard>,
+        reply: oneshot::Sender<Vec<Begun>>,
+    ) {
+        for begin in &shards {
+            if let Some(follower) = self.followed(begin.shard) {
+                follower.begin(from, begin.term, begin.attempt);
+            }
+        }
+        self.built.push(Landing::Begin(from, shards, reply));
     }
 
     /// A beginning has come to its turn: everything that was taken before is durable. What it asks of the disk and of
@@ -105,17 +124,19 @@ impl WriterState {
         reply: oneshot::Sender<Vec<Begun>>,
     ) {
         let (mut work, me) = (Vec::new(), self.shared.node);
+        let shared = Arc::clone(&self.shared);
         for begin in &shards {
             let Some(follower) = self.followed(begin.shard) else {
                 continue;
             };
-            if follower.primary != from || follower.term != begin.term {
-                continue;
-            }
             let Some(keep) = begin.keep else {
                 continue;
             };
-            let last = follower.begin();
+            if !follower.is_of(from, begin.term, begin.attempt) || lacks(&shared, begin).is_some() {
+                continue;
+            }
+            // Behind it nothing of the shard is on its way: numbers that are given later, here as well, are not meant.
+            let last = shared.journal.last_lsn(begin.shard);
             tracing::debug!(
                 node = me.0,
                 shard = begin.shard.0,
@@ -126,13 +147,15 @@ impl WriterState {
                 "begins with a primary"
             );
             if begin.fill || follower.can_go_on(keep) {
-                work.push((begin.shard, keep, begin.fill));
+                // This node may come to lead the shard before the beginning is done.
+                follower.cut(keep);
+                work.push((begin.shard, keep, last, begin.fill));
             }
         }
         let (shared, writer) = (Arc::clone(&self.shared), myself.clone());
         let assemblers = self.shards.clone();
         self.shared.spawn_job("beginning", async move {
-            for (shard, _, fill) in &work {
+            for (shard, _, _, fill) in &work {
                 let assembler = assemblers.get(usize::from(shard.0));
                 if let (Some(assembler), true) = (assembler, *fill) {
                     let (reply, emptied) = oneshot::channel();
@@ -142,8 +165,8 @@ impl WriterState {
             }
             let stores = Arc::clone(&shared);
             let prepared = shared.env.block(move || {
-                for (shard, keep, _) in &work {
-                    stores.journal.void_after(*shard, *keep)?;
+                for (shard, keep, last, _) in &work {
+                    stores.journal.void_after(*shard, *keep, *last)?;
                 }
                 // A restart must not read what was emptied.
                 stores.checkpoints.write(&stores.journal)
@@ -164,6 +187,7 @@ impl WriterState {
         shards: &[BeginShard],
         reply: oneshot::Sender<Vec<Begun>>,
     ) {
+        let shared = Arc::clone(&self.shared);
         let begun = shards.iter().map(|begin| {
             let refused = |reason: &str, unfit| Begun {
                 shard: begin.shard,
@@ -172,8 +196,17 @@ impl WriterState {
             let Some(follower) = self.followed(begin.shard) else {
                 return refused("this node does not follow the shard", false);
             };
-            if follower.primary != from || follower.term != begin.term {
-                return refused("the shard map says otherwise here", false);
+            if !follower.is_of(from, begin.term, begin.attempt) {
+                return refused(
+                    "the shard map says otherwise here, or it has begun anew",
+                    false,
+                );
+            }
+            if let Some(lower) = lacks(&shared, begin) {
+                return Begun {
+                    shard: begin.shard,
+                    outcome: Ok(lower),
+                };
             }
             match begin.keep {
                 None => {}
@@ -188,4 +221,12 @@ impl WriterState {
         });
         let _ = reply.send(begun.collect());
     }
+}
+
+/// Where this node does not hold the record that it is told to keep, the last one before that it holds.
+fn lacks(shared: &Shared, begin: &BeginShard) -> Option<Lsn> {
+    let keep = begin.keep.filter(|keep| *keep > Lsn(0))?;
+    // An unreadable journal, or a trimmed one, has no say: what is trimmed was applied.
+    let floor = shared.journal.floor(begin.shard, keep).ok().flatten()?;
+    (floor < keep).then_some(floor)
 }

@@ -15,19 +15,19 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
 use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_actor::{AssemblerMessage, Reign};
 use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
 use crate::link::Link;
 use crate::meters::Stage;
 use crate::replication::{
-    BeginShard, Begun, FeederMessage, FollowerShard, PrimaryShard, ShardProgress,
+    Attachment, BeginShard, Begun, FeederMessage, FollowerShard, Level, PrimaryShard, ShardProgress,
 };
 use crate::shared::Shared;
 use frames::{BuiltFrame, Group, build_frames};
@@ -44,19 +44,20 @@ pub(crate) const FRAME_LEVEL: i32 = 1;
 #[allow(clippy::large_enum_variant)] // each message lives once, in the mailbox or in the queue
 pub(crate) enum WriterMessage {
     Append(Append),
-    Verdicts(ShardId, Vec<VerdictRecord>),
+    /// Verdicts of a shard's assembler, and the reign in which it decided them.
+    Verdicts(ShardId, Reign, Vec<VerdictRecord>),
     /// Verdicts that the shard has already, for replicas that have just joined it.
-    VerdictsAgain(ShardId, Vec<VerdictRecord>),
+    VerdictsAgain(ShardId, Vec<VerdictRecord>, Ticket),
     Built(Built),
     Committed(Result<(), String>),
     /// The owners of shards have changed.
     Map(Arc<ClusterState>),
     /// A follower has the records of a frame, or (the flag) has refused them.
     Fed(NodeId, Vec<LsnRange>, bool),
-    /// A follower was brought up to this record, or cannot be; the flag: it must be filled anew.
-    Attached(NodeId, ShardId, Term, Result<Lsn, bool>),
-    /// What a shard held when replicas joined was sent again and is on every copy, or could not be.
-    SentAgain(ShardId, Term, Vec<NodeId>, bool),
+    /// A follower was brought this far, or cannot be; the flag: it must be filled anew.
+    Attached(NodeId, Attachment, Result<Level, bool>),
+    /// What a shard held when replicas joined, in these attempts, was sent again and is on every copy, or could not be.
+    SentAgain(ShardId, Term, Vec<(NodeId, u64)>, bool),
     /// Frames of a primary elsewhere.
     Replicate(Replication),
     /// A primary elsewhere begins with this node as its follower.
@@ -67,8 +68,8 @@ pub(crate) enum WriterMessage {
     Hold(ShardId, Term, oneshot::Sender<bool>),
     /// Give out numbers again.
     Release(ShardId, Term),
-    /// Where the shards stand that this node leads.
-    Progress(oneshot::Sender<Vec<ShardProgress>>),
+    /// Where the shards stand that this node leads, by the map of this epoch.
+    Progress(oneshot::Sender<(u64, Vec<ShardProgress>)>),
     Tick,
     /// Answered when everything that came before is durable.
     Drain(oneshot::Sender<()>),
@@ -79,7 +80,8 @@ impl ractor::Message for WriterMessage {}
 /// What waits for a number.
 enum Waiting {
     Spans(Part),
-    Verdicts(ShardId, Arc<[VerdictRecord]>, bool),
+    /// With a share in an answer: the shard has them already.
+    Verdicts(ShardId, Arc<[VerdictRecord]>, Option<Ticket>),
 }
 
 impl Waiting {
@@ -158,6 +160,10 @@ pub(crate) struct WriterState {
     /// The terms in which this process found the shards.
     found: Vec<Term>,
     roles: Vec<Role>,
+    /// The last reign of this node over each shard.
+    reigns: Vec<Reign>,
+    /// Shards whose traces were let go here: what the disk holds of them no longer says what their assemblers have.
+    emptied: Vec<bool>,
     map: Arc<ClusterState>,
     feeders: BTreeMap<NodeId, ActorRef<FeederMessage>>,
     /// Why shards are held, and what waits for their numbers meanwhile.
@@ -193,6 +199,8 @@ impl Actor for Writer {
         let mut state = WriterState {
             found: found.collect(),
             roles: (0..shards).map(|_| Role::None).collect(),
+            reigns: vec![Reign::default(); shards],
+            emptied: vec![false; shards],
             map: Arc::clone(&arguments.state),
             shared: arguments.shared,
             shards: arguments.shards,
@@ -213,6 +221,7 @@ impl Actor for Writer {
             failed: None,
         };
         state.adopt(&myself, arguments.state).await?;
+        state.let_go_of_others();
         Ok(state)
     }
 
@@ -229,31 +238,34 @@ impl Actor for Writer {
                     .into_iter()
                     .for_each(|part| state.queue(Waiting::Spans(part)));
             }
-            WriterMessage::Verdicts(shard, records) => {
-                state.queue(Waiting::Verdicts(shard, records.into(), false));
+            WriterMessage::Verdicts(shard, reign, records) => {
+                // The assembler may not have heard yet that another node decides, or has decided meanwhile.
+                if state.reigns.get(usize::from(shard.0)) == Some(&reign) {
+                    state.queue(Waiting::Verdicts(shard, records.into(), None));
+                }
             }
-            WriterMessage::VerdictsAgain(shard, records) => {
-                state.queue(Waiting::Verdicts(shard, records.into(), true));
+            WriterMessage::VerdictsAgain(shard, records, ticket) => {
+                state.queue(Waiting::Verdicts(shard, records.into(), Some(ticket)));
             }
             WriterMessage::Built(built) => state.built(built),
             WriterMessage::Committed(result) => state.committed(&myself, result),
             WriterMessage::Map(map) => state.adopt(&myself, map).await?,
             WriterMessage::Fed(node, ranges, refused) => state.fed(node, &ranges, refused),
-            WriterMessage::Attached(node, shard, term, outcome) => {
-                state.attached(&myself, node, shard, term, outcome);
+            WriterMessage::Attached(node, attachment, outcome) => {
+                state.attached(&myself, node, attachment, outcome);
             }
             WriterMessage::SentAgain(shard, term, nodes, done) => {
                 state.sent_again(shard, term, &nodes, done);
             }
             WriterMessage::Replicate(replication) => state.replicate(replication),
             WriterMessage::Begin(from, shards, reply) => {
-                state.built.push(Landing::Begin(from, shards, reply));
+                state.announce(from, shards, reply);
             }
             WriterMessage::Prepared(from, shards, reply) => state.begin(from, &shards, reply),
             WriterMessage::Hold(shard, term, reply) => state.hold_for_keeper(shard, term, reply),
             WriterMessage::Release(shard, term) => state.release_by_keeper(shard, term),
             WriterMessage::Progress(reply) => {
-                let _ = reply.send(state.progress());
+                let _ = reply.send((state.map.epoch, state.progress()));
             }
             WriterMessage::Tick => state.tick(&myself),
             WriterMessage::Drain(reply) => state.drains.push(reply),
@@ -372,7 +384,7 @@ impl WriterState {
                 Work::Spans(part),
             ),
             Waiting::Verdicts(_, records, again) => (
-                BuildContent::Verdicts(Arc::clone(&records), again),
+                BuildContent::Verdicts(Arc::clone(&records), again.is_some()),
                 Work::Verdicts(records, again),
             ),
         };

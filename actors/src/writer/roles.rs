@@ -41,7 +41,9 @@ impl WriterState {
 
     fn adopt_shard(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
         let (me, at) = (self.shared.node, usize::from(shard.0));
-        let alone = record.nodes().all(|node| node == me);
+        // Nobody else can have got a number from an earlier process of this node. A copy that has left may have, and may
+        // come back with records of which that process had not made its own durable.
+        let alone = self.map.nodes.len() < 2;
         let found = self.found.get(at).copied().unwrap_or_default();
         let led = matches!(self.roles.get(at), Some(Role::Primary(led)) if led.term == record.term);
         // What an earlier process of this node led, it led with numbers that this one does not know; alone it does.
@@ -66,22 +68,29 @@ impl WriterState {
     fn lead(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
         let at = usize::from(shard.0);
         let (me, journal) = (self.shared.node, &self.shared.journal);
-        let last = match std::mem::replace(&mut self.roles[at], Role::None) {
-            // Its own records are on their way to the disk; a new term of its own began when nothing was.
-            Role::Primary(primary) => {
-                debug_assert!(primary.is_drained(), "a new term with records on their way");
-                primary.last
+        let (local, last) = match std::mem::replace(&mut self.roles[at], Role::None) {
+            Role::Primary(mut primary) => {
+                // Mostly nothing is on its way: the shard was held and drained. A proposal that was given up for lost may
+                // come late.
+                primary.next_term(me, record, least);
+                self.roles[at] = Role::Primary(primary);
+                self.held.remove(&shard);
+                return;
             }
             Role::Follower(follower) => {
-                let last = follower.last;
+                let (local, last) = (follower.durable_up_to(), follower.last);
                 let pending = follower.into_pending().into_iter();
                 let commits = pending.map(|(lsn, record)| record.into_commit(lsn));
                 self.tell(shard, commits.collect());
-                last
+                (local, last)
             }
-            Role::None => journal.last_valid(shard),
+            Role::None => {
+                let last = journal.last_valid(shard);
+                (last, last)
+            }
         };
-        let primary = PrimaryShard::new(me, record, last, least);
+        self.reigns[at] = self.reigns[at].next();
+        let primary = PrimaryShard::new(me, record, (local, last), least);
         tracing::debug!(
             node = me.0,
             shard = shard.0,
@@ -109,8 +118,16 @@ impl WriterState {
                 }
                 follower
             }
-            _ => FollowerShard::new(term, primary, self.shared.journal.last_valid(shard)),
+            _ => {
+                let last = self.shared.journal.last_valid(shard);
+                let mut follower = FollowerShard::new(term, primary, last);
+                if self.emptied[at] {
+                    follower.doubt();
+                }
+                follower
+            }
         };
+        self.emptied[at] = false;
         tracing::debug!(
             node = self.shared.node.0,
             shard = shard.0,
@@ -131,17 +148,44 @@ impl WriterState {
             drop(primary.give_up());
         }
         self.refuse_deferred(shard);
+        self.emptied[usize::from(shard.0)] = true;
         self.tell_role(shard, ShardRole::None);
+    }
+
+    /// At the start: what the journal holds of shards that are elsewhere by now is let go of, as it was or would have been
+    /// when they left.
+    pub(super) fn let_go_of_others(&mut self) {
+        let me = self.shared.node;
+        let shards = (0u16..).map(ShardId).zip(&self.map.shard_map);
+        let others = shards.filter(|(_, record)| record.nodes().all(|node| node != me));
+        let others: Vec<ShardId> = others.map(|(shard, _)| shard).collect();
+        for shard in others {
+            if let Some(emptied) = self.emptied.get_mut(usize::from(shard.0)) {
+                *emptied = true;
+                self.tell_role(shard, ShardRole::None);
+            }
+        }
     }
 
     fn tell_role(&self, shard: ShardId, role: ShardRole) {
         if let Some(assembler) = self.shards.get(usize::from(shard.0)) {
-            let _ = assembler.cast(AssemblerMessage::Role(role));
+            let reign = self.reigns.get(usize::from(shard.0));
+            let reign = reign.copied().unwrap_or_default();
+            let _ = assembler.cast(AssemblerMessage::Role(role, reign));
         }
     }
 
     fn refuse_deferred(&mut self, shard: ShardId) {
         self.held.remove(&shard);
+        // Verdicts of a term that is over: should this node lead again, others may have decided meanwhile.
+        self.waiting.retain(|waiting| {
+            let over = matches!(waiting, Waiting::Verdicts(of, ..) if *of == shard);
+            self.waiting_bytes -= if over { waiting.raw_bytes() } else { 0 };
+            !over
+        });
+        if let Some(reign) = self.reigns.get_mut(usize::from(shard.0)) {
+            *reign = reign.next();
+        }
         for waiting in self.deferred.remove(&shard).into_iter().flatten() {
             if let Waiting::Spans(part) = waiting {
                 part.ticket.refuse(shard);

@@ -142,8 +142,8 @@ impl Drop for Shares {
 /// A record that was given a number and waits until every copy has it.
 pub(crate) enum Work {
     Spans(Part),
-    /// The flag: the shard has them already.
-    Verdicts(Arc<[VerdictRecord]>, bool),
+    /// Those that the shard has already come with a share in an answer.
+    Verdicts(Arc<[VerdictRecord]>, Option<Ticket>),
 }
 
 /// A record for a frame.
@@ -237,6 +237,8 @@ pub(crate) struct CommitNotice {
 /// What a primary sends to its follower.
 pub(crate) struct Replication {
     pub(crate) from: NodeId,
+    /// The frames are of this attempt to bring a follower level.
+    pub(crate) catch_up: Option<(Term, u64)>,
     pub(crate) frames: Vec<ReplicaFrame>,
     pub(crate) committed: Vec<CommitNotice>,
     /// Told when the frames are durable: the shards of a frame that was refused, with the reason.
@@ -273,9 +275,9 @@ impl Work {
                 let commit = ShardCommit::Verdicts {
                     lsn,
                     records,
-                    again,
+                    again: again.is_some(),
                 };
-                (commit, None)
+                (commit, again)
             }
             Self::Spans(part) => {
                 let commit = ShardCommit::Spans {

@@ -119,7 +119,28 @@ impl CheckpointFile {
     pub(crate) fn write_void(&self, range: &LsnRange) -> Result<(), JournalError> {
         self.write_with(|transaction| {
             let mut voids = transaction.open_table(VOIDS)?;
-            voids.insert((range.shard.0, range.first.0), range.last.0)?;
+            let key = (range.shard.0, range.first.0);
+            let known = voids.get(key)?.map_or(0, |known| known.value());
+            voids.insert(key, range.last.0.max(known))?;
+            Ok(())
+        })
+    }
+
+    /// Notes that ranges, named by their first numbers, are replaced by what is left of them. Durable when this returns.
+    pub(crate) fn replace_voids(
+        &self,
+        shard: ShardId,
+        gone: &[Lsn],
+        left: &[LsnRange],
+    ) -> Result<(), JournalError> {
+        self.write_with(|transaction| {
+            let mut voids = transaction.open_table(VOIDS)?;
+            for first in gone {
+                voids.remove((shard.0, first.0))?;
+            }
+            for range in left {
+                voids.insert((range.shard.0, range.first.0), range.last.0)?;
+            }
             Ok(())
         })
     }

@@ -74,11 +74,29 @@ impl Journal {
             return Ok(Vec::new());
         }
         let committed = self.commit_with(&mut writer, frames, now);
-        committed.map_err(|error| {
-            let error = error.during("commit frames");
-            writer.poisoned = Some(error.to_string());
-            error
-        })
+        let committed = committed.map_err(|error| error.during("commit frames"));
+        // Records that were void and come again count again: a new primary may hold what another one did not. Not
+        // before they are durable, since those that were here before are not known to be the same until then.
+        let counting = committed.and_then(|ids| self.count_again(frames).map(|()| ids));
+        counting.inspect_err(|error| writer.poisoned = Some(error.to_string()))
+    }
+
+    /// Takes the records of frames out of those that do not count.
+    fn count_again(&self, frames: &[EncodedFrame]) -> Result<(), JournalError> {
+        for range in frames.iter().flat_map(EncodedFrame::ranges) {
+            let met = {
+                let voids = self.voids.read().unwrap_or_else(PoisonError::into_inner);
+                voids.meets(range)
+            };
+            if met {
+                let (gone, left) = {
+                    let mut voids = self.voids.write().unwrap_or_else(PoisonError::into_inner);
+                    voids.remove(range)
+                };
+                self.checkpoints.replace_voids(range.shard, &gone, &left)?;
+            }
+        }
+        Ok(())
     }
 
     fn commit_with(
@@ -243,13 +261,13 @@ impl Journal {
         voids.start(shard, lsn)
     }
 
-    /// Declares that the records of a shard behind `after`, up to the last one here, do not count: a primary of an
-    /// earlier term left them behind, and nobody was told that they are durable. Durable when this returns.
+    /// Declares that the records of a shard behind `after`, up to `last`, do not count: a primary of an earlier term left
+    /// them behind, and nobody was told that they are durable. Durable when this returns. One that is committed again
+    /// counts again.
     ///
     /// # Errors
     /// As [`Self::write_checkpoints`].
-    pub fn void_after(&self, shard: ShardId, after: Lsn) -> Result<(), JournalError> {
-        let last = self.last_lsn(shard);
+    pub fn void_after(&self, shard: ShardId, after: Lsn, last: Lsn) -> Result<(), JournalError> {
         if last <= after {
             return Ok(());
         }
