@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{
-    DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, HOUSEKEEPING_TICK_MS, PAGE_MAX_AGE_MS,
-    PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
+    DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, FOLLOWER_RELIEF_PERCENT, HOUSEKEEPING_TICK_MS,
+    PAGE_MAX_AGE_MS, PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
 };
 use crate::meters::Stage;
 use crate::node::NodeOptions;
@@ -79,8 +79,8 @@ impl HousekeeperState {
         let (used, capacity) = (shared.pool.used(), shared.pool.capacity().max(1));
         let percent = used.saturating_mul(100) / capacity;
         let disk_full = self.disk_is_full();
-        let before = shared.pressure();
-        let level = match percent {
+        let before = shared.own_pressure();
+        let own = match percent {
             _ if disk_full => 4,
             PRESSURE_TIGHTEN_PERCENT.. => 3,
             // Between two marks a measure goes on until the pool is below the lower one.
@@ -88,10 +88,13 @@ impl HousekeeperState {
             PRESSURE_RELEASE_PERCENT.. => before.clamp(1, 3),
             _ => 0,
         };
-        if level != before {
-            tracing::info!(level, percent, disk_full, "memory pressure changed");
+        if own != before {
+            tracing::info!(level = own, percent, disk_full, "memory pressure changed");
             counter!("spandrel_pressure_changes_total").increment(1);
         }
+        shared.set_own_pressure(own);
+        let followers = shared.follower_pressure.highest();
+        let level = own.max(followers).min(4);
         shared.set_pressure(level);
         let tightening = if level == 3 { 0.25 } else { 1.0 };
         shared
@@ -101,7 +104,14 @@ impl HousekeeperState {
             .set_tightening(tightening);
         if (2..=3).contains(&level) {
             let target = capacity * PRESSURE_RELEASE_PERCENT / 100;
-            let share = used.saturating_sub(target) / self.arguments.shards.len().max(1) as u64 + 1;
+            let own_excess = used.saturating_sub(target);
+            let for_followers = if followers >= 2 {
+                used * FOLLOWER_RELIEF_PERCENT / 100
+            } else {
+                0
+            };
+            let shards = self.arguments.shards.len().max(1) as u64;
+            let share = own_excess.max(for_followers) / shards + 1;
             for shard in &self.arguments.shards {
                 let _ = shard.cast(AssemblerMessage::Relieve(share));
             }

@@ -236,3 +236,11 @@ pub const STALL_LOG_MS: u64 = 5_000;
 pub const STEP_DOWN_MS: u64 = 5_000;
 /// Milliseconds that a node which stops waits for what was accepted to be durable.
 pub const DRAIN_MS: u64 = 10_000;
+/// Milliseconds for which a frame of a primary waits for memory credit before it is taken without: while it waits, so do
+/// the verdicts behind it, which let go of memory.
+pub const INTAKE_PATIENCE_MS: u64 = 1_000;
+/// Milliseconds for which the memory pressure that a follower told counts: it tells it with each answer.
+pub const FOLLOWER_PRESSURE_MS: u64 = 3_000;
+/// Share of the own entries, in percent, that is decided early in each round of housekeeping while a follower has no
+/// memory: its excess is not known here.
+pub const FOLLOWER_RELIEF_PERCENT: u64 = 10;

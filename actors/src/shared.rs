@@ -19,6 +19,7 @@ use crate::checkpoints::Checkpoints;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
+use crate::replication::FollowerPressure;
 use crate::settings::Epoch;
 
 /// Gauges that actors write and the status page and the metrics read.
@@ -83,7 +84,10 @@ pub(crate) struct Shared {
     pub(crate) checkpoints: Checkpoints,
     stages: StageCounters,
     epoch: RwLock<Arc<Epoch>>,
+    /// The node's own memory pressure, and the highest of it and its followers'.
+    own_pressure: AtomicU8,
     pressure: AtomicU8,
+    pub(crate) follower_pressure: FollowerPressure,
 }
 
 /// What [`Shared::new`] takes.
@@ -116,7 +120,9 @@ impl Shared {
             index: parts.index,
             pool: parts.pool,
             epoch: RwLock::new(parts.epoch),
+            own_pressure: AtomicU8::new(0),
             pressure: AtomicU8::new(0),
+            follower_pressure: FollowerPressure::default(),
         }
     }
 
@@ -160,7 +166,16 @@ impl Shared {
         *current = epoch;
     }
 
-    /// Memory pressure: 0 none, 1 the pool fills, 2 traces are decided early, 3 healthy sampling is tightened,
+    /// The pressure of this node's own memory, as [`Self::pressure`].
+    pub(crate) fn own_pressure(&self) -> u8 {
+        self.own_pressure.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_own_pressure(&self, level: u8) {
+        self.own_pressure.store(level, Ordering::Relaxed);
+    }
+
+    /// The highest memory pressure of this node and its followers: 0 none, 1 the pool fills, 2 traces are decided early, 3 healthy sampling is tightened,
     /// 4 requests are refused.
     pub(crate) fn pressure(&self) -> u8 {
         self.pressure.load(Ordering::Relaxed)

@@ -185,14 +185,14 @@ impl FeederState {
             let mut call = Box::pin(call);
             // Calls go out in the order in which they are first polled, which tasks of their own would not keep.
             let first = futures_util::poll!(&mut call);
-            let myself = myself.clone();
+            let (myself, shared) = (myself.clone(), Arc::clone(&self.arguments.shared));
             self.arguments.shared.spawn_job("feeder", async move {
                 let called = match first {
                     Poll::Ready(called) => called,
                     Poll::Pending => call.await,
                 };
                 let answer = match called {
-                    Ok(answer) => refused_shards(answer),
+                    Ok(answer) => refused_shards(&shared, node, answer),
                     Err(error) => Err(error.to_string()),
                 };
                 let _ = myself.cast(FeederMessage::Answered(number, round, answer));
@@ -245,8 +245,8 @@ impl FeederState {
     }
 }
 
-/// The shards that an answer refuses.
-fn refused_shards(answer: Bytes) -> Result<Vec<u32>, String> {
+/// The shards that an answer refuses. Takes note of the follower's memory pressure.
+fn refused_shards(shared: &Shared, node: NodeId, answer: Bytes) -> Result<Vec<u32>, String> {
     let answer = wire::ShardsAnswer::decode(answer).map_err(|error| error.to_string())?;
     match answer.body {
         Some(wire::shards_answer::Body::Replicate(answer)) => {
@@ -254,6 +254,8 @@ fn refused_shards(answer: Bytes) -> Result<Vec<u32>, String> {
                 let (shard, reason) = (refused.shard, &refused.reason);
                 tracing::debug!(shard, reason, "a follower refused records");
             }
+            let pressure = u8::try_from(answer.pressure).unwrap_or(u8::MAX);
+            shared.follower_pressure.note(node, pressure);
             Ok(answer.refused.iter().map(|refused| refused.shard).collect())
         }
         _ => Err("an answer to something else".to_owned()),

@@ -16,8 +16,8 @@ use spandrel_storage::journal::{EncodedFrame, FrameBatch, RecordHead, RecordKind
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::{
-    BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, INTAKE_RETRY_MS,
-    REPLICATE_DEADLINE_MS,
+    BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, INTAKE_PATIENCE_MS,
+    INTAKE_RETRY_MS,
 };
 use crate::link::{Caller, IncomingCall, PeerHandler};
 use crate::meters::Stage;
@@ -229,6 +229,7 @@ impl Parts {
                 };
                 let (replication, answer) = replication;
                 let _ = self.writer.cast(WriterMessage::Replicate(replication));
+                let shared = Arc::clone(&self.shared);
                 self.shared.spawn_job("intake", async move {
                     let Ok(refused) = answer.await else { return };
                     let refused = refused.into_iter();
@@ -239,6 +240,7 @@ impl Parts {
                     });
                     let answer = wire::ReplicateAnswer {
                         refused: refused.collect(),
+                        pressure: u32::from(shared.own_pressure()),
                     };
                     let _ = reply.send(Ok(encode(shards_answer::Body::Replicate(answer))));
                 });
@@ -286,7 +288,8 @@ impl Parts {
             let shared = Arc::clone(&self.shared);
             let decode = move || Decoded::read(&shared, bytes);
             let decoded = self.shared.block(Stage::Frame, decode).await?;
-            let credit = self.credit(decoded.bytes()).await?;
+            let credit = self.credit(&decoded).await;
+            let credit = credit.ok_or("no memory credit left for frames of primaries")?;
             frames.push(decoded.pay(credit));
         }
         let committed = replicate.committed.iter().filter_map(|notice| {
@@ -307,15 +310,23 @@ impl Parts {
         Ok((replication, answer))
     }
 
-    /// Waits for credit, and the primary with it.
-    async fn credit(&self, bytes: u64) -> Result<Credit, String> {
-        for _ in 0..REPLICATE_DEADLINE_MS / INTAKE_RETRY_MS {
+    /// Takes credit for a frame. While there is none it waits, and the primary with it; but not for ever, and not with
+    /// verdicts: it is these that let go of entries, and they stand behind the frames that wait.
+    async fn credit(&self, decoded: &Decoded) -> Option<Credit> {
+        let bytes = decoded.bytes();
+        let tries = if decoded.batches.is_empty() {
+            1
+        } else {
+            INTAKE_PATIENCE_MS / INTAKE_RETRY_MS
+        };
+        for _ in 0..tries {
             if let Some(credit) = self.shared.pool.try_take(bytes) {
-                return Ok(credit);
+                return Some(credit);
             }
             tokio::time::sleep(Duration::from_millis(INTAKE_RETRY_MS)).await;
         }
-        Err("no memory credit left for frames of primaries".to_owned())
+        crate::meters::uncovered(bytes);
+        self.shared.pool.try_take(0)
     }
 }
 

@@ -15,6 +15,7 @@ mod intake;
 mod keeper;
 #[cfg(test)]
 mod model_test;
+mod pressure;
 mod primary;
 mod refill;
 mod wishes;
@@ -24,6 +25,7 @@ pub(crate) use feeder::{Feed, Feeder, FeederArguments, FeederMessage};
 pub(crate) use follower::{FollowerShard, Offer};
 pub(crate) use intake::{BeginShard, Begun, Intake, growth};
 pub(crate) use keeper::{Keeper, KeeperArguments, ShardProgress};
+pub(crate) use pressure::FollowerPressure;
 #[cfg(test)]
 pub(crate) use primary::Due;
 pub(crate) use primary::{Copy, CopyPhase, LiveSet, PrimaryShard};
