@@ -38,6 +38,14 @@ impl HostPort {
         let address = bare.parse::<IpAddr>();
         bare.eq_ignore_ascii_case("localhost") || address.is_ok_and(|address| address.is_loopback())
     }
+
+    /// True when it means every address of a machine: one can listen there, and nobody can dial it.
+    #[must_use]
+    pub fn is_unspecified(&self) -> bool {
+        let bare = self.host.trim_start_matches('[').trim_end_matches(']');
+        bare.parse::<IpAddr>()
+            .is_ok_and(|address| address.is_unspecified())
+    }
 }
 
 /// A DNS name or an IPv4 address: underscores stand in names of containers.
@@ -104,6 +112,9 @@ mod tests {
                 local,
                 "{address}"
             );
+        }
+        for (address, anywhere) in [("0.0.0.0:1", true), ("[::]:1", true), ("10.0.0.1:1", false)] {
+            assert_eq!(HostPort::parse(address).unwrap().is_unspecified(), anywhere);
         }
         let listener: SocketAddr = "[::1]:7200".parse().unwrap();
         assert_eq!(HostPort::from(listener).to_string(), "[::1]:7200");

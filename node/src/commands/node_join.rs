@@ -14,6 +14,11 @@ use crate::host_port::HostPort;
 /// When the node cannot start, or is not let in.
 pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
     let options = config::options(args.node)?;
+    ensure!(
+        !options.advertise_addr.is_unspecified(),
+        "nobody can reach this node at {}: name an address of this machine with --advertise-addr",
+        options.advertise_addr
+    );
     for address in &args.addresses {
         check_address(address, &options)?;
     }
