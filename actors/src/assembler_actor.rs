@@ -10,7 +10,6 @@ use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchFilter};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_storage::journal::RecordKind;
 use tokio::sync::oneshot;
 
 use crate::assembler::{
@@ -21,7 +20,7 @@ use crate::limits::ASSEMBLER_TICK_MS;
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
-use crate::writer::{ReplicaRecord, ShardCommit, WriterMessage};
+use crate::writer::{ShardCommit, WriterMessage};
 
 /// What a search asks of a shard.
 #[derive(Debug, Clone)]
@@ -297,12 +296,10 @@ impl AssemblerState {
                 again,
             } => {
                 self.decided(again, lsn, &records, step);
-                crate::meters::decided(&records, step.now);
-            }
-            ShardCommit::Replica { lsn, record } => {
-                self.replica(lsn, &record, step);
-                drop(record.request);
-                self.credit.join(record.credit);
+                // Each verdict is counted once in the cluster, by whoever decided it.
+                if self.role == ShardRole::Primary && !again {
+                    crate::meters::decided(&records, step.now);
+                }
             }
         }
     }
@@ -325,34 +322,6 @@ impl AssemblerState {
             state.verdicts_again(lsn, records, step, effects);
         } else {
             state.verdicts_committed(lsn, records, step, effects);
-        }
-    }
-
-    /// A record of a frame that came from the primary.
-    fn replica(&mut self, lsn: Lsn, record: &ReplicaRecord, step: &Step<'_>) {
-        let (frame, number) = (&record.frame, record.number);
-        let kind = frame.records().get(number).map(|head| head.kind);
-        let read = match kind {
-            Some(kind @ (RecordKind::Spans | RecordKind::SpansAgain)) => {
-                let batch = frame.batch(number, step.epoch.rules().interests());
-                batch.map(|batch| {
-                    let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
-                    let again = kind == RecordKind::SpansAgain;
-                    self.apply(again, lsn, &batch, &rows, step);
-                })
-            }
-            Some(kind @ (RecordKind::Verdicts | RecordKind::VerdictsAgain)) => {
-                let records = frame.verdicts(number);
-                records.map(|records| {
-                    self.decided(kind == RecordKind::VerdictsAgain, lsn, &records, step);
-                })
-            }
-            Some(RecordKind::Page) | None => Ok(()),
-        };
-        if let Err(error) = read {
-            // Its primary has read it: the frame's checksum was right, so this is a defect, and the record is lost here.
-            tracing::error!(%error, shard = self.shard.0, lsn = lsn.0, "a record cannot be read");
-            self.state.advance(lsn);
         }
     }
 

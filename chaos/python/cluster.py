@@ -1,10 +1,10 @@
 """Drives a cluster of its own on this machine, and says what that took: for the tables of docs/benchmarks.md.
 
-usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--victim leader|other]
-       [NODE FLAGS...]
+usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
+       [--victim leader|other] [--signal KILL|STOP|TERM] [NODE FLAGS...]
        cost   closed loop at node 1: spans a second, processor time a span of all nodes together
-       kill   open loop at all nodes; kill -9 of one: seconds for which exports were refused or late, spans lost
-       join   open loop at all nodes; one more node joins: seconds until all shards have moved, errors
+       kill   open loop at one node, a signal to another: how long exports took at most, how many were refused
+       join   open loop at one node, one more joins: the same, and seconds until every shard is where it should be
 
 Flags that are not its own go to the nodes (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
 directory. Ports 3210 to 3219, 4410 to 4429 and 7210 to 7219 must be free.
@@ -150,16 +150,57 @@ def cost(arguments, flags, directory):
           + f", the rest {rest * 1e6 / spans:.2f}")
 
 
+def open_loop(arguments, node, seconds):
+    flags = ["--rate", str(arguments.rate), "--duration", f"{seconds}s"]
+    return subprocess.Popen(demo(arguments, node, *flags), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
+def report(what, load):
+    sent = json.loads(load.communicate()[0])
+    latency = sent["latencyMs"]
+    print(
+        f"{what}: {sent['acknowledgedSpans']} of {sent['sentSpans']} spans acknowledged, given up {sent['abandonedSpans']}, "
+        f"refused attempts {sent['refusedAttempts']} ({sent['lastRefusal'][:120]}), "
+        f"export p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} max {latency['max']:.0f} ms"
+    )
+
+
+def kill(arguments, flags, directory):
+    nodes = start(arguments, flags, directory)
+    leader = int(nodes[0].cluster()["leader"])
+    others = [node for node in nodes if node.number != leader]
+    victim = nodes[leader - 1] if arguments.victim == "leader" else others[-1]
+    asked = next(node for node in nodes if node is not victim)
+    load = open_loop(arguments, asked, 20)
+    time.sleep(8)
+    victim.process.send_signal(getattr(signal, f"SIG{arguments.signal}"))
+    report(f"SIG{arguments.signal} of the {'leader' if victim.number == leader else 'other'} of {len(nodes)}", load)
+    stop(nodes)
+
+
+def join(arguments, flags, directory):
+    nodes = start(arguments, flags, directory)
+    load = open_loop(arguments, nodes[0], 30)
+    time.sleep(5)
+    nodes.append(Node(arguments.binary, directory, arguments.nodes + 1, flags))
+    took = wait_settled(nodes[0], arguments.nodes + 1)
+    report(f"a node joins {arguments.nodes}, settled after {took:.1f} s", load)
+    stop(nodes)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost"])
+    parser.add_argument("what", choices=["cost", "kill", "join"])
     parser.add_argument("--binary", default="target/release/spandrel")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", type=int, default=2)
     parser.add_argument("--spans", type=int, default=1_200_000)
+    parser.add_argument("--rate", type=int, default=10_000)
+    parser.add_argument("--victim", choices=["leader", "other"], default="other")
+    parser.add_argument("--signal", choices=["KILL", "STOP", "TERM"], default="KILL")
     arguments, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        {"cost": cost}[arguments.what](arguments, flags, directory)
+        {"cost": cost, "kill": kill, "join": join}[arguments.what](arguments, flags, directory)
 
 
 if __name__ == "__main__":

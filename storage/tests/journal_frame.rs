@@ -318,6 +318,49 @@ fn resources_are_stored_once_for_all_shards_and_requests_of_a_frame() {
 }
 
 #[test]
+fn records_that_arrived_together_are_read_as_one_batch() {
+    // given: two requests of two tenants, each cut into 8 shards, and a verdict between them
+    let mut numbers = Numbers(5);
+    let mut builder = FrameBuilder::new(1).unwrap();
+    for (at, name) in [(0, "default"), (1, "team-a")] {
+        let request = support::request(&mut numbers, 64);
+        let batch = scan(request, name, NOW + at);
+        for shard in 0..8 {
+            let spans: Vec<u32> = (0..64).filter(|span| span % 8 == shard).collect();
+            let shard = ShardId(shard as u16);
+            let pushed = builder.push_spans(shard, Term(1), Lsn(at + 1), &batch, &spans);
+            pushed.unwrap();
+        }
+        let verdict = dropped(&mut numbers, name, 1);
+        let pushed = builder.push_verdicts(ShardId(9), Term(1), Lsn(at + 1), &[verdict]);
+        pushed.unwrap();
+    }
+    let frame = Frame::decode(builder.finish().unwrap().bytes()).unwrap();
+
+    // when all of it is read at once, then each record has the spans that it has when it is read alone
+    let together = frame.batches(&support::interests()).unwrap();
+    assert_eq!(together.len(), 2);
+    let mut seen = 0;
+    for one in &together {
+        for (number, rows) in &one.records {
+            let alone = frame.batch(*number, &support::interests()).unwrap();
+            assert_eq!(one.batch.tenant, alone.tenant);
+            assert_eq!(one.batch.received_at, alone.received_at);
+            assert_eq!(rows.len(), alone.spans.len());
+            for (row, span) in rows.clone().zip(&alone.spans) {
+                let same = &one.batch.spans[row];
+                assert_eq!(one.batch.bytes(same.span), alone.bytes(span.span));
+                assert_eq!((same.trace_id, same.span_id), (span.trace_id, span.span_id));
+                let (here, there) = (one.batch.context(same), alone.context(span));
+                assert_eq!(one.batch.bytes(here.service), alone.bytes(there.service));
+            }
+            seen += rows.len();
+        }
+    }
+    assert_eq!(seen, 128);
+}
+
+#[test]
 fn a_full_frame_refuses_and_stays_as_it_was() {
     let batch = to_batch(
         &tenant("default"),

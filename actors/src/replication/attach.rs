@@ -172,7 +172,7 @@ impl With<'_> {
     async fn call_begin(&self, shards: Vec<BeginShard>) -> Result<Vec<Begun>, String> {
         let begin = wire::Begin {
             epoch: self.epoch,
-            shards: shards.iter().map(BeginShard::to_wire).collect(),
+            shards: shards.into_iter().map(BeginShard::to_wire).collect(),
         };
         let body = wire::shards_request::Body::Begin(begin);
         let answer = self.call(body, LinkClass::Bulk, BEGIN_DEADLINE_MS).await?;

@@ -10,8 +10,9 @@ use ractor::ActorRef;
 use spandrel_model::credit::Credit;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
+use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
-use spandrel_storage::journal::{EncodedFrame, Frame};
+use spandrel_storage::journal::{EncodedFrame, FrameBatch, RecordHead, RecordKind};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::{
@@ -21,9 +22,12 @@ use crate::limits::{
 use crate::link::{Caller, IncomingCall, PeerHandler};
 use crate::meters::Stage;
 use crate::route::forwarded_parts;
+use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::wire::{self, shards_answer, shards_request};
-use crate::writer::{Append, CommitNotice, ReplicaFrame, Replication, WriterMessage};
+use crate::writer::{
+    Append, CommitNotice, ReplicaFrame, ReplicaRecord, Replication, WriterMessage,
+};
 
 /// Answers service `Shards`.
 pub(crate) struct Intake {
@@ -54,7 +58,7 @@ pub(crate) struct BeginShard {
 }
 
 impl BeginShard {
-    pub(crate) fn to_wire(&self) -> wire::BeginShard {
+    pub(crate) fn to_wire(self) -> wire::BeginShard {
         wire::BeginShard {
             shard: u32::from(self.shard.0),
             term: self.term.0,
@@ -268,24 +272,19 @@ impl Parts {
         }
     }
 
-    /// Decodes, checks and pays for frames.
+    /// Decodes, checks, reads and pays for frames.
     async fn read(
         &self,
         from: NodeId,
         replicate: wire::Replicate,
     ) -> Result<(Replication, oneshot::Receiver<Refusals>), String> {
         let mut frames = Vec::with_capacity(replicate.frames.len());
-        if !replicate.frames.is_empty() {
-            let decode = move || -> Result<Vec<(EncodedFrame, Frame)>, String> {
-                let frames = replicate.frames.into_iter();
-                let parsed = frames.map(|bytes| EncodedFrame::parse_both(bytes));
-                parsed
-                    .collect::<Result<_, _>>()
-                    .map_err(|error| error.to_string())
-            };
-            for (encoded, frame) in self.shared.block(Stage::Frame, decode).await? {
-                frames.push(self.pay(encoded, frame).await?);
-            }
+        for bytes in replicate.frames {
+            let shared = Arc::clone(&self.shared);
+            let decode = move || Decoded::read(&shared, bytes);
+            let decoded = self.shared.block(Stage::Frame, decode).await?;
+            let credit = self.credit(decoded.bytes()).await?;
+            frames.push(decoded.pay(credit));
         }
         let committed = replicate.committed.iter().filter_map(|notice| {
             Some(CommitNotice {
@@ -304,26 +303,7 @@ impl Parts {
         Ok((replication, answer))
     }
 
-    /// Takes credit for a frame: for its bytes, and for what entries may grow by. Waits while there is none, and the
-    /// primary with it.
-    async fn pay(&self, encoded: EncodedFrame, frame: Frame) -> Result<ReplicaFrame, String> {
-        let growth = |number: usize| {
-            let spans = frame.span_count(number) as u64;
-            // A record holds some spans of some traces: few have fewer than three of one.
-            spans * ENTRY_BYTES_PER_SPAN + spans.div_ceil(3) * ENTRY_BYTES_PER_TRACE
-        };
-        let records = 0..frame.records().len();
-        let all = encoded.raw_bytes() as u64 + records.clone().map(growth).sum::<u64>();
-        let mut request = self.credit(all).await?;
-        let credits = records.map(|number| request.split(growth(number)));
-        Ok(ReplicaFrame {
-            credits: credits.collect(),
-            request: Arc::new(request),
-            frame: Arc::new(frame),
-            encoded,
-        })
-    }
-
+    /// Waits for credit, and the primary with it.
     async fn credit(&self, bytes: u64) -> Result<Credit, String> {
         for _ in 0..REPLICATE_DEADLINE_MS / INTAKE_RETRY_MS {
             if let Some(credit) = self.shared.pool.try_take(bytes) {
@@ -332,6 +312,103 @@ impl Parts {
             tokio::time::sleep(Duration::from_millis(INTAKE_RETRY_MS)).await;
         }
         Err("no memory credit left for frames of primaries".to_owned())
+    }
+}
+
+/// A frame with what its records hold.
+struct Decoded {
+    encoded: EncodedFrame,
+    heads: Vec<RecordHead>,
+    epoch: Arc<Epoch>,
+    batches: Vec<FrameBatch>,
+    verdicts: Vec<(usize, Vec<VerdictRecord>)>,
+}
+
+/// Bytes that the entries of a shard may grow by for so many spans. A record holds some spans of some traces: few have
+/// fewer than three of one.
+pub(crate) fn growth(spans: usize) -> u64 {
+    let spans = spans as u64;
+    spans * ENTRY_BYTES_PER_SPAN + spans.div_ceil(3) * ENTRY_BYTES_PER_TRACE
+}
+
+impl Decoded {
+    fn read(shared: &Shared, bytes: Bytes) -> Result<Self, String> {
+        let parsed = EncodedFrame::parse_both(bytes);
+        let (encoded, frame) = parsed.map_err(|error| error.to_string())?;
+        let epoch = shared.epoch();
+        let batches = frame.batches(epoch.rules().interests());
+        let mut verdicts = Vec::new();
+        for (number, head) in frame.records().iter().enumerate() {
+            if matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain) {
+                let records = frame.verdicts(number);
+                verdicts.push((number, records.map_err(|error| error.to_string())?));
+            }
+        }
+        Ok(Self {
+            heads: frame.records().to_vec(),
+            batches: batches.map_err(|error| error.to_string())?,
+            encoded,
+            epoch,
+            verdicts,
+        })
+    }
+
+    /// Bytes of memory that it takes, and those by which entries may grow.
+    fn bytes(&self) -> u64 {
+        let records = self.batches.iter().flat_map(|one| &one.records);
+        let growth: u64 = records.map(|(_, rows)| growth(rows.len())).sum();
+        self.encoded.raw_bytes() as u64 + growth
+    }
+
+    fn pay(self, mut credit: Credit) -> ReplicaFrame {
+        let heads = &self.heads;
+        let is_again = |number: usize| {
+            let kind = heads.get(number).map(|head| head.kind);
+            matches!(
+                kind,
+                Some(RecordKind::SpansAgain | RecordKind::VerdictsAgain)
+            )
+        };
+        let spans = self.batches.iter().flat_map(|one| &one.records);
+        let credits: Vec<Credit> = spans
+            .map(|(_, rows)| credit.split(growth(rows.len())))
+            .collect();
+        let (mut credits, request) = (credits.into_iter(), Arc::new(credit));
+        let mut records: BTreeMap<usize, ReplicaRecord> = BTreeMap::new();
+        for FrameBatch {
+            batch,
+            records: parts,
+        } in self.batches
+        {
+            let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
+            let (batch, rows): (_, Arc<[u32]>) = (Arc::new(batch), rows.into());
+            for ((number, part), credit) in parts.into_iter().zip(credits.by_ref()) {
+                let spans = ReplicaRecord::Spans {
+                    batch: Arc::clone(&batch),
+                    epoch: Arc::clone(&self.epoch),
+                    rows: Arc::clone(&rows),
+                    start: part.start,
+                    end: part.end,
+                    again: is_again(number),
+                    credit,
+                    request: Arc::clone(&request),
+                };
+                records.insert(number, spans);
+            }
+        }
+        for (number, verdicts) in self.verdicts {
+            let verdicts = ReplicaRecord::Verdicts {
+                records: verdicts.into(),
+                again: is_again(number),
+            };
+            records.insert(number, verdicts);
+        }
+        let records = records.into_iter();
+        let records = records.filter_map(|(number, record)| Some((*heads.get(number)?, record)));
+        ReplicaFrame {
+            records: records.collect(),
+            encoded: self.encoded,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ mod wishes;
 pub(crate) use attach::{Attachment, attach};
 pub(crate) use feeder::{Feed, Feeder, FeederArguments, FeederMessage};
 pub(crate) use follower::{FollowerShard, Offer};
-pub(crate) use intake::{BeginShard, Begun, Intake};
+pub(crate) use intake::{BeginShard, Begun, Intake, growth};
 pub(crate) use keeper::{Keeper, KeeperArguments, ShardProgress};
 pub(crate) use primary::{Copy, CopyPhase, LiveSet, PrimaryShard};
 pub(crate) use refill::{Again, refill};

@@ -5,22 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use spandrel_model::credit::Credit;
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
-use spandrel_storage::journal::{EncodedFrame, Frame, FrameBuilder, JournalError};
+use spandrel_storage::journal::{EncodedFrame, Frame, FrameBatch, FrameBuilder, JournalError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Routed, ShardRows, late, no_memory, only};
-use crate::limits::{
-    ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, FORWARD_DEADLINE_MS, MAX_RECORD_BYTES,
-    PRESSURE_RETRY_MS,
-};
+use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only};
+use crate::limits::{FORWARD_DEADLINE_MS, MAX_RECORD_BYTES, PRESSURE_RETRY_MS};
 use crate::link::{LinkClass, LinkError, PeerService};
 use crate::meters::Stage;
+use crate::replication::growth;
 use crate::shared::Shared;
 use crate::wire;
-use crate::writer::{AppendAnswer, FRAME_LEVEL, Part, Ticket};
+use crate::writer::{AppendAnswer, FRAME_LEVEL, NOT_DURABLE, Part, Ticket};
 
 impl Dispatcher {
     /// Takes spans to another node. Returns the parts that it did not take, or all of them when it cannot be reached.
@@ -93,6 +92,8 @@ impl Dispatcher {
         };
         if !answer.unavailable.is_empty() {
             return Err(match answer.code.as_str() {
+                // The primary has lost its shards or stops: the next one takes the spans, and knows those it has.
+                NOT_DURABLE | STOPPING => return Ok(None),
                 "memory" => no_memory(),
                 _ => PortError::unavailable("forward", answer.unavailable, PRESSURE_RETRY_MS),
             });
@@ -132,36 +133,40 @@ pub(crate) fn forwarded_parts(
     let invalid = |error: &dyn std::fmt::Display| PortError::invalid("frame", error.to_string());
     let frame = Frame::decode(bytes).map_err(|error| invalid(&error))?;
     let (epoch, now) = (shared.epoch(), shared.env.now());
-    let records = 0..frame.records().len();
-    let growth = |number: usize| {
-        let spans = frame.span_count(number) as u64;
-        spans * ENTRY_BYTES_PER_SPAN + spans.div_ceil(3) * ENTRY_BYTES_PER_TRACE
-    };
-    let bytes = frame.raw_bytes() as u64 + records.clone().map(growth).sum::<u64>();
+    let batches = frame.batches(epoch.rules().interests());
+    let batches = batches.map_err(|error| invalid(&error))?;
+    let parts = batches.iter().flat_map(|one| &one.records);
+    let count = parts.clone().count();
+    let bytes = frame.raw_bytes() as u64 + parts.map(|(_, rows)| growth(rows.len())).sum::<u64>();
     let mut request = shared.pool.try_take(bytes).ok_or_else(no_memory)?;
-    let (ticket, answer) = Ticket::new(frame.records().len());
-    let credits: Vec<_> = records
-        .map(|number| request.split(growth(number)))
+    let grown = batches.iter().flat_map(|one| &one.records);
+    let credits: Vec<Credit> = grown
+        .map(|(_, rows)| request.split(growth(rows.len())))
         .collect();
-    let request = Arc::new(request);
-    let mut parts = Vec::with_capacity(frame.records().len());
-    for ((number, head), credit) in frame.records().iter().enumerate().zip(credits) {
-        let batch = frame.batch(number, epoch.rules().interests());
-        let mut batch = batch.map_err(|error| invalid(&error))?;
+    let (ticket, answer) = Ticket::new(count);
+    let (mut credits, request) = (credits.into_iter(), Arc::new(request));
+    let mut parts = Vec::with_capacity(count);
+    for FrameBatch { mut batch, records } in batches {
         batch.received_at = now;
         let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
-        parts.push(Part {
-            shard: head.shard,
-            start: 0,
-            end: rows.len(),
-            batch: Arc::new(batch),
-            epoch: Arc::clone(&epoch),
-            rows: rows.into(),
-            again: false,
-            credit,
-            request: Arc::clone(&request),
-            ticket: ticket.clone(),
-        });
+        let (batch, rows): (_, Arc<[u32]>) = (Arc::new(batch), rows.into());
+        for ((number, part), credit) in records.into_iter().zip(credits.by_ref()) {
+            let Some(head) = frame.records().get(number) else {
+                continue;
+            };
+            parts.push(Part {
+                shard: head.shard,
+                start: part.start,
+                end: part.end,
+                batch: Arc::clone(&batch),
+                epoch: Arc::clone(&epoch),
+                rows: Arc::clone(&rows),
+                again: false,
+                credit,
+                request: Arc::clone(&request),
+                ticket: ticket.clone(),
+            });
+        }
     }
     Ok((parts, answer))
 }

@@ -23,7 +23,7 @@ use crate::limits::{
 use crate::link::Link;
 use crate::settings::Epoch;
 use crate::shared::Shared;
-use crate::writer::{Append, Part, Ticket, WriterMessage};
+use crate::writer::{Append, NOT_DURABLE, Part, Ticket, WriterMessage};
 pub(crate) use forward::forwarded_parts;
 
 /// A shard's part of the rows of a request.
@@ -135,6 +135,8 @@ impl Dispatcher {
         let append = WriterMessage::Append(Append { parts: append });
         self.writer.cast(append).map_err(|_| stopping())?;
         let refused = match tokio::time::timeout_at(deadline, answer).await {
+            // The shard has gone elsewhere meanwhile: its next primary takes the spans, and knows those it has.
+            Ok(Ok(Err(error))) if error.code == NOT_DURABLE => return Ok(parts),
             Ok(Ok(answer)) => answer?,
             Ok(Err(_)) => return Err(stopping()),
             Err(_) => return Err(late()),
@@ -149,8 +151,11 @@ fn only(mut parts: Vec<ShardRows>, shards: &[ShardId]) -> Vec<ShardRows> {
     parts
 }
 
+/// The code of a refusal by a node that stops.
+const STOPPING: &str = "stopping";
+
 fn stopping() -> PortError {
-    PortError::unavailable("stopping", "the node is stopping", PRESSURE_RETRY_MS)
+    PortError::unavailable(STOPPING, "the node is stopping", PRESSURE_RETRY_MS)
 }
 
 fn late() -> PortError {

@@ -7,10 +7,7 @@ use spandrel_model::ids::Term;
 use spandrel_model::ids::{NodeId, ShardId};
 use tokio::sync::oneshot;
 
-use super::{
-    Landing, ReplicaFrame, ReplicaRecord, Replication, Role, ShardCommit, WriterMessage,
-    WriterState,
-};
+use super::{Landing, ReplicaFrame, ReplicaRecord, Replication, Role, WriterMessage, WriterState};
 use crate::assembler_actor::AssemblerMessage;
 use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
 
@@ -82,14 +79,7 @@ impl WriterState {
 
     /// A frame of another primary is durable here.
     pub(super) fn landed(&mut self, frame: ReplicaFrame, touched: &mut Vec<ShardId>) {
-        let heads = frame.frame.records().to_vec();
-        for ((number, head), credit) in heads.into_iter().enumerate().zip(frame.credits) {
-            let record = ReplicaRecord {
-                frame: Arc::clone(&frame.frame),
-                number,
-                credit,
-                request: Arc::clone(&frame.request),
-            };
+        for (head, record) in frame.records {
             match self.roles.get_mut(usize::from(head.shard.0)) {
                 Some(Role::Follower(follower)) => {
                     follower.durable(head.lsn, record);
@@ -97,10 +87,7 @@ impl WriterState {
                 }
                 // It has become the primary meanwhile: what it had taken by then counts.
                 Some(Role::Primary(primary)) if head.lsn.term() < primary.term => {
-                    let commit = ShardCommit::Replica {
-                        lsn: head.lsn,
-                        record,
-                    };
+                    let commit = record.into_commit(head.lsn);
                     self.tell(head.shard, vec![commit]);
                 }
                 _ => {}

@@ -32,8 +32,8 @@ use crate::replication::{
 use crate::shared::Shared;
 use frames::{BuiltFrame, Group, build_frames};
 pub(crate) use work::{
-    Append, AppendAnswer, CommitNotice, Part, ReplicaFrame, ReplicaRecord, Replication,
-    ShardCommit, Ticket,
+    Append, AppendAnswer, CommitNotice, NOT_DURABLE, Part, ReplicaFrame, ReplicaRecord,
+    Replication, ShardCommit, Ticket,
 };
 use work::{BuildContent, BuildItem, Work};
 
@@ -474,7 +474,7 @@ impl WriterState {
                 Role::Follower(follower) => follower
                     .counting()
                     .into_iter()
-                    .map(|(lsn, record)| ShardCommit::Replica { lsn, record })
+                    .map(|(lsn, record)| record.into_commit(lsn))
                     .collect(),
                 Role::Primary(primary) => {
                     let counting = primary.advance().into_iter().map(|(lsn, work)| {

@@ -7,7 +7,7 @@ use spandrel_model::ids::{NodeId, ShardId};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
 
-use super::{HeldFor, Role, ShardCommit, Waiting, Work, WriterMessage, WriterState};
+use super::{HeldFor, Role, Waiting, Work, WriterMessage, WriterState};
 use crate::assembler_actor::{AssemblerMessage, ShardRole};
 use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
 
@@ -75,7 +75,7 @@ impl WriterState {
             Role::Follower(follower) => {
                 let last = follower.last;
                 let pending = follower.into_pending().into_iter();
-                let commits = pending.map(|(lsn, record)| ShardCommit::Replica { lsn, record });
+                let commits = pending.map(|(lsn, record)| record.into_commit(lsn));
                 self.tell(shard, commits.collect());
                 last
             }

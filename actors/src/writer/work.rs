@@ -7,11 +7,14 @@ use spandrel_model::credit::Credit;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_model::verdict::VerdictRecord;
-use spandrel_storage::journal::{EncodedFrame, Frame};
+use spandrel_storage::journal::{EncodedFrame, RecordHead};
 use tokio::sync::oneshot;
 
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::settings::Epoch;
+
+/// The code of an answer to spans that may be durable on some copies and not on all.
+pub(crate) const NOT_DURABLE: &str = "not_durable";
 
 /// What became of an [`Append`]: the shards whose spans were not taken, since this node does not serve them now.
 pub(crate) type AppendAnswer = Result<Vec<ShardId>, PortError>;
@@ -125,7 +128,7 @@ impl Drop for Shares {
         let answer = match outcome.failed.take() {
             Some(error) => Err(error),
             None if outcome.open > 0 => Err(PortError::unavailable(
-                "not_durable",
+                NOT_DURABLE,
                 "it is not known whether the spans are durable on every copy: send them again",
                 PRESSURE_RETRY_MS,
             )),
@@ -163,24 +166,64 @@ pub(crate) enum BuildContent {
     Verdicts(Arc<[VerdictRecord]>, bool),
 }
 
-/// A record of a frame that came from the shard's primary.
-pub(crate) struct ReplicaRecord {
-    pub(crate) frame: Arc<Frame>,
-    /// Its place in the frame.
-    pub(crate) number: usize,
-    /// Pays for the growth of the shard's entries.
-    pub(crate) credit: Credit,
-    /// Pays for the frame's bytes while anybody still reads them.
-    pub(crate) request: Arc<Credit>,
+/// A record of a frame that came from the shard's primary, read and paid for.
+pub(crate) enum ReplicaRecord {
+    Spans {
+        batch: Arc<SpanBatch>,
+        epoch: Arc<Epoch>,
+        /// The batch's rows in order; the record's own are `start..end`.
+        rows: Arc<[u32]>,
+        start: usize,
+        end: usize,
+        again: bool,
+        /// Pays for the growth of the shard's entries.
+        credit: Credit,
+        /// Pays for the frame's bytes while anybody still reads them.
+        request: Arc<Credit>,
+    },
+    Verdicts {
+        records: Arc<[VerdictRecord]>,
+        again: bool,
+    },
 }
 
-/// A frame from a primary, checked and paid for.
+impl ReplicaRecord {
+    /// The notice of the record for its assembler.
+    pub(crate) fn into_commit(self, lsn: Lsn) -> ShardCommit {
+        match self {
+            Self::Spans {
+                batch,
+                epoch,
+                rows,
+                start,
+                end,
+                again,
+                credit,
+                request,
+            } => ShardCommit::Spans {
+                lsn,
+                batch,
+                epoch,
+                rows,
+                start,
+                end,
+                again,
+                credit,
+                request,
+            },
+            Self::Verdicts { records, again } => ShardCommit::Verdicts {
+                lsn,
+                records,
+                again,
+            },
+        }
+    }
+}
+
+/// A frame from a primary, checked, read and paid for.
 pub(crate) struct ReplicaFrame {
     pub(crate) encoded: EncodedFrame,
-    pub(crate) frame: Arc<Frame>,
-    /// One for each record.
-    pub(crate) credits: Vec<Credit>,
-    pub(crate) request: Arc<Credit>,
+    pub(crate) records: Vec<(RecordHead, ReplicaRecord)>,
 }
 
 /// Up to which record a shard's records are on every copy.
@@ -202,7 +245,7 @@ pub(crate) struct Replication {
 
 /// A record that counts, for its shard's assembler.
 pub(crate) enum ShardCommit {
-    /// Spans that this node numbered.
+    /// Spans.
     Spans {
         lsn: Lsn,
         batch: Arc<SpanBatch>,
@@ -214,14 +257,12 @@ pub(crate) enum ShardCommit {
         credit: Credit,
         request: Arc<Credit>,
     },
-    /// Verdicts that this node decided.
+    /// Verdicts.
     Verdicts {
         lsn: Lsn,
         records: Arc<[VerdictRecord]>,
         again: bool,
     },
-    /// A record of another primary.
-    Replica { lsn: Lsn, record: ReplicaRecord },
 }
 
 impl Work {

@@ -1,10 +1,9 @@
 //! A decoded frame.
 
 use bytes::Bytes;
-use spandrel_model::batch::{Context, Slice, SpanBatch};
+use spandrel_model::batch::Slice;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
-use spandrel_model::interest::Interests;
-use spandrel_model::otlp::{RawContext, rescan};
+use spandrel_model::otlp::RawContext;
 use spandrel_model::verdict::VerdictRecord;
 
 use super::encoded::{self, VerdictKey};
@@ -26,15 +25,15 @@ const TRACE_ID_BYTES: u32 = 16;
 /// of `contexts`.
 #[derive(Debug)]
 pub struct Frame {
-    raw: Bytes,
-    contexts: Vec<[Slice; 4]>,
-    heads: Vec<RecordHead>,
-    bodies: Vec<Body>,
-    rows: Vec<Row>,
+    pub(super) raw: Bytes,
+    pub(super) contexts: Vec<[Slice; 4]>,
+    pub(super) heads: Vec<RecordHead>,
+    pub(super) bodies: Vec<Body>,
+    pub(super) rows: Vec<Row>,
 }
 
 #[derive(Debug)]
-enum Body {
+pub(super) enum Body {
     Spans {
         tenant: TenantId,
         received_at: UnixNanos,
@@ -47,11 +46,11 @@ enum Body {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Row {
-    context: u32,
+pub(super) struct Row {
+    pub(super) context: u32,
     /// Where in `raw` its trace id stands: inside the span or right before it.
-    trace_at: u32,
-    span: Slice,
+    pub(super) trace_at: u32,
+    pub(super) span: Slice,
 }
 
 impl Frame {
@@ -136,89 +135,6 @@ impl Frame {
             };
             visit(&context, self.trace_id(row), row.span.of(&self.raw));
         }
-    }
-
-    /// The spans of a record as the scanner sees them.
-    ///
-    /// # Errors
-    /// [`JournalError::NoSuchRecord`] when the record holds no spans, [`JournalError::Invalid`] when the scanner
-    /// refuses them (they were accepted once, so that is a defect).
-    pub fn batch(&self, record: usize, interests: &Interests) -> Result<SpanBatch, JournalError> {
-        self.batch_of(record, interests, &mut |_| true)
-    }
-
-    /// The spans of some traces of a record as the scanner sees them; the others are not looked at. `wanted` is asked
-    /// about each span's trace, in the order of the spans.
-    ///
-    /// # Errors
-    /// As [`Self::batch`].
-    pub fn batch_of(
-        &self,
-        record: usize,
-        interests: &Interests,
-        wanted: &mut dyn FnMut(TraceId) -> bool,
-    ) -> Result<SpanBatch, JournalError> {
-        let Some(Body::Spans {
-            tenant,
-            received_at,
-            ..
-        }) = self.bodies.get(record)
-        else {
-            return Err(JournalError::NoSuchRecord {
-                wanted: "spans",
-                record,
-            });
-        };
-        let rows = self.rows(record).iter().copied();
-        let rows: Vec<Row> = rows.filter(|row| wanted(self.trace_id(row))).collect();
-        let (contexts, numbers) = self.contexts_of(&rows);
-        let spans = rows.iter().map(|row| {
-            let number = numbers.get(row.context as usize).copied();
-            (number.unwrap_or_default(), row.span)
-        });
-        rescan(
-            self.raw.clone(),
-            tenant.clone(),
-            *received_at,
-            contexts,
-            spans,
-            interests,
-        )
-        .map_err(|_| {
-            JournalError::Invalid(InvalidFrame {
-                reason: "a stored span is no OTLP span",
-            })
-        })
-    }
-
-    /// The contexts that rows use, and for each context of the frame its index among them.
-    fn contexts_of(&self, rows: &[Row]) -> (Vec<Context>, Vec<u32>) {
-        const UNUSED: u32 = u32::MAX;
-        let mut numbers = match rows {
-            [] => Vec::new(),
-            _ => vec![UNUSED; self.contexts.len()],
-        };
-        let mut contexts = Vec::new();
-        for row in rows {
-            let index = row.context as usize;
-            let (Some(number), Some(parts)) = (numbers.get_mut(index), self.contexts.get(index))
-            else {
-                continue;
-            };
-            if *number == UNUSED {
-                // There are no more of them than rows, and a frame has fewer than 2^32 bytes.
-                *number = u32::try_from(contexts.len()).unwrap_or(UNUSED);
-                let [resource, resource_schema_url, scope, scope_schema_url] = *parts;
-                contexts.push(Context {
-                    resource,
-                    resource_schema_url,
-                    scope,
-                    scope_schema_url,
-                    ..Context::default()
-                });
-            }
-        }
-        (contexts, numbers)
     }
 
     /// The verdicts of a record, sorted by tenant and trace id.
@@ -326,14 +242,14 @@ impl Frame {
             + self.heads.len() * (size_of::<RecordHead>() + size_of::<Body>())
     }
 
-    fn rows(&self, record: usize) -> &[Row] {
+    pub(super) fn rows(&self, record: usize) -> &[Row] {
         match self.bodies.get(record) {
             Some(Body::Spans { rows, .. }) => self.rows.get(rows.clone()).unwrap_or_default(),
             _ => &[],
         }
     }
 
-    fn trace_id(&self, row: &Row) -> TraceId {
+    pub(super) fn trace_id(&self, row: &Row) -> TraceId {
         let id = Slice {
             offset: row.trace_at,
             len: TRACE_ID_BYTES,

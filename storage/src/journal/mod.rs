@@ -19,6 +19,7 @@ mod encoded;
 mod error;
 mod filter;
 mod frame;
+mod frame_batch;
 mod horizon;
 #[allow(clippy::module_inception)] // the type of the same name is the module's main one
 mod journal;
@@ -48,6 +49,7 @@ pub use builder::FrameBuilder;
 pub use encoded::EncodedFrame;
 pub use error::{Corruption, InvalidFrame, JournalError};
 pub use frame::Frame;
+pub use frame_batch::FrameBatch;
 pub use journal::Journal;
 pub use options::JournalOptions;
 pub use record::{FrameId, LsnRange, RecordHead, RecordKind, SliceInfo};
