@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host_port::HostPort;
 use crate::output::{exact_size, period};
 
 /// The settings as they are given, each possibly absent. The same names serve the command line (`--http-addr`), the
@@ -24,9 +25,9 @@ pub struct NodeSettings {
     /// Between nodes [default: 127.0.0.1:7200]
     #[arg(long, env = "SPANDREL_LINK_ADDR", value_name = "ADDRESS")]
     pub link_addr: Option<SocketAddr>,
-    /// Where other nodes reach the link address [default: the link address]
+    /// Where other nodes reach the link address, as host:port; the host may be a name [default: the link address]
     #[arg(long, env = "SPANDREL_ADVERTISE_ADDR", value_name = "ADDRESS")]
-    pub advertise_addr: Option<SocketAddr>,
+    pub advertise_addr: Option<String>,
     /// Directory with ca.pem, node.pem and node.key for mutual TLS between nodes, as `spandrel cluster ca issue` writes
     /// them [default: no TLS]
     #[arg(long, env = "SPANDREL_LINK_TLS_DIR", value_name = "DIRECTORY")]
@@ -81,7 +82,7 @@ pub struct NodeStartOptions {
     /// Between nodes.
     pub link_addr: SocketAddr,
     /// Where other nodes reach the link address.
-    pub advertise_addr: SocketAddr,
+    pub advertise_addr: HostPort,
     /// Directory with the files of TLS between nodes; none means no TLS.
     pub link_tls_dir: Option<PathBuf>,
     /// Where the data is.
@@ -231,7 +232,14 @@ impl NodeSettings {
                 .otlp_http_addr
                 .unwrap_or(SocketAddr::from(([127, 0, 0, 1], 4318))),
             link_addr,
-            advertise_addr: self.advertise_addr.unwrap_or(link_addr),
+            advertise_addr: match &self.advertise_addr {
+                Some(text) => HostPort::parse(text).ok_or_else(|| ConfigError::Value {
+                    field: "advertise_addr",
+                    rule: "host:port, such as 10.0.0.1:7200 or node-1.example:7200",
+                    value: text.clone(),
+                })?,
+                None => HostPort::from(link_addr),
+            },
             link_tls_dir: self.link_tls_dir,
             data_dir: self
                 .data_dir
@@ -285,7 +293,7 @@ impl NodeStartOptions {
             otlp_grpc_addr: Some(self.otlp_grpc_addr),
             otlp_http_addr: Some(self.otlp_http_addr),
             link_addr: Some(self.link_addr),
-            advertise_addr: Some(self.advertise_addr),
+            advertise_addr: Some(self.advertise_addr.to_string()),
             link_tls_dir: self.link_tls_dir.clone(),
             data_dir: Some(self.data_dir.clone()),
             memory: Some(exact_size(self.memory_bytes)),
@@ -490,6 +498,30 @@ mod tests {
             refused(same)
                 .starts_with("otlp_http_addr must be an address that no other listener has")
         );
+        let nowhere = NodeSettings {
+            advertise_addr: Some("node-1".to_owned()),
+            ..NodeSettings::default()
+        };
+        assert!(refused(nowhere).starts_with("advertise_addr must be host:port"));
         assert!(file("").unwrap() == NodeSettings::default());
+    }
+
+    #[test]
+    fn a_node_advertises_a_name_or_an_address() {
+        for address in ["node-1.example:7200", "10.0.0.1:7200", "[::1]:7200"] {
+            let settings = NodeSettings {
+                advertise_addr: Some(address.to_owned()),
+                ..NodeSettings::default()
+            };
+            let options = settings.resolve().unwrap();
+            assert_eq!(options.advertise_addr.to_string(), address);
+            assert_eq!(
+                options.as_settings().resolve().unwrap(),
+                NodeStartOptions {
+                    given_seeds: vec!["replication", "shards", "keep-all", "retention"],
+                    ..options
+                }
+            );
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod commands;
 pub mod config;
 pub mod data_dir;
 pub mod demo;
+pub mod host_port;
 pub mod hub_links;
 pub mod link_streams;
 pub mod output;

@@ -69,6 +69,13 @@ pub async fn listen(options: &NodeStartOptions) -> anyhow::Result<TcpStreams> {
             "nodes are not authenticated and spans cross the network in the clear: use --link-tls-dir, or a trusted network only"
         );
     }
+    if options.advertise_addr.is_unspecified() {
+        tracing::warn!(
+            advertised = %options.advertise_addr,
+            flag = "--advertise-addr",
+            "no other node can reach this one: it advertises no address of this machine"
+        );
+    }
     let listener = TcpListener::bind(addr).await.with_context(|| {
         format!("cannot listen on {addr}: choose another address with --link-addr")
     })?;

@@ -66,7 +66,7 @@ const TRANSPORT_LOG: &str = "ractor_cluster=error";
 /// Logs go to standard error, at `info` unless `SPANDREL_LOG` says otherwise.
 fn log_to_stderr() {
     let filter = EnvFilter::try_from_env("SPANDREL_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=warn,tantivy=warn"));
+        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,tantivy=warn"));
     let filter = match TRANSPORT_LOG.parse() {
         Ok(limit) => filter.add_directive(limit),
         Err(_) => filter,

@@ -1,13 +1,12 @@
 //! `spandrel node join`: a node that comes into a cluster, or back to it.
 
-use std::net::IpAddr;
-
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use spandrel_actors::membership::{JoinSecret, NodeStart};
 
 use super::{config, node_start};
 use crate::cli::JoinArgs;
 use crate::config::NodeStartOptions;
+use crate::host_port::HostPort;
 
 /// Runs a node until it is told to stop.
 ///
@@ -15,6 +14,11 @@ use crate::config::NodeStartOptions;
 /// When the node cannot start, or is not let in.
 pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
     let options = config::options(args.node)?;
+    ensure!(
+        !options.advertise_addr.is_unspecified(),
+        "nobody can reach this node at {}: name an address of this machine with --advertise-addr",
+        options.advertise_addr
+    );
     for address in &args.addresses {
         check_address(address, &options)?;
     }
@@ -29,24 +33,15 @@ pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
 
 /// The address of a member, as the links take it; and one that can reach this node back.
 fn check_address(address: &str, options: &NodeStartOptions) -> anyhow::Result<()> {
-    let parts = address.rsplit_once(':');
-    let (host, port) = parts.unwrap_or((address, ""));
+    let Some(member) = HostPort::parse(address) else {
+        bail!("`{address}` must be a member's link address as host:port, such as 10.0.0.1:7200");
+    };
     ensure!(
-        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0),
-        "`{address}` must be a member's link address as host:port, such as 10.0.0.1:7200"
-    );
-    ensure!(
-        is_loopback(host) || !options.advertise_addr.ip().is_loopback(),
+        member.is_loopback() || !options.advertise_addr.is_loopback(),
         "{address} is on another machine, which cannot reach {} here: name an address of this machine with --link-addr or --advertise-addr",
         options.advertise_addr
     );
     Ok(())
-}
-
-fn is_loopback(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host.eq_ignore_ascii_case("localhost")
-        || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -57,7 +52,7 @@ mod tests {
     fn options(link_addr: &str, advertise_addr: Option<&str>) -> NodeStartOptions {
         let settings = NodeSettings {
             link_addr: Some(link_addr.parse().unwrap()),
-            advertise_addr: advertise_addr.map(|address| address.parse().unwrap()),
+            advertise_addr: advertise_addr.map(str::to_owned),
             ..NodeSettings::default()
         };
         settings.resolve().unwrap()

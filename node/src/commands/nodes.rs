@@ -12,6 +12,9 @@ use crate::waterfall::escape;
 
 /// Time between two looks at how far a node that leaves is.
 const PROGRESS_PAUSE: Duration = Duration::from_millis(500);
+/// A leader of which nothing was heard for so long leads nobody: a majority would have chosen another one, and the node
+/// that is asked, when it has no vote, does not know.
+const LEADER_SILENT_MS: u64 = 3_000;
 /// Shards without enough copies that are named.
 const SHOWN_SHARDS: usize = 16;
 
@@ -114,6 +117,16 @@ pub fn render(view: &ClusterResponse) -> String {
             "NO LEADER   settings cannot be changed and no shard fails over until a majority of the voters is back"
         );
     }
+    let leader = view.nodes.iter().find(|node| node.role == "leader");
+    if let Some((node, silent_ms)) = leader.and_then(|node| Some((node, node.silent_ms?)))
+        && node.node != view.asked
+        && silent_ms >= LEADER_SILENT_MS
+    {
+        let _ = writeln!(
+            out,
+            "LEADER SILENT for {silent_ms} ms: without a majority of the voters nothing below is kept up to date, settings cannot be changed and no shard fails over"
+        );
+    }
     out.push_str(&lacking(view));
     out
 }
@@ -205,6 +218,16 @@ mod tests {
         );
         assert!(lines[2].contains('?'), "{shown}");
         assert_eq!(lines[3], "copies      all 64 shards have 2");
+    }
+
+    /// In a cluster of two the one without a vote went on showing the dead leader as leader, and all well.
+    #[test]
+    fn a_leader_that_is_not_heard_is_said_to_be_silent() {
+        let mut view = view();
+        view.nodes[1].silent_ms = Some(LEADER_SILENT_MS);
+        assert!(render(&view).contains("LEADER SILENT for 3000 ms"));
+        view.asked = "2".to_owned();
+        assert!(!render(&view).contains("SILENT"));
     }
 
     #[test]
