@@ -10,7 +10,7 @@ use spandrel_model::search::TraceState;
 
 use crate::history::History;
 use crate::limits::POLL_INTERVAL;
-use crate::oracle::Fetched;
+use crate::oracle::{Fetched, Summary};
 
 /// Traces of a page of a search: small, so that there are many pages.
 const PAGE: u32 = 50;
@@ -77,12 +77,25 @@ pub async fn fetch_all(
 /// Searches by service and follows the pages to the end. Returns the ids as they came.
 ///
 /// # Errors
-/// When a page is said to be incomplete, and as every call.
+/// As [`search_summaries`].
 pub async fn search_all(
     client: &Client,
     service: &str,
-    (from, to): (UnixNanos, UnixNanos),
+    range: (UnixNanos, UnixNanos),
 ) -> anyhow::Result<Vec<TraceId>> {
+    let found = search_summaries(client, service, range).await?;
+    Ok(found.into_iter().map(|summary| summary.trace).collect())
+}
+
+/// Searches by service and follows the pages to the end. Returns what it found as it came.
+///
+/// # Errors
+/// When a page is said to be incomplete, and as every call.
+pub async fn search_summaries(
+    client: &Client,
+    service: &str,
+    (from, to): (UnixNanos, UnixNanos),
+) -> anyhow::Result<Vec<Summary>> {
     let mut search = SearchParameters {
         services: vec![service.to_owned()],
         from: Some(from),
@@ -96,7 +109,10 @@ pub async fn search_all(
         let missing = &page.receipt.missing;
         ensure!(page.receipt.complete, "incomplete: {missing:?}");
         for trace in page.traces {
-            found.push(trace.trace_id.parse()?);
+            found.push(Summary {
+                trace: trace.trace_id.parse()?,
+                spans: usize::try_from(trace.span_count)?,
+            });
         }
         match page.next_cursor {
             Some(cursor) => search.cursor = Some(cursor),

@@ -1,0 +1,118 @@
+//! What is promised of a cluster once its clients are quiet, asked of several nodes and judged.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use anyhow::{Context, ensure};
+use spandrel_api::client::Client;
+use spandrel_model::ids::{TraceId, UnixNanos};
+
+use crate::cluster_process::ClusterProcess;
+use crate::history::History;
+use crate::limits::{DECIDED_DEADLINE, SHOWN_VIOLATIONS};
+use crate::observe::{fetch_all, search_summaries, wait_until_decided};
+use crate::oracle::{
+    Fetched, Stage, Violation, judge_agreement, judge_searches, judge_splits, judge_traces,
+};
+use crate::workload::SERVICES;
+
+/// The answers about all traces of a history.
+pub type Answers = BTreeMap<TraceId, Fetched>;
+
+/// Asks the nodes at these places one after the other: at once, everything acknowledged is found by id; and when all
+/// is decided, errors are kept, no trace is split, searches are complete and find exactly what is kept, and all nodes
+/// say the same. Returns what they say.
+///
+/// # Errors
+/// When a node breaks a promise, or does not answer; with logs.
+pub async fn examine(
+    cluster: &ClusterProcess,
+    places: &[usize],
+    history: &History,
+    start: UnixNanos,
+) -> anyhow::Result<Answers> {
+    let examined = examine_each(cluster, places, history, start).await;
+    examined.with_context(|| cluster.logs())
+}
+
+async fn examine_each(
+    cluster: &ClusterProcess,
+    places: &[usize],
+    history: &History,
+    start: UnixNanos,
+) -> anyhow::Result<Answers> {
+    let mut clients = Vec::new();
+    for &place in places {
+        clients.push((format!("node {}", cluster.id(place)), cluster.client(place).await?));
+    }
+    for (node, client) in &clients {
+        let answers = fetch_all(client, history).await;
+        let answers = answers.with_context(|| format!("at once, through {node}"))?;
+        ensure_none(
+            format_args!("at once, through {node}"),
+            &judge_traces(history, &answers, Stage::Deciding),
+        )?;
+        wait_until_decided(client, &answers, DECIDED_DEADLINE).await?;
+    }
+    let mut first: Option<Answers> = None;
+    for (node, client) in &clients {
+        let answers = judged(node, client, history, start).await?;
+        match &first {
+            None => first = Some(answers),
+            Some(first) => ensure_none(
+                format_args!("{node} against the first one"),
+                &judge_agreement(first, &answers),
+            )?,
+        }
+    }
+    first.context("no node was to be asked")
+}
+
+async fn judged(
+    node: &str,
+    client: &Client,
+    history: &History,
+    start: UnixNanos,
+) -> anyhow::Result<Answers> {
+    let answers = fetch_all(client, history).await;
+    let answers = answers.with_context(|| format!("decided, through {node}"))?;
+    ensure_none(
+        format_args!("decided, through {node}"),
+        &judge_traces(history, &answers, Stage::Decided),
+    )?;
+    let mut searches = Vec::new();
+    for service in SERVICES {
+        let range = (start, start.plus(3_600 * UnixNanos::PER_SECOND));
+        let found = search_summaries(client, service, range).await;
+        searches.push(found.with_context(|| format!("search through {node}"))?);
+    }
+    ensure_none(
+        format_args!("kept as a whole, through {node}"),
+        &judge_splits(&answers, &searches),
+    )?;
+    let ids = searches.iter();
+    let ids: Vec<Vec<TraceId>> = ids
+        .map(|found| found.iter().map(|summary| summary.trace).collect())
+        .collect();
+    ensure_none(
+        format_args!("search through {node}"),
+        &judge_searches(&answers, &ids),
+    )?;
+    Ok(answers)
+}
+
+/// Nothing is broken.
+///
+/// # Errors
+/// When something is, with the first violations.
+pub fn ensure_none(what: impl Display, violations: &[Violation]) -> anyhow::Result<()> {
+    let shown = violations.iter().take(SHOWN_VIOLATIONS);
+    let shown: Vec<String> = shown.map(ToString::to_string).collect();
+    ensure!(
+        violations.is_empty(),
+        "{what}: {} violations:\n{}",
+        violations.len(),
+        shown.join("\n")
+    );
+    Ok(())
+}
