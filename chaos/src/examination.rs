@@ -1,15 +1,15 @@
 //! What is promised of a cluster once its clients are quiet, asked of several nodes and judged.
 
-use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use spandrel_api::client::Client;
 use spandrel_model::ids::{TraceId, UnixNanos};
 
 use crate::cluster_process::ClusterProcess;
 use crate::history::History;
-use crate::limits::{DECIDED_DEADLINE, SHOWN_VIOLATIONS};
+use crate::limits::{DECIDED_DEADLINE, SHOWN_TRACES, SHOWN_VIOLATIONS};
 use crate::observe::{fetch_all, search_summaries, wait_until_decided};
 use crate::oracle::{
     Fetched, Stage, Violation, judge_agreement, judge_searches, judge_splits, judge_traces,
@@ -31,8 +31,41 @@ pub async fn examine(
     history: &History,
     start: UnixNanos,
 ) -> anyhow::Result<Answers> {
-    let examined = examine_each(cluster, places, history, start).await;
-    examined.with_context(|| cluster.logs())
+    let broken = match examine_each(cluster, places, history, start).await {
+        Ok(answers) => return Ok(answers),
+        Err(error) => error,
+    };
+    let mut shown = cluster.logs();
+    if let Some(Broken { violations, .. }) = broken.downcast_ref() {
+        let traces: BTreeSet<TraceId> = violations.iter().map(Violation::trace).collect();
+        for trace in traces.into_iter().take(SHOWN_TRACES) {
+            shown += &what_nodes_say(cluster, places, trace).await;
+        }
+    }
+    Err(broken).context(shown)
+}
+
+/// The heads of every node's answer about a trace, for a failure.
+async fn what_nodes_say(cluster: &ClusterProcess, places: &[usize], trace: TraceId) -> String {
+    let mut said = format!("--- trace {trace}\n");
+    for &place in places {
+        let node = cluster.id(place);
+        let answer = match cluster.client(place).await {
+            Err(error) => format!("{error:#}"),
+            Ok(client) => match client.trace(&trace.to_string()).await {
+                Err(error) => error.to_string(),
+                Ok(reply) => {
+                    let spans = reply.spans().map(|data| data.resource_spans);
+                    let spans = spans.unwrap_or_default();
+                    let spans = spans.iter().flat_map(|one| &one.scope_spans);
+                    let spans = spans.map(|one| one.spans.len()).sum::<usize>();
+                    format!("{spans} spans, {:?}", reply.head)
+                }
+            },
+        };
+        said += &format!("node {node}: {answer}\n");
+    }
+    said
 }
 
 async fn examine_each(
@@ -104,15 +137,31 @@ async fn judged(
 /// Nothing is broken.
 ///
 /// # Errors
-/// When something is, with the first violations.
+/// When something is: [`Broken`].
 pub fn ensure_none(what: impl Display, violations: &[Violation]) -> anyhow::Result<()> {
-    let shown = violations.iter().take(SHOWN_VIOLATIONS);
-    let shown: Vec<String> = shown.map(ToString::to_string).collect();
-    ensure!(
-        violations.is_empty(),
-        "{what}: {} violations:\n{}",
-        violations.len(),
-        shown.join("\n")
-    );
-    Ok(())
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let what = what.to_string();
+    let violations = violations.to_vec();
+    Err(Broken { what, violations }.into())
+}
+
+/// Promises that were broken.
+#[derive(Debug)]
+struct Broken {
+    what: String,
+    violations: Vec<Violation>,
+}
+
+impl std::error::Error for Broken {}
+
+impl Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} violations:", self.what, self.violations.len())?;
+        for violation in self.violations.iter().take(SHOWN_VIOLATIONS) {
+            write!(f, "\n{violation}")?;
+        }
+        Ok(())
+    }
 }

@@ -27,12 +27,14 @@ pub const PORTS: u16 = 20_000;
 pub const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an export may be offered again and again. A dead node is replaced within 5 s.
 pub const ACKNOWLEDGE_DEADLINE: Duration = Duration::from_secs(60);
-/// Milliseconds that one attempt of an export may take: half of an SDK's usual time, so that a paused node does not
+/// Milliseconds that one attempt of an export may take: less than an SDK's usual time, so that a paused node does not
 /// hold up every client for most of a test.
-pub const EXPORT_TIMEOUT_MS: u64 = 5_000;
-/// How long everything may take to be decided: the policies of tests decide within 5 s.
+pub const EXPORT_TIMEOUT_MS: u64 = 3_000;
+/// How long everything may take to be decided: the policies of tests decide within 12 s.
 pub const DECIDED_DEADLINE: Duration = Duration::from_secs(30);
 /// Requests of a client during which it leaves out a node that did not answer.
 pub const LEFT_OUT_REQUESTS: u64 = 20;
 /// Violations that a failure shows.
 pub const SHOWN_VIOLATIONS: usize = 20;
+/// Traces of which a failure shows what every node says.
+pub const SHOWN_TRACES: usize = 4;

@@ -127,6 +127,27 @@ pub enum Violation {
     },
 }
 
+impl Violation {
+    /// The trace that it is about.
+    #[must_use]
+    pub fn trace(&self) -> TraceId {
+        match self {
+            Self::TraceLost { trace }
+            | Self::SpanLost { trace, .. }
+            | Self::Phantom { trace, .. }
+            | Self::Repeated { trace, .. }
+            | Self::Incomplete { trace }
+            | Self::ErrorNotKept { trace, .. }
+            | Self::StillOpen { trace }
+            | Self::NotSearchable { trace }
+            | Self::FoundWrongly { trace }
+            | Self::FoundTwice { trace }
+            | Self::Split { trace, .. }
+            | Self::Disagreement { trace, .. } => *trace,
+        }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
