@@ -247,7 +247,8 @@ impl ClusterProcess {
     pub fn logs(&self) -> String {
         let log = |(place, member): (usize, &Member)| {
             let (id, end) = (&member.id, member.process.log_end());
-            format!("--- node {id} at place {place}, its log ends:\n{end}\n")
+            let state = member.process.process_state();
+            format!("--- node {id} at place {place}, process: {state}; its log ends:\n{end}\n")
         };
         self.members.iter().enumerate().map(log).collect()
     }
@@ -256,6 +257,7 @@ impl ClusterProcess {
 fn is_settled(view: &ClusterResponse, nodes: usize) -> bool {
     let up: Vec<&ClusterNode> = view.nodes.iter().filter(|it| it.state == "up").collect();
     let most = (u32::from(view.shards) * 110).div_ceil(100 * u32::try_from(nodes).unwrap_or(1));
-    let has_its_share = |node: &&ClusterNode| node.filling_shards == 0 && node.primary_shards <= most;
+    let has_its_share =
+        |node: &&ClusterNode| node.filling_shards == 0 && node.primary_shards <= most;
     up.len() == nodes && view.lacking.is_empty() && up.iter().all(has_its_share)
 }

@@ -19,7 +19,7 @@ use crate::limits::{ACKNOWLEDGE_DEADLINE, EXPORT_TIMEOUT_MS, LEFT_OUT_REQUESTS, 
 use crate::workload::{Export, Workload, WorkloadOptions};
 
 /// Pause of a client between two requests: the traces of a test stay few enough to fetch each of them everywhere.
-const PAUSE: Duration = Duration::from_millis(120);
+const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause before a request is sent again, whatever the hint says: a retry is what is tested.
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
 
@@ -124,7 +124,10 @@ impl Load {
         let since = Instant::now();
         while self.shared.acknowledged.load(Ordering::Relaxed) < enough {
             if self.running.iter().any(JoinHandle::is_finished) {
-                return self.stop().await.and(Err(anyhow::anyhow!("a client ended")));
+                return self
+                    .stop()
+                    .await
+                    .and(Err(anyhow::anyhow!("a client ended")));
             }
             ensure!(
                 since.elapsed() < ACKNOWLEDGE_DEADLINE,
@@ -236,13 +239,21 @@ async fn send_once(
 impl Exporter {
     async fn export(mut self) -> anyhow::Result<Self> {
         while !self.shared.stops.load(Ordering::Relaxed) {
-            self.requests += 1;
             let export = self.workload.next_export();
-            locked(&self.shared.history).sent(&export);
-            self.deliver(&export).await?;
+            self.send(&export).await?;
             tokio::time::sleep(PAUSE).await;
         }
+        // Without these, they would come when their traces have long been decided.
+        if let Some(rest) = self.workload.rest() {
+            self.send(&rest).await?;
+        }
         Ok(self)
+    }
+
+    async fn send(&mut self, export: &Export) -> anyhow::Result<()> {
+        self.requests += 1;
+        locked(&self.shared.history).sent(export);
+        self.deliver(export).await
     }
 
     async fn deliver(&mut self, export: &Export) -> anyhow::Result<()> {
@@ -270,7 +281,8 @@ impl Exporter {
                 Attempt::Refused(pause) => tokio::time::sleep(pause).await,
                 Attempt::Unanswered => {
                     all_answered = false;
-                    self.left_out.insert(place, self.requests + LEFT_OUT_REQUESTS);
+                    self.left_out
+                        .insert(place, self.requests + LEFT_OUT_REQUESTS);
                     // Some of what is in doubt is never sent again: it may be there or not.
                     if self.random.random_bool(0.25) {
                         locked(&self.shared.report).given_up += 1;
@@ -296,7 +308,9 @@ impl Exporter {
         let mut report = locked(&self.shared.report);
         match &attempt {
             Attempt::Acknowledged => {}
-            Attempt::Refused(_) => *report.refused.entry(code.unwrap_or_default()).or_default() += 1,
+            Attempt::Refused(_) => {
+                *report.refused.entry(code.unwrap_or_default()).or_default() += 1
+            }
             Attempt::Unanswered => *report.unanswered.entry(place).or_default() += 1,
         }
         Ok(attempt)

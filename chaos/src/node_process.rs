@@ -307,6 +307,21 @@ impl NodeProcess {
         )
     }
 
+    /// What the system says of the process, for a failure: its state, and its exit code (a signal, or 256 times the
+    /// status) when it has ended.
+    #[must_use]
+    pub fn process_state(&self) -> String {
+        let Some(child) = &self.child else {
+            return "none".to_owned();
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
+        let stat = stat.unwrap_or_default();
+        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, code) = (fields.clone().next(), fields.last());
+        let code = code.unwrap_or_default().trim();
+        format!("state {}, exit code {code}", state.unwrap_or_default())
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn ports(&self) -> Ports {

@@ -9,9 +9,10 @@ mod cluster;
 
 use std::time::{Duration, Instant};
 
-use cluster::{Trial, all_but};
+use cluster::{Trial, all_but, receipts_without};
 use spandrel_chaos::cluster_process::Wiring;
 use spandrel_chaos::examination::{ensure_none, examine};
+use spandrel_chaos::observe::Receipts;
 use spandrel_chaos::oracle::judge_keeps;
 use tokio::sync::Mutex;
 
@@ -66,9 +67,15 @@ async fn survives_a_pause_of(victim: Victim) {
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
     let history = trial.load.history();
-    let before = examine(&trial.cluster, &others, &history, trial.start)
-        .await
-        .unwrap();
+    let before = examine(
+        &trial.cluster,
+        &others,
+        &history,
+        trial.start,
+        receipts_without(victim),
+    )
+    .await
+    .unwrap();
 
     // when: it goes on, with requests in its sockets that came meanwhile
     let otlp = trial.cluster.node(victim).ports().otlp_grpc;
@@ -90,9 +97,15 @@ async fn survives_a_pause_of(victim: Victim) {
     // then: everything holds through every node, what it acknowledged late included
     let history = trial.load.history();
     let places: Vec<usize> = (0..NODES).collect();
-    let after = examine(&trial.cluster, &places, &history, trial.start)
-        .await
-        .unwrap();
+    let after = examine(
+        &trial.cluster,
+        &places,
+        &history,
+        trial.start,
+        Receipts::Complete,
+    )
+    .await
+    .unwrap();
     ensure_none("before and after", &judge_keeps(&before, &after)).unwrap();
 }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 use cluster::Trial;
 use spandrel_chaos::cluster_process::Wiring;
 use spandrel_chaos::examination::examine;
+use spandrel_chaos::observe::Receipts;
 
 const NODES: usize = 10;
 
@@ -21,7 +22,10 @@ async fn ten_nodes_start_settle_and_serve() {
     eprintln!("settled after {:?}", began.elapsed());
     let view = trial.cluster.view(NODES - 1).await.unwrap();
     let voters = ["leader", "voter"];
-    let voters = view.nodes.iter().filter(|node| voters.contains(&&*node.role));
+    let voters = view
+        .nodes
+        .iter()
+        .filter(|node| voters.contains(&&*node.role));
     assert_eq!(voters.count(), 5, "{view:?}");
 
     // when: clients export to all of them
@@ -34,8 +38,14 @@ async fn ten_nodes_start_settle_and_serve() {
 
     // then: everything holds, through the first and the last one
     let history = trial.load.history();
-    examine(&trial.cluster, &[0, NODES - 1], &history, trial.start)
-        .await
-        .unwrap();
+    examine(
+        &trial.cluster,
+        &[0, NODES - 1],
+        &history,
+        trial.start,
+        Receipts::Complete,
+    )
+    .await
+    .unwrap();
     eprintln!("all asked after {:?}", began.elapsed());
 }

@@ -9,7 +9,7 @@ use spandrel_chaos::cluster_process::{ClusterOptions, ClusterProcess, Wiring};
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::limits::DECIDED_DEADLINE;
 use spandrel_chaos::load::Load;
-use spandrel_chaos::observe::wait_until;
+use spandrel_chaos::observe::{Receipts, wait_until};
 use spandrel_model::ids::UnixNanos;
 
 /// Another one is taken from `SPANDREL_CHAOS_SEED`.
@@ -95,4 +95,14 @@ fn now() -> UnixNanos {
 /// The places below `nodes` but one.
 pub(crate) fn all_but(nodes: usize, victim: usize) -> Vec<usize> {
     (0..nodes).filter(|place| *place != victim).collect()
+}
+
+/// What answers may say of themselves while a node is away. Without the first one none is whole: while it was alone, it
+/// alone held every shard, so that nobody else can say that nothing is kept from that time.
+pub(crate) fn receipts_without(victim: usize) -> Receipts {
+    if victim == 0 {
+        Receipts::Honest
+    } else {
+        Receipts::Complete
+    }
 }
