@@ -11,7 +11,7 @@ use spandrel_model::search::TraceState;
 use crate::cluster_process::ClusterProcess;
 use crate::history::History;
 use crate::limits::{DECIDED_DEADLINE, SHOWN_TRACES, SHOWN_VIOLATIONS};
-use crate::observe::{Receipts, fetch_all_as, search_summaries, wait_until_decided};
+use crate::observe::{Receipts, fetch_all_as, is_open, search_summaries, wait_until_decided};
 use crate::oracle::{
     Fetched, Stage, Violation, judge_agreement, judge_searches, judge_splits, judge_traces,
 };
@@ -84,15 +84,6 @@ async fn examine_each(
             cluster.client(place).await?,
         ));
     }
-    for (node, client) in &clients {
-        let answers = fetch_all_as(client, history, receipts).await;
-        let answers = answers.with_context(|| format!("at once, through {node}"))?;
-        ensure_none(
-            format_args!("at once, through {node}"),
-            &judged_traces(history, &answers, Stage::Deciding, receipts),
-        )?;
-        wait_until_decided(client, &answers, DECIDED_DEADLINE).await?;
-    }
     let mut first: Option<Answers> = None;
     for (node, client) in &clients {
         let answers = judged(node, client, history, start, receipts).await?;
@@ -115,7 +106,16 @@ async fn judged(
     receipts: Receipts,
 ) -> anyhow::Result<Answers> {
     let answers = fetch_all_as(client, history, receipts).await;
-    let answers = answers.with_context(|| format!("decided, through {node}"))?;
+    let mut answers = answers.with_context(|| format!("at once, through {node}"))?;
+    ensure_none(
+        format_args!("at once, through {node}"),
+        &judged_traces(history, &answers, Stage::Deciding, receipts),
+    )?;
+    if answers.values().any(is_open) {
+        wait_until_decided(client, &answers, DECIDED_DEADLINE).await?;
+        let decided = fetch_all_as(client, history, receipts).await;
+        answers = decided.with_context(|| format!("decided, through {node}"))?;
+    }
     ensure_none(
         format_args!("decided, through {node}"),
         &judged_traces(history, &answers, Stage::Decided, receipts),

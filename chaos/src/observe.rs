@@ -194,7 +194,9 @@ pub async fn wait_until_decided(
     Ok(())
 }
 
-fn is_open(fetched: &Fetched) -> bool {
+/// Whether the trace is not decided.
+#[must_use]
+pub fn is_open(fetched: &Fetched) -> bool {
     let open = TraceState::Open;
     matches!(fetched, Fetched::Found { state, .. } if *state == open)
 }

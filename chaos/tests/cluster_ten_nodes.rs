@@ -7,10 +7,13 @@ mod cluster;
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use cluster::Trial;
 use spandrel_chaos::cluster_process::Wiring;
 use spandrel_chaos::examination::examine;
 use spandrel_chaos::observe::Receipts;
+use spandrel_chaos::workload::{Export, SentSpan};
+use spandrel_model::ids::SpanId;
 
 const NODES: usize = 10;
 
@@ -48,4 +51,32 @@ async fn ten_nodes_start_settle_and_serve() {
     .await
     .unwrap();
     eprintln!("all asked after {:?}", began.elapsed());
+
+    // and: the examination notices one span that is claimed and was never there
+    let mut claimed = history.clone();
+    let (trace, _) = history.traces().next().unwrap();
+    let export = Export {
+        bytes: Bytes::new(),
+        spans: vec![SentSpan {
+            trace,
+            span: SpanId([0xee; 8]),
+            error: false,
+        }],
+    };
+    claimed.sent(&export);
+    claimed.acknowledged(&export);
+    let noticed = examine(
+        &trial.cluster,
+        &[0],
+        &claimed,
+        trial.start,
+        Receipts::Complete,
+    )
+    .await
+    .unwrap_err();
+    let noticed = format!("{noticed:#}");
+    assert!(
+        noticed.contains("acknowledged span eeeeeeeeeeeeeeee"),
+        "{noticed}"
+    );
 }
