@@ -37,8 +37,9 @@ impl Ports {
     /// the node could not come back.
     fn free() -> anyhow::Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
-        // Two tests that run at once begin elsewhere. The remainder fits.
-        let begin = (std::process::id() * 131 % u32::from(PORTS)) as u16;
+        // Two tests that run at once begin elsewhere.
+        let begin = u16::try_from(std::process::id() % u32::from(PORTS))?;
+        let begin = begin.wrapping_mul(131) % PORTS;
         let mut held: Vec<TcpListener> = Vec::new();
         for _ in 0..PORTS {
             let step = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -316,8 +317,8 @@ impl NodeProcess {
         };
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
         let stat = stat.unwrap_or_default();
-        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-        let (state, code) = (fields.clone().next(), fields.last());
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, code) = (fields.next(), fields.next_back());
         let code = code.unwrap_or_default().trim();
         format!("state {}, exit code {code}", state.unwrap_or_default())
     }

@@ -1,5 +1,8 @@
 //! P1 and P2 of a cluster that grows: a fourth node joins three while clients export. No client notices, shards move
 //! to it, and everything is found through it too.
+//!
+//! It found that a fetch by id said that it was not whole, with every span there: a verdict names records that the new
+//! replica does not have, beside those that repeat their spans to it, and the pager logged each of them as lost.
 
 // Helpers of a test are tests too; clippy.toml's exception covers only the functions marked as such.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
