@@ -4,12 +4,18 @@
 //! acknowledged, breaks something, and asks [`oracle`] which promise the answers break. The first two touch the
 //! machine; the last two are pure, so that the simulation uses them as they are.
 //!
-//! Not verified here: anything that needs the disk to lose or tear writes (the simulation does that), and more than
-//! one node.
+//! Of several nodes, [`cluster_process`] makes a cluster, [`load`] is its clients, [`link_proxy`] cuts nodes off, and
+//! [`examination`] asks every node.
+//!
+//! Not verified here: anything that needs the disk to lose or tear writes (the simulation does that).
 
+pub mod cluster_process;
+pub mod examination;
 pub mod history;
 pub mod http;
 pub mod limits;
+pub mod link_proxy;
+pub mod load;
 pub mod node_process;
 pub mod observe;
 pub mod oracle;

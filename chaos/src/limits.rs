@@ -17,3 +17,24 @@ pub const MAX_ANSWER_BYTES: u64 = 64 << 20;
 pub const CALL_TIMEOUT_MS: u64 = 15_000;
 /// Lines of a node's output that a failure shows.
 pub const SHOWN_LOG_LINES: usize = 30;
+/// The first port that nodes listen on, and how many follow: below those that systems give to connections that go out
+/// (32768 and up on Linux).
+pub const FIRST_PORT: u16 = 12_000;
+/// See [`FIRST_PORT`].
+pub const PORTS: u16 = 20_000;
+/// How long a cluster may take until every shard has its copies and no node leads too many of them. Generous, as
+/// [`READY_DEADLINE`] is.
+pub const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
+/// How long an export may be offered again and again. A dead node is replaced within 5 s.
+pub const ACKNOWLEDGE_DEADLINE: Duration = Duration::from_secs(60);
+/// Milliseconds that one attempt of an export may take: less than an SDK's usual time, so that a paused node does not
+/// hold up every client for most of a test.
+pub const EXPORT_TIMEOUT_MS: u64 = 3_000;
+/// How long everything may take to be decided: the policies of tests decide within 12 s.
+pub const DECIDED_DEADLINE: Duration = Duration::from_secs(30);
+/// Requests of a client during which it leaves out a node that did not answer.
+pub const LEFT_OUT_REQUESTS: u64 = 20;
+/// Violations that a failure shows.
+pub const SHOWN_VIOLATIONS: usize = 20;
+/// Traces of which a failure shows what every node says.
+pub const SHOWN_TRACES: usize = 4;

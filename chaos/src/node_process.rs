@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -12,8 +13,10 @@ use tempfile::TempDir;
 
 use crate::http;
 use crate::limits::{
-    CALL_TIMEOUT_MS, POLL_INTERVAL, PORT_ATTEMPTS, READY_DEADLINE, SHOWN_LOG_LINES, STOP_DEADLINE,
+    CALL_TIMEOUT_MS, FIRST_PORT, POLL_INTERVAL, PORT_ATTEMPTS, PORTS, READY_DEADLINE,
+    SHOWN_LOG_LINES, STOP_DEADLINE,
 };
+use crate::link_proxy::LinkProxy;
 
 /// Where a node listens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,11 +32,23 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Ports that were free a moment ago: all four were held at once, so that they differ.
+    /// Ports that were free a moment ago: all four were held at once, so that they differ. Not those that the system
+    /// gives to connections that go out: while a node is dead, whoever dials it in vain could be given its port, and
+    /// the node could not come back.
     fn free() -> anyhow::Result<Self> {
-        let held: Vec<TcpListener> = (0..4)
-            .map(|_| TcpListener::bind("127.0.0.1:0"))
-            .collect::<Result<_, _>>()?;
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        // Two tests that run at once begin elsewhere.
+        let begin = u16::try_from(std::process::id() % u32::from(PORTS))?;
+        let begin = begin.wrapping_mul(131) % PORTS;
+        let mut held: Vec<TcpListener> = Vec::new();
+        for _ in 0..PORTS {
+            let step = NEXT.fetch_add(1, Ordering::Relaxed);
+            let port = FIRST_PORT + begin.wrapping_add(step) % PORTS;
+            held.extend(TcpListener::bind(("127.0.0.1", port)).ok());
+            if held.len() == 4 {
+                break;
+            }
+        }
         let addr = |at: usize| -> anyhow::Result<SocketAddr> {
             Ok(held.get(at).context("four were bound")?.local_addr()?)
         };
@@ -46,6 +61,28 @@ impl Ports {
     }
 }
 
+/// What a node is, in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// The first one.
+    First,
+    /// It joins by one of these link addresses.
+    Joins(Vec<SocketAddr>),
+}
+
+/// How a node is started.
+#[derive(Debug)]
+pub struct NodeOptions<'a> {
+    /// What it is.
+    pub role: Role,
+    /// Further flags.
+    pub arguments: &'a [&'a str],
+    /// The text of its policy file.
+    pub policy: Option<&'a str>,
+    /// What other nodes reach it through.
+    pub proxy: Option<LinkProxy>,
+}
+
 /// A node with its directory. Dropping it kills the process and removes the directory.
 ///
 /// Invariants: at most one process runs in the directory; the ports stay the same over restarts.
@@ -53,7 +90,9 @@ impl Ports {
 pub struct NodeProcess {
     binary: PathBuf,
     directory: TempDir,
+    role: Role,
     arguments: Vec<String>,
+    proxy: Option<LinkProxy>,
     ports: Ports,
     child: Option<Child>,
     lives: u32,
@@ -65,6 +104,26 @@ impl NodeProcess {
     /// # Errors
     /// When there is no binary, or the node does not become ready in time; its log is in the message.
     pub async fn start(arguments: &[&str], policy: Option<&str>) -> anyhow::Result<Self> {
+        Self::start_as(NodeOptions {
+            role: Role::First,
+            arguments,
+            policy,
+            proxy: None,
+        })
+        .await
+    }
+
+    /// Starts a new node in a new directory and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_as(options: NodeOptions<'_>) -> anyhow::Result<Self> {
+        let NodeOptions {
+            role,
+            arguments,
+            policy,
+            proxy,
+        } = options;
         let directory = tempfile::tempdir()?;
         let mut arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
         if let Some(policy) = policy {
@@ -75,7 +134,9 @@ impl NodeProcess {
         let mut node = Self {
             binary: binary()?,
             directory,
+            role,
             arguments,
+            proxy,
             ports: Ports::free()?,
             child: None,
             lives: 0,
@@ -101,12 +162,18 @@ impl NodeProcess {
         ensure!(self.child.is_none(), "the node runs already");
         self.lives += 1;
         let log = File::create(self.log_path())?;
+        if let Some(proxy) = &self.proxy {
+            proxy.leads_to(self.ports.link);
+        }
         let child = self
             .command(self.ports)
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
             .with_context(|| format!("{} cannot be started", self.binary.display()))?;
+        if let Some(proxy) = &self.proxy {
+            proxy.belongs_to(child.id());
+        }
         self.child = Some(child);
         let ready = self.wait_until_ready().await;
         if ready.is_err() {
@@ -117,8 +184,17 @@ impl NodeProcess {
 
     fn command(&self, ports: Ports) -> Command {
         let mut command = Command::new(&self.binary);
+        match &self.role {
+            Role::First => command.args(["node", "start"]),
+            Role::Joins(members) => {
+                let members = members.iter().map(ToString::to_string);
+                command.args(["node", "join"]).args(members)
+            }
+        };
+        if let Some(proxy) = &self.proxy {
+            command.args(["--advertise-addr", &proxy.addr().to_string()]);
+        }
         command
-            .args(["node", "start"])
             .arg("--data-dir")
             .arg(self.data_dir())
             .args(["--http-addr", &ports.http.to_string()])
@@ -180,16 +256,38 @@ impl NodeProcess {
         Ok(())
     }
 
+    /// Stops the process where it is (SIGSTOP): it answers nobody, and its connections stay open. It may still be
+    /// killed.
+    ///
+    /// # Errors
+    /// When it does not run or the system does not do it.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal("-STOP")
+    }
+
+    /// Lets a paused process go on (SIGCONT).
+    ///
+    /// # Errors
+    /// As [`Self::pause`].
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal("-CONT")
+    }
+
+    fn signal(&self, signal: &str) -> anyhow::Result<()> {
+        let id = self.child.as_ref().context("the node does not run")?.id();
+        let sent = Command::new("kill")
+            .args([signal, &id.to_string()])
+            .status()?;
+        ensure!(sent.success(), "kill {signal} {id}: {sent}");
+        Ok(())
+    }
+
     /// Asks the process to stop (SIGTERM) and waits until it has.
     ///
     /// # Errors
     /// When it does not run, does not stop in time, or ends with another status than success.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        let id = self.child.as_ref().context("the node does not run")?.id();
-        let asked = Command::new("kill")
-            .args(["-TERM", &id.to_string()])
-            .status()?;
-        ensure!(asked.success(), "kill -TERM {id}: {asked}");
+        self.signal("-TERM")?;
         let since = Instant::now();
         while since.elapsed() < STOP_DEADLINE {
             if let Some(status) = self.child.as_mut().context("no process")?.try_wait()? {
@@ -210,10 +308,32 @@ impl NodeProcess {
         )
     }
 
+    /// What the system says of the process, for a failure: its state, and its exit code (a signal, or 256 times the
+    /// status) when it has ended.
+    #[must_use]
+    pub fn process_state(&self) -> String {
+        let Some(child) = &self.child else {
+            return "none".to_owned();
+        };
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()));
+        let stat = stat.unwrap_or_default();
+        let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+        let (state, code) = (fields.next(), fields.next_back());
+        let code = code.unwrap_or_default().trim();
+        format!("state {}, exit code {code}", state.unwrap_or_default())
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn ports(&self) -> Ports {
         self.ports
+    }
+
+    /// Where other nodes reach it.
+    #[must_use]
+    pub fn advertised(&self) -> SocketAddr {
+        let proxy = self.proxy.as_ref();
+        proxy.map_or(self.ports.link, LinkProxy::addr)
     }
 
     /// Its data directory.
@@ -264,7 +384,9 @@ impl NodeProcess {
             .join(format!("life-{}.log", self.lives))
     }
 
-    fn log_end(&self) -> String {
+    /// The last lines of [`Self::log`].
+    #[must_use]
+    pub fn log_end(&self) -> String {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         let from = lines.len().saturating_sub(SHOWN_LOG_LINES);
@@ -275,6 +397,10 @@ impl NodeProcess {
 impl Drop for NodeProcess {
     fn drop(&mut self) {
         let _ = self.kill();
+        if std::env::var_os("SPANDREL_CHAOS_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.path().display());
+        }
     }
 }
 

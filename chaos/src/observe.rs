@@ -10,7 +10,7 @@ use spandrel_model::search::TraceState;
 
 use crate::history::History;
 use crate::limits::POLL_INTERVAL;
-use crate::oracle::Fetched;
+use crate::oracle::{Fetched, Summary};
 
 /// Traces of a page of a search: small, so that there are many pages.
 const PAGE: u32 = 50;
@@ -19,13 +19,29 @@ const MAX_PAGES: usize = 10_000;
 /// Fetches at once.
 const FETCHERS: usize = 4;
 
+/// What answers may say of themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipts {
+    /// They are whole.
+    Complete,
+    /// They may say that something was not reached: a refusal with a hint counts as no trace then.
+    Honest,
+}
+
 /// Fetches one trace by id.
 ///
 /// # Errors
 /// Any answer but the trace or that it is not there.
 pub async fn fetch(client: &Client, id: TraceId) -> anyhow::Result<Fetched> {
+    fetch_as(client, id, Receipts::Complete).await
+}
+
+async fn fetch_as(client: &Client, id: TraceId, receipts: Receipts) -> anyhow::Result<Fetched> {
     let reply = match client.trace(&id.to_string()).await {
         Ok(reply) => reply,
+        Err(error) if receipts == Receipts::Honest && error.retry_after_ms().is_some() => {
+            return Ok(Fetched::Absent);
+        }
         Err(error) if error.refusal().is_some_and(|it| it.code == "not_found") => {
             return Ok(Fetched::Absent);
         }
@@ -55,6 +71,18 @@ pub async fn fetch_all(
     client: &Client,
     history: &History,
 ) -> anyhow::Result<BTreeMap<TraceId, Fetched>> {
+    fetch_all_as(client, history, Receipts::Complete).await
+}
+
+/// As [`fetch_all`], with answers that may say that they are not whole.
+///
+/// # Errors
+/// Any answer but a trace, that it is not there, or what `receipts` allows.
+pub async fn fetch_all_as(
+    client: &Client,
+    history: &History,
+    receipts: Receipts,
+) -> anyhow::Result<BTreeMap<TraceId, Fetched>> {
     let ids: Vec<TraceId> = history.traces().map(|(id, _)| id).collect();
     let mut tasks = tokio::task::JoinSet::new();
     for share in ids.chunks(ids.len().div_ceil(FETCHERS).max(1)) {
@@ -62,7 +90,7 @@ pub async fn fetch_all(
         tasks.spawn(async move {
             let mut answers = Vec::with_capacity(share.len());
             for id in share {
-                answers.push((id, fetch(&client, id).await?));
+                answers.push((id, fetch_as(&client, id, receipts).await?));
             }
             anyhow::Ok(answers)
         });
@@ -77,12 +105,26 @@ pub async fn fetch_all(
 /// Searches by service and follows the pages to the end. Returns the ids as they came.
 ///
 /// # Errors
-/// When a page is said to be incomplete, and as every call.
+/// As [`search_summaries`].
 pub async fn search_all(
     client: &Client,
     service: &str,
-    (from, to): (UnixNanos, UnixNanos),
+    range: (UnixNanos, UnixNanos),
 ) -> anyhow::Result<Vec<TraceId>> {
+    let found = search_summaries(client, service, range, Receipts::Complete).await?;
+    Ok(found.into_iter().map(|summary| summary.trace).collect())
+}
+
+/// Searches by service and follows the pages to the end. Returns what it found as it came.
+///
+/// # Errors
+/// When a page is not as complete as `receipts` demands, and as every call.
+pub async fn search_summaries(
+    client: &Client,
+    service: &str,
+    (from, to): (UnixNanos, UnixNanos),
+    receipts: Receipts,
+) -> anyhow::Result<Vec<Summary>> {
     let mut search = SearchParameters {
         services: vec![service.to_owned()],
         from: Some(from),
@@ -94,9 +136,15 @@ pub async fn search_all(
     for _ in 0..MAX_PAGES {
         let page = client.search(&search).await?;
         let missing = &page.receipt.missing;
-        ensure!(page.receipt.complete, "incomplete: {missing:?}");
+        ensure!(
+            page.receipt.complete || receipts == Receipts::Honest,
+            "incomplete: {missing:?}"
+        );
         for trace in page.traces {
-            found.push(trace.trace_id.parse()?);
+            found.push(Summary {
+                trace: trace.trace_id.parse()?,
+                spans: usize::try_from(trace.span_count)?,
+            });
         }
         match page.next_cursor {
             Some(cursor) => search.cursor = Some(cursor),
@@ -146,7 +194,9 @@ pub async fn wait_until_decided(
     Ok(())
 }
 
-fn is_open(fetched: &Fetched) -> bool {
+/// Whether the trace is not decided.
+#[must_use]
+pub fn is_open(fetched: &Fetched) -> bool {
     let open = TraceState::Open;
     matches!(fetched, Fetched::Found { state, .. } if *state == open)
 }

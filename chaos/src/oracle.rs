@@ -28,6 +28,15 @@ pub enum Fetched {
     Absent,
 }
 
+/// What a search says of a trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// The trace.
+    pub trace: TraceId,
+    /// How many spans were kept.
+    pub spans: usize,
+}
+
 /// How far the decisions are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -98,6 +107,45 @@ pub enum Violation {
         /// The trace.
         trace: TraceId,
     },
+    /// Some spans of a trace were kept and others were not.
+    Split {
+        /// The trace.
+        trace: TraceId,
+        /// Spans that were kept, as a search counts them.
+        kept: usize,
+        /// Spans that are there.
+        spans: usize,
+    },
+    /// Two answers about a trace of which nothing came in between differ.
+    Disagreement {
+        /// The trace.
+        trace: TraceId,
+        /// The first answer.
+        first: String,
+        /// The second one.
+        second: String,
+    },
+}
+
+impl Violation {
+    /// The trace that it is about.
+    #[must_use]
+    pub fn trace(&self) -> TraceId {
+        match self {
+            Self::TraceLost { trace }
+            | Self::SpanLost { trace, .. }
+            | Self::Phantom { trace, .. }
+            | Self::Repeated { trace, .. }
+            | Self::Incomplete { trace }
+            | Self::ErrorNotKept { trace, .. }
+            | Self::StillOpen { trace }
+            | Self::NotSearchable { trace }
+            | Self::FoundWrongly { trace }
+            | Self::FoundTwice { trace }
+            | Self::Split { trace, .. }
+            | Self::Disagreement { trace, .. } => *trace,
+        }
+    }
 }
 
 impl fmt::Display for Violation {
@@ -124,6 +172,14 @@ impl fmt::Display for Violation {
                 write!(f, "a search finds trace {trace}, which is not kept")
             }
             Self::FoundTwice { trace } => write!(f, "paging gives trace {trace} twice"),
+            Self::Split { trace, kept, spans } => {
+                write!(f, "{kept} of {spans} spans of trace {trace} were kept")
+            }
+            Self::Disagreement {
+                trace,
+                first,
+                second,
+            } => write!(f, "trace {trace} is {first}, and then {second}"),
         }
     }
 }
@@ -232,6 +288,78 @@ pub fn judge_searches(
     violations
 }
 
+/// Judges whether each trace was kept as a whole: a search counts what was kept, a fetch by id finds what was dropped
+/// too while the recovery window lasts. Call it when everything is decided.
+#[must_use]
+pub fn judge_splits(
+    answers: &BTreeMap<TraceId, Fetched>,
+    searches: &[Vec<Summary>],
+) -> Vec<Violation> {
+    let counted: BTreeSet<(TraceId, usize)> = searches
+        .iter()
+        .flatten()
+        .map(|summary| (summary.trace, summary.spans))
+        .collect();
+    let judge = |(trace, kept): (TraceId, usize)| {
+        let Some(Fetched::Found { spans, .. }) = answers.get(&trace) else {
+            return None;
+        };
+        let spans = spans.iter().collect::<BTreeSet<_>>().len();
+        (spans != kept).then_some(Violation::Split { trace, kept, spans })
+    };
+    counted.into_iter().filter_map(judge).collect()
+}
+
+/// Judges two rounds of answers, of two nodes or of two moments, that nothing lies between: one decision a trace, and
+/// the same spans. Call it when everything is decided.
+#[must_use]
+pub fn judge_agreement(
+    first: &BTreeMap<TraceId, Fetched>,
+    second: &BTreeMap<TraceId, Fetched>,
+) -> Vec<Violation> {
+    let said = |fetched: &Fetched| match fetched {
+        Fetched::Absent => "absent".to_owned(),
+        Fetched::Found { state, spans, .. } => {
+            let spans: BTreeSet<String> = spans.iter().map(ToString::to_string).collect();
+            let spans: Vec<String> = spans.into_iter().collect();
+            format!("{} with {}", state.as_str(), spans.join(" "))
+        }
+    };
+    let judge = |(trace, fetched): (&TraceId, &Fetched)| {
+        let first = said(fetched);
+        let second = said(second.get(trace)?);
+        let trace = *trace;
+        (first != second).then_some(Violation::Disagreement {
+            trace,
+            first,
+            second,
+        })
+    };
+    first.iter().filter_map(judge).collect()
+}
+
+/// Judges two rounds of answers between which more spans may have come: what was kept stays kept.
+#[must_use]
+pub fn judge_keeps(
+    before: &BTreeMap<TraceId, Fetched>,
+    after: &BTreeMap<TraceId, Fetched>,
+) -> Vec<Violation> {
+    let state_of = |fetched: &Fetched| match fetched {
+        Fetched::Absent => "absent",
+        Fetched::Found { state, .. } => state.as_str(),
+    };
+    let kept = TraceState::Kept.as_str();
+    let judge = |(trace, fetched): (&TraceId, &Fetched)| {
+        let (first, second) = (state_of(fetched), state_of(after.get(trace)?));
+        (first == kept && second != kept).then(|| Violation::Disagreement {
+            trace: *trace,
+            first: first.to_owned(),
+            second: second.to_owned(),
+        })
+    };
+    before.iter().filter_map(judge).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -338,5 +466,37 @@ mod tests {
                 Violation::NotSearchable { trace: id(2) },
             ]
         );
+    }
+
+    #[test]
+    fn a_trace_is_kept_as_a_whole_or_not_at_all() {
+        let id = TRACE;
+        let answers = BTreeMap::from([(id, found(TraceState::Kept, &[1, 2]))]);
+        let summary = |spans| vec![Summary { trace: id, spans }];
+        assert!(judge_splits(&answers, &[summary(2), summary(2)]).is_empty());
+        assert_eq!(
+            judge_splits(&answers, &[summary(2), summary(1)]),
+            [Violation::Split {
+                trace: id,
+                kept: 1,
+                spans: 2
+            }]
+        );
+    }
+
+    #[test]
+    fn nodes_agree_on_states_and_spans_and_keeps_stay() {
+        let answers = |state, spans: &[u8]| BTreeMap::from([(TRACE, found(state, spans))]);
+        let kept = answers(TraceState::Kept, &[1, 2]);
+        let dropped = answers(TraceState::Dropped, &[1, 2]);
+        let reordered = answers(TraceState::Kept, &[2, 1]);
+        assert!(judge_agreement(&kept, &reordered).is_empty());
+        assert_eq!(judge_agreement(&kept, &dropped).len(), 1);
+        assert_eq!(
+            judge_agreement(&kept, &answers(TraceState::Kept, &[1])).len(),
+            1
+        );
+        assert!(judge_keeps(&dropped, &kept).is_empty());
+        assert_eq!(judge_keeps(&kept, &dropped).len(), 1);
     }
 }

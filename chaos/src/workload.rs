@@ -148,6 +148,12 @@ impl Workload {
         export
     }
 
+    /// A request with the spans that were held back until now, if there are any: for the last one before a quiet time.
+    pub fn rest(&mut self) -> Option<Export> {
+        let held: Vec<Placed> = self.held.drain(..).map(|(_, placed)| placed).collect();
+        (!held.is_empty()).then(|| encode(held))
+    }
+
     fn due(&mut self) -> Vec<Placed> {
         let now = self.requests;
         let (due, held): (VecDeque<_>, VecDeque<_>) =

@@ -23,6 +23,8 @@ pub struct EntryView {
     pub record: Option<VerdictRecord>,
     /// Records that hold its spans, those of an earlier drop included.
     pub references: Vec<Lsn>,
+    /// Spans that the entry has seen, each once.
+    pub span_count: u32,
     /// The journal is being asked whether it was decided before.
     pub unconfirmed: bool,
 }
@@ -118,6 +120,7 @@ impl ShardState {
             state: state_of(entry),
             record,
             references: references_of(entry),
+            span_count: entry.span_count(),
             unconfirmed: entry.phase == Phase::Unconfirmed,
         })
     }

@@ -79,9 +79,10 @@ pub(super) fn gather(
         });
     }
     let (mut frames, records) = (0u32, wanted.len());
+    let mut gone: BTreeSet<(ShardId, Lsn)> = BTreeSet::new();
     while let Some(&(shard, lsn)) = wanted.first() {
         let Some(frame) = frame_of(shared, shard, lsn, std::mem::take(buffer))? else {
-            wanted.remove(&(shard, lsn));
+            gone.extend(wanted.take(&(shard, lsn)));
             continue;
         };
         frames += 1;
@@ -106,11 +107,34 @@ pub(super) fn gather(
         *buffer = frame.into_buffer();
     }
     tracing::debug!(traces = gathered.len(), records, frames, "spans gathered");
+    report_lost(&gathered, &gone);
     Ok(gathered)
 }
 
-/// The frame of a record, read into `buffer`; `None` when it is gone or damaged, which was reported where it was found:
-/// the other frames' spans are stored all the same.
+/// Reports traces with fewer spans than their verdict counted, of which a record is gone. A replica that has joined
+/// lacks older records, and has others that repeat their spans: of those nothing is lost.
+fn report_lost(gathered: &[Gathered], gone: &BTreeSet<(ShardId, Lsn)>) {
+    if gone.is_empty() {
+        return;
+    }
+    for one in gathered {
+        let mut references = one.kept.references.iter();
+        let lacks = references.any(|lsn| gone.contains(&(one.shard, *lsn)));
+        let counted = usize::try_from(one.kept.record.span_count).unwrap_or(0);
+        if lacks && !one.kept.stored && one.spans.len() < counted {
+            tracing::error!(
+                shard = one.shard.0,
+                trace = %one.kept.trace_id,
+                found = one.spans.len(),
+                counted,
+                "records of a kept trace are gone"
+            );
+        }
+    }
+}
+
+/// The frame of a record, read into `buffer`; `None` when it is gone or damaged: the other frames' spans are stored all
+/// the same.
 fn frame_of(
     shared: &Shared,
     shard: ShardId,
@@ -120,11 +144,6 @@ fn frame_of(
     let journal = &shared.journal;
     let located = journal.locate(shard, lsn);
     let Some(id) = located.map_err(|error| error.to_string())? else {
-        tracing::error!(
-            shard = shard.0,
-            lsn = lsn.0,
-            "a kept trace's record is gone"
-        );
         return Ok(None);
     };
     match journal.read(id, buffer) {

@@ -164,6 +164,18 @@ pub(crate) fn holds(shared: &Shared, parts: &TraceParts, lsn: Lsn) -> bool {
     visit_record(shared, parts, lsn, &mut |_, _| {}).unwrap_or(false)
 }
 
+/// How many spans the records of a trace up to `last` hold, each counted once; those that cannot be read hold none.
+pub(crate) fn distinct_spans(shared: &Shared, parts: &TraceParts, last: Lsn) -> usize {
+    let mut seen: HashSet<u64, FixedState> = HashSet::default();
+    for &lsn in parts.references.iter().filter(|lsn| **lsn <= last) {
+        // What was read before a failure counts: it is there.
+        let _ = visit_record(shared, parts, lsn, &mut |_, span| {
+            seen.insert(xxh3_64(span));
+        });
+    }
+    seen.len()
+}
+
 /// All spans of a trace at once, for conditions that only they can answer; what cannot be read is left out and counted.
 pub(crate) fn all_spans(shared: &Shared, parts: &TraceParts) -> (TraceSpans, u64) {
     let mut spans = TraceSpans::default();

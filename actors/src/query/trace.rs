@@ -11,7 +11,7 @@ use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
 use super::part::NodePart;
-use super::reader::{TraceParts, holds};
+use super::reader::{TraceParts, distinct_spans, holds};
 use super::{QueryPort, storage_error, stored_decision};
 use crate::assembler::{EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
@@ -121,6 +121,7 @@ impl QueryPort {
                 return Ok(TracePart::Absent(TraceAbsence::Unknown { retained_since }));
             }
         };
+        let seen = view.as_ref().map(|view| view.span_count);
         let mut references: Vec<Lsn> = view.map(|view| view.references).unwrap_or_default();
         if let Some(record) = dropped {
             references.extend(record.references.iter().copied());
@@ -153,7 +154,13 @@ impl QueryPort {
                 CERTAIN
             },
         };
-        let (parts, missing) = self.check(parts).await;
+        let counted = record.as_ref().map(|record| record.span_count);
+        let expected = match (seen, &record) {
+            (Some(seen), _) => Some((Lsn(u64::MAX), counted.unwrap_or(0).max(seen))),
+            (None, Some(record)) => Some((record.input_lsn, record.span_count)),
+            (None, None) => None,
+        };
+        let (parts, missing) = self.check(parts, expected).await;
         if state == TraceState::Dropped && parts.references.is_empty() {
             let absence = match decision {
                 Some(decision) => TraceAbsence::Dropped(decision),
@@ -176,8 +183,14 @@ impl QueryPort {
         }))
     }
 
-    /// Takes out the records that cannot be read and names them as missing.
-    async fn check(&self, mut parts: TraceParts) -> (TraceParts, Vec<MissingPart>) {
+    /// Takes out the records that cannot be read and names them as missing, unless the others hold as many spans as are
+    /// expected in the records up to a number: a replica that has joined lacks older records and has others that repeat
+    /// their spans (docs/decisions/0012-a-replica-that-joins-is-sent-records-again.md).
+    async fn check(
+        &self,
+        mut parts: TraceParts,
+        expected: Option<(Lsn, u32)>,
+    ) -> (TraceParts, Vec<MissingPart>) {
         let shared = Arc::clone(&self.shared);
         let check = move || {
             let before = parts.references.len();
@@ -191,7 +204,13 @@ impl QueryPort {
                 })
                 .collect();
             let lost = before - parts.references.len();
-            let missing = (lost > 0).then(|| MissingPart {
+            let is_whole = || {
+                expected.is_some_and(|(last, spans)| {
+                    let found = distinct_spans(&shared, &parts, last);
+                    u32::try_from(found).unwrap_or(u32::MAX) >= spans
+                })
+            };
+            let missing = (lost > 0 && !is_whole()).then(|| MissingPart {
                 node: shared.node,
                 shards: vec![parts.shard],
                 from: shared.journal.covered_since(),
@@ -261,7 +280,7 @@ impl QueryPort {
             fragments: std::collections::VecDeque::new(),
             probability: CERTAIN,
         };
-        !self.check(parts).await.0.references.is_empty()
+        !self.check(parts, None).await.0.references.is_empty()
     }
 }
 

@@ -1,0 +1,200 @@
+//! What is promised of a cluster once its clients are quiet, asked of several nodes and judged.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display};
+
+use anyhow::Context;
+use spandrel_api::client::Client;
+use spandrel_model::ids::{TraceId, UnixNanos};
+use spandrel_model::search::TraceState;
+
+use crate::cluster_process::ClusterProcess;
+use crate::history::History;
+use crate::limits::{DECIDED_DEADLINE, SHOWN_TRACES, SHOWN_VIOLATIONS};
+use crate::observe::{Receipts, fetch_all_as, is_open, search_summaries, wait_until_decided};
+use crate::oracle::{
+    Fetched, Stage, Violation, judge_agreement, judge_searches, judge_splits, judge_traces,
+};
+use crate::workload::SERVICES;
+
+/// The answers about all traces of a history.
+pub type Answers = BTreeMap<TraceId, Fetched>;
+
+/// Asks the nodes at these places one after the other: at once, everything acknowledged is found by id; and when all
+/// is decided, errors are kept, no trace is split, searches are complete and find exactly what is kept, and all nodes
+/// say the same. Returns what they say.
+///
+/// # Errors
+/// When a node breaks a promise, or does not answer; with logs.
+pub async fn examine(
+    cluster: &ClusterProcess,
+    places: &[usize],
+    history: &History,
+    start: UnixNanos,
+    receipts: Receipts,
+) -> anyhow::Result<Answers> {
+    let broken = match examine_each(cluster, places, history, start, receipts).await {
+        Ok(answers) => return Ok(answers),
+        Err(error) => error,
+    };
+    let mut shown = cluster.logs();
+    if let Some(Broken { violations, .. }) = broken.downcast_ref() {
+        let traces: BTreeSet<TraceId> = violations.iter().map(Violation::trace).collect();
+        for trace in traces.into_iter().take(SHOWN_TRACES) {
+            shown += &what_nodes_say(cluster, places, trace).await;
+        }
+    }
+    Err(broken).context(shown)
+}
+
+/// The heads of every node's answer about a trace, for a failure.
+async fn what_nodes_say(cluster: &ClusterProcess, places: &[usize], trace: TraceId) -> String {
+    let mut said = format!("--- trace {trace}\n");
+    for &place in places {
+        let node = cluster.id(place);
+        let answer = match cluster.client(place).await {
+            Err(error) => format!("{error:#}"),
+            Ok(client) => match client.trace(&trace.to_string()).await {
+                Err(error) => error.to_string(),
+                Ok(reply) => {
+                    let spans = reply.spans().map(|data| data.resource_spans);
+                    let spans = spans.unwrap_or_default();
+                    let spans = spans.iter().flat_map(|one| &one.scope_spans);
+                    let spans = spans.map(|one| one.spans.len()).sum::<usize>();
+                    format!("{spans} spans, {:?}", reply.head)
+                }
+            },
+        };
+        said += &format!("node {node}: {answer}\n");
+    }
+    said
+}
+
+async fn examine_each(
+    cluster: &ClusterProcess,
+    places: &[usize],
+    history: &History,
+    start: UnixNanos,
+    receipts: Receipts,
+) -> anyhow::Result<Answers> {
+    let mut clients = Vec::new();
+    for &place in places {
+        clients.push((
+            format!("node {}", cluster.id(place)),
+            cluster.client(place).await?,
+        ));
+    }
+    let mut first: Option<Answers> = None;
+    for (node, client) in &clients {
+        let answers = judged(node, client, history, start, receipts).await?;
+        match &first {
+            None => first = Some(answers),
+            Some(first) => ensure_none(
+                format_args!("{node} against the first one"),
+                &judge_agreement(first, &answers),
+            )?,
+        }
+    }
+    first.context("no node was to be asked")
+}
+
+async fn judged(
+    node: &str,
+    client: &Client,
+    history: &History,
+    start: UnixNanos,
+    receipts: Receipts,
+) -> anyhow::Result<Answers> {
+    let answers = fetch_all_as(client, history, receipts).await;
+    let mut answers = answers.with_context(|| format!("at once, through {node}"))?;
+    ensure_none(
+        format_args!("at once, through {node}"),
+        &judged_traces(history, &answers, Stage::Deciding, receipts),
+    )?;
+    if answers.values().any(is_open) {
+        wait_until_decided(client, &answers, DECIDED_DEADLINE).await?;
+        let decided = fetch_all_as(client, history, receipts).await;
+        answers = decided.with_context(|| format!("decided, through {node}"))?;
+    }
+    ensure_none(
+        format_args!("decided, through {node}"),
+        &judged_traces(history, &answers, Stage::Decided, receipts),
+    )?;
+    let mut searches = Vec::new();
+    for service in SERVICES {
+        let range = (start, start.plus(3_600 * UnixNanos::PER_SECOND));
+        let found = search_summaries(client, service, range, receipts).await;
+        searches.push(found.with_context(|| format!("search through {node}"))?);
+    }
+    ensure_none(
+        format_args!("kept as a whole, through {node}"),
+        &judge_splits(&answers, &searches),
+    )?;
+    let ids = searches.iter();
+    let ids: Vec<Vec<TraceId>> = ids
+        .map(|found| found.iter().map(|summary| summary.trace).collect())
+        .collect();
+    ensure_none(
+        format_args!("search through {node}"),
+        &judge_searches(&answers, &ids),
+    )?;
+    Ok(answers)
+}
+
+/// As [`judge_traces`], but for answers that say without need that they are not whole. All of their spans are there all
+/// the same, or they are judged as lost. Where `receipts` demands whole answers, those are of dropped traces alone: a
+/// span of one that comes again when a replica has joined makes that replica name the records before as missing.
+fn judged_traces(
+    history: &History,
+    answers: &Answers,
+    stage: Stage,
+    receipts: Receipts,
+) -> Vec<Violation> {
+    let is_dropped = |trace: TraceId| {
+        let dropped = TraceState::Dropped;
+        matches!(answers.get(&trace), Some(Fetched::Found { state, .. }) if *state == dropped)
+    };
+    let mut violations = judge_traces(history, answers, stage);
+    let before = violations.len();
+    violations.retain(|violation| match violation {
+        Violation::Incomplete { trace } => receipts == Receipts::Complete && !is_dropped(*trace),
+        _ => true,
+    });
+    if before > violations.len() {
+        let count = before - violations.len();
+        eprintln!("{count} answers with all spans say that they are not whole");
+    }
+    violations
+}
+
+/// Nothing is broken.
+///
+/// # Errors
+/// When something is: [`Broken`].
+pub fn ensure_none(what: impl Display, violations: &[Violation]) -> anyhow::Result<()> {
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let what = what.to_string();
+    let violations = violations.to_vec();
+    Err(Broken { what, violations }.into())
+}
+
+/// Promises that were broken.
+#[derive(Debug)]
+struct Broken {
+    what: String,
+    violations: Vec<Violation>,
+}
+
+impl std::error::Error for Broken {}
+
+impl Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} violations:", self.what, self.violations.len())?;
+        for violation in self.violations.iter().take(SHOWN_VIOLATIONS) {
+            write!(f, "\n{violation}")?;
+        }
+        Ok(())
+    }
+}
