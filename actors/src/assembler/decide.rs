@@ -191,13 +191,13 @@ impl ShardState {
     /// An entry that stands for all of its trace again needs all of its records until it is in a block. The facts of
     /// those that it did not see are not among its own.
     fn adopt_references(&mut self, slot: u32, record: &VerdictRecord) {
+        let held_from = self.held_from;
         if let Some(entry) = self.slots[slot as usize].as_mut() {
             let before = entry.memory_bytes();
-            entry.partial |= record
-                .references
-                .iter()
-                .any(|lsn| !entry.references.contains(lsn));
-            record.references.iter().for_each(|&lsn| entry.refer(lsn));
+            let held = record.references.iter().copied();
+            let held: SmallVec<[Lsn; 4]> = held.filter(|lsn| held_from.holds(*lsn)).collect();
+            entry.partial |= held.iter().any(|lsn| !entry.references.contains(lsn));
+            held.iter().for_each(|&lsn| entry.refer(lsn));
             self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         }
     }

@@ -4,7 +4,7 @@ use spandrel_model::ids::{Lsn, TenantId, TraceId};
 use spandrel_model::verdict::VerdictRecord;
 
 use super::entry::Phase;
-use super::state::{Effects, ShardState, Step};
+use super::state::{Effects, HeldFrom, ShardState, Step};
 
 /// A trace that a shard holds, with what a replica that joins must know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,8 @@ impl ShardState {
         for slot in 0..self.slots.len() {
             self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
         }
-        self.advance(applied);
+        self.applied = self.applied.max(applied);
+        self.held_from = HeldFrom::Next;
     }
 
     /// The traces that are held, with what a replica that joins must know of them.

@@ -80,6 +80,27 @@ pub struct Applied {
     pub late: u64,
 }
 
+/// From where on a replica has a shard's records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeldFrom {
+    /// All of them.
+    Beginning,
+    /// From the next one on.
+    Next,
+    /// From this one on.
+    Record(Lsn),
+}
+
+impl HeldFrom {
+    pub(crate) fn holds(self, lsn: Lsn) -> bool {
+        match self {
+            Self::Beginning => true,
+            Self::Next => false,
+            Self::Record(first) => lsn >= first,
+        }
+    }
+}
+
 /// Options of a shard that do not change while it runs.
 #[derive(Debug, Clone, Copy)]
 pub struct ShardOptions {
@@ -101,6 +122,8 @@ pub struct ShardState {
     pub(crate) options: ShardOptions,
     /// The last record that was applied.
     pub(crate) applied: Lsn,
+    /// Of a replica that has joined: the first record that it got. What verdicts name before it was repeated for it.
+    pub(crate) held_from: HeldFrom,
     pub(crate) slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     table: HashTable<u32>,
@@ -122,6 +145,7 @@ impl ShardState {
         Self {
             options,
             applied,
+            held_from: HeldFrom::Beginning,
             slots: Vec::new(),
             free: Vec::new(),
             table: HashTable::new(),
@@ -144,6 +168,9 @@ impl ShardState {
 
     /// Notes that the shard's records up to `lsn` are applied (records other than spans advance it too).
     pub fn advance(&mut self, lsn: Lsn) {
+        if self.held_from == HeldFrom::Next {
+            self.held_from = HeldFrom::Record(lsn);
+        }
         self.applied = self.applied.max(lsn);
     }
 
