@@ -52,6 +52,7 @@ pub(crate) struct BeginShard {
     pub(crate) keep: Option<Lsn>,
     pub(crate) fill: bool,
     pub(crate) attempt: u64,
+    pub(crate) settled: Lsn,
 }
 
 impl BeginShard {
@@ -62,6 +63,7 @@ impl BeginShard {
             keep: self.keep.map(|lsn| lsn.0),
             fill: self.fill,
             attempt: self.attempt,
+            settled: self.settled.0,
         }
     }
 
@@ -72,6 +74,7 @@ impl BeginShard {
             keep: wire.keep.map(Lsn),
             fill: wire.fill,
             attempt: wire.attempt,
+            settled: Lsn(wire.settled),
         })
     }
 }
