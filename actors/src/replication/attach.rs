@@ -25,7 +25,7 @@ use crate::writer::{FRAME_LEVEL, WriterMessage};
 pub(crate) struct Attachment {
     pub(crate) shard: ShardId,
     pub(crate) term: Term,
-    /// It joins: it starts with whatever record comes next.
+    /// It joins: it starts anew.
     pub(crate) filling: bool,
     pub(crate) attempt: u64,
     /// Where a joining follower begins: records up to this one are sent again later.
@@ -66,12 +66,7 @@ pub(crate) async fn attach(
     for chunk in begun.chunks(BEGIN_SHARDS) {
         for (one, outcome) in with.begin(chunk).await {
             let outcome = match outcome {
-                Ok(last) => {
-                    let from = if one.filling {
-                        last.max(one.settled)
-                    } else {
-                        last
-                    };
+                Ok(from) => {
                     let level = with.catch_up(one, from, None).await;
                     let level = level.map(|to| Level { from, to });
                     level.map_err(|reason| (reason, false))
@@ -140,6 +135,7 @@ impl With<'_> {
             keep: None,
             fill: one.filling,
             attempt: one.attempt,
+            settled: one.settled,
         };
         let asked = self.call_begin(shards.iter().map(ask).collect()).await;
         let mut open: Vec<(Attachment, Result<Lsn, (String, bool)>)> = shards

@@ -21,8 +21,6 @@ pub(crate) enum Offer {
 enum Stand {
     /// The primary of the term has not begun with it.
     NotBegun,
-    /// It starts with whatever record comes first.
-    Fills,
     /// It takes what follows its last record.
     Follows,
 }
@@ -113,11 +111,13 @@ impl<R> FollowerShard<R> {
         self.stand = Stand::Follows;
     }
 
-    /// Starts anew, with whatever record comes first.
-    pub(crate) fn fill(&mut self) {
+    /// Starts anew behind `from`: what comes before is sent again later. Not with whatever comes first, which may be a late
+    /// frame of before the beginning, with others missing between it and the next one.
+    pub(crate) fn fill(&mut self, from: Lsn) {
         self.pending.clear();
         self.applied = Lsn(0);
-        self.stand = Stand::Fills;
+        self.last = from;
+        self.stand = Stand::Follows;
     }
 
     /// Whether records `first` to `last` would be taken from `from`, which sends them as it numbers them, or to bring the
@@ -147,7 +147,7 @@ impl<R> FollowerShard<R> {
             Stand::Follows if !first.can_follow(self.last) => {
                 Offer::Refused("records before these are missing")
             }
-            Stand::Fills | Stand::Follows => Offer::Next,
+            Stand::Follows => Offer::Next,
         }
     }
 

@@ -56,6 +56,7 @@ pub(crate) struct BeginShard {
     pub(crate) keep: Option<Lsn>,
     pub(crate) fill: bool,
     pub(crate) attempt: u64,
+    pub(crate) settled: Lsn,
 }
 
 impl BeginShard {
@@ -66,6 +67,7 @@ impl BeginShard {
             keep: self.keep.map(|lsn| lsn.0),
             fill: self.fill,
             attempt: self.attempt,
+            settled: self.settled.0,
         }
     }
 
@@ -76,6 +78,7 @@ impl BeginShard {
             keep: wire.keep.map(Lsn),
             fill: wire.fill,
             attempt: wire.attempt,
+            settled: Lsn(wire.settled),
         })
     }
 }

@@ -205,3 +205,203 @@ impl One<'_> {
         Some(self.make(shard, record, false))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use spandrel_model::ids::Term;
+    use spandrel_raft::Command;
+    use spandrel_raft::state::{NodeAddresses, NodeRecord, ShardChange};
+
+    use super::*;
+
+    fn ids(nodes: &[u64]) -> Vec<NodeId> {
+        nodes.iter().copied().map(NodeId).collect()
+    }
+
+    /// Nodes 1 to 4 and one shard of term 5 whose primary is node 1.
+    fn state(isr: &[u64], filling: &[u64], down: &[u64]) -> ClusterState {
+        let node = |id| NodeRecord {
+            addresses: NodeAddresses::default(),
+            zone: String::new(),
+            incarnation: 1,
+            disk_id: id,
+            boot: 1,
+            state: if down.contains(&id) {
+                NodeState::Down
+            } else {
+                NodeState::Up
+            },
+        };
+        ClusterState {
+            cluster_id: 1,
+            shards: 1,
+            replication: 2,
+            nodes: (1..=4).map(|id| (NodeId(id), node(id))).collect(),
+            shard_map: vec![ShardRecord {
+                term: Term(5),
+                primary: NodeId(1),
+                isr: ids(isr),
+                filling: ids(filling),
+                moving_to: None,
+            }],
+            ..ClusterState::default()
+        }
+    }
+
+    fn known(full: &[u64], unfit: &[u64], level: &[u64]) -> Option<ShardProgress> {
+        Some(ShardProgress {
+            shard: ShardId(0),
+            term: Term(5),
+            full: ids(full),
+            unfit: ids(unfit),
+            level: ids(level),
+        })
+    }
+
+    /// What node 1 wants, as `(term, primary, isr, filling, holds)`.
+    #[allow(clippy::type_complexity)]
+    fn wanted(
+        state: &ClusterState,
+        known: Option<ShardProgress>,
+        plan: &[u64],
+    ) -> Option<(u64, u64, Vec<u64>, Vec<u64>, bool)> {
+        let progress = known.into_iter().map(|one| (one.shard, one)).collect();
+        let wish = wishes(state, NodeId(1), &progress, &[ids(plan)]).pop()?;
+        let raw = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+        let record = &wish.record;
+        let (isr, filling) = (raw(&record.isr), raw(&record.filling));
+        Some((record.term.0, record.primary.0, isr, filling, wish.holds))
+    }
+
+    #[test]
+    fn a_settled_shard_wants_nothing() {
+        let settled = state(&[1, 2], &[], &[]);
+        assert_eq!(wanted(&settled, known(&[], &[], &[2]), &[1, 2]), None);
+    }
+
+    #[test]
+    fn a_process_that_starts_takes_a_new_term_unless_its_node_is_alone() {
+        // A replica that has left may hold numbers that this process would give out again, and may come back.
+        let mut alone = state(&[1], &[], &[]);
+        let begins = Some((6, 1, vec![1], vec![], false));
+        assert_eq!(wanted(&alone, None, &[1, 2]), begins);
+        alone.nodes.retain(|node, _| *node == NodeId(1));
+        assert_eq!(wanted(&alone, None, &[1]), None);
+        let stale = known(&[], &[], &[2]).map(|known| ShardProgress {
+            term: Term(4),
+            ..known
+        });
+        let others = state(&[1, 2], &[], &[]);
+        let begins = Some((6, 1, vec![1, 2], vec![], false));
+        assert_eq!(wanted(&others, stale, &[1, 2]), begins);
+    }
+
+    #[test]
+    fn nodes_that_are_down_leave_before_anything_else() {
+        let down = state(&[1, 2], &[3], &[2, 3]);
+        let shrunk = Some((5, 1, vec![1], vec![], false));
+        assert_eq!(wanted(&down, known(&[3], &[2], &[2]), &[1, 4]), shrunk);
+    }
+
+    #[test]
+    fn a_replica_with_what_does_not_count_is_filled_anew() {
+        let unfit = state(&[1, 2, 3], &[], &[]);
+        let filled = Some((5, 1, vec![1, 3], vec![2], false));
+        assert_eq!(wanted(&unfit, known(&[], &[2], &[3]), &[1, 2]), filled);
+    }
+
+    #[test]
+    fn a_full_replica_joins_in_a_new_term_while_it_gets_all_records() {
+        let joins = state(&[1], &[2], &[]);
+        let joined = Some((6, 1, vec![1, 2], vec![], true));
+        assert_eq!(wanted(&joins, known(&[2], &[], &[2]), &[1, 2]), joined);
+        assert_eq!(wanted(&joins, known(&[2], &[], &[]), &[1, 2]), None);
+        assert_eq!(wanted(&joins, known(&[], &[], &[2]), &[1, 2]), None);
+    }
+
+    #[test]
+    fn what_the_plan_names_is_filled_if_it_is_up() {
+        let lacks = state(&[1], &[], &[2]);
+        assert_eq!(wanted(&lacks, known(&[], &[], &[]), &[1, 2]), None);
+        let added = Some((5, 1, vec![1], vec![3], false));
+        assert_eq!(wanted(&lacks, known(&[], &[], &[]), &[1, 3]), added);
+    }
+
+    #[test]
+    fn the_primary_of_the_plan_leads_once_it_is_level_and_nobody_joins() {
+        let ready = state(&[1, 2], &[], &[]);
+        let led = Some((6, 2, vec![1, 2], vec![], true));
+        assert_eq!(wanted(&ready, known(&[], &[], &[2]), &[2, 1]), led);
+        assert_eq!(wanted(&ready, known(&[], &[], &[]), &[2, 1]), None);
+        let joins = state(&[1, 2], &[3], &[]);
+        assert_eq!(wanted(&joins, known(&[], &[], &[2]), &[2, 1]), None);
+    }
+
+    #[test]
+    fn one_too_many_leaves_when_all_others_are_level() {
+        let extra = state(&[1, 2, 3], &[], &[]);
+        let left = Some((5, 1, vec![1, 2], vec![], false));
+        assert_eq!(wanted(&extra, known(&[], &[], &[2]), &[1, 2]), left);
+        assert_eq!(wanted(&extra, known(&[], &[], &[3]), &[1, 2]), None);
+    }
+
+    #[test]
+    fn few_are_filled_and_handed_over_at_once() {
+        let mut many = state(&[1], &[], &[]);
+        many.shards = 64;
+        many.shard_map = vec![many.shard_map[0].clone(); 64];
+        let progress = (0..64).map(|shard| {
+            let known = known(&[], &[], &[2]).unwrap();
+            let shard = ShardId(shard);
+            (shard, ShardProgress { shard, ..known })
+        });
+        let progress: BTreeMap<ShardId, ShardProgress> = progress.collect();
+        let plan = vec![ids(&[2, 1]); 64];
+        let filled = wishes(&many, NodeId(1), &progress, &plan);
+        assert_eq!(filled.len(), MAX_FILLS);
+        for record in &mut many.shard_map {
+            record.isr = ids(&[1, 2]);
+        }
+        let handed = wishes(&many, NodeId(1), &progress, &plan);
+        assert_eq!(handed.len(), MAX_HANDOVERS);
+    }
+
+    fn some() -> impl Strategy<Value = BTreeSet<u64>> {
+        proptest::collection::btree_set(1..=4u64, 0..=4)
+    }
+
+    proptest! {
+        #[test]
+        fn every_wish_is_accepted_on_the_state_that_it_was_made_for(
+            isr in some(), filling in some(), down in some(), full in some(), unfit in some(),
+            level in some(), plan in Just(vec![1u64, 2, 3, 4]).prop_shuffle(), copies in 1..=4usize,
+            knows in any::<bool>(),
+        ) {
+            let mut isr = isr;
+            isr.insert(1);
+            let list = |nodes: BTreeSet<u64>| nodes.into_iter().collect::<Vec<u64>>();
+            let filling = list(&filling - &isr);
+            let mut state = state(&list(isr), &filling, &list(down));
+            // The primary is no copy of its own.
+            let (me, unfit) = (BTreeSet::from([1]), unfit);
+            let progress = known(&list(full), &list(&unfit - &me), &list(level)).filter(|_| knows);
+            let progress = progress.into_iter().map(|one| (one.shard, one)).collect();
+            // It comes to an end, and each step is taken.
+            for wish in wishes(&state, NodeId(1), &progress, &[ids(&plan[..copies])]) {
+                prop_assert_ne!(&wish.expected, &wish.record);
+                let before = wish.expected.clone();
+                let joins = wish.record.isr.iter().any(|node| !before.isr.contains(node));
+                prop_assert!(!joins || wish.record.term > before.term, "joins within a term");
+                let change = ShardChange {
+                    shard: wish.shard,
+                    expected: wish.expected,
+                    record: wish.record.clone(),
+                };
+                let applied = state.apply(&Command::SetShards { changes: vec![change] });
+                prop_assert!(applied.is_ok(), "{:?}", applied);
+                prop_assert_eq!(&state.shard_map[0], &wish.record);
+            }
+        }
+    }
+}

@@ -210,7 +210,7 @@ impl WriterState {
             }
             match begin.keep {
                 None => {}
-                Some(_) if begin.fill => follower.fill(),
+                Some(keep) if begin.fill => follower.fill(keep.max(begin.settled)),
                 Some(keep) if follower.can_go_on(keep) => follower.go_on(keep),
                 Some(_) => return refused("records count here that do not there", true),
             }
