@@ -56,7 +56,7 @@ pub(crate) struct BeginShard {
 }
 
 impl BeginShard {
-    pub(crate) fn to_wire(&self) -> wire::BeginShard {
+    pub(crate) fn to_wire(self) -> wire::BeginShard {
         wire::BeginShard {
             shard: u32::from(self.shard.0),
             term: self.term.0,
@@ -284,7 +284,7 @@ impl Parts {
         if !replicate.frames.is_empty() {
             let decode = move || -> Result<Vec<(EncodedFrame, Frame)>, String> {
                 let frames = replicate.frames.into_iter();
-                let parsed = frames.map(|bytes| EncodedFrame::parse_both(bytes));
+                let parsed = frames.map(EncodedFrame::parse_both);
                 parsed
                     .collect::<Result<_, _>>()
                     .map_err(|error| error.to_string())
