@@ -364,6 +364,8 @@ impl ShardState {
         };
         match &entry.phase {
             Phase::Kept(kept) => Promotion::AlreadyKept(Box::new(kept.record.clone())),
+            // Whoever leads the shard now decides.
+            _ if !step.decides => Promotion::Busy,
             Phase::Deciding(_) | Phase::Unconfirmed => Promotion::Busy,
             Phase::Open => {
                 self.decide(slot, Trigger::Promoted, step, effects);

@@ -97,6 +97,9 @@ pub(crate) async fn attach(
     }
 }
 
+/// The last record of a follower, or why it does not begin and whether it can only be filled.
+type Outcome = Result<Lsn, (String, bool)>;
+
 struct With<'a> {
     shared: &'a std::sync::Arc<Shared>,
     link: &'a dyn Link,
@@ -128,7 +131,7 @@ impl With<'_> {
 
     /// Begins with the follower: asks for its last record of each shard, then says which ones count. It may lack the
     /// one that it is told to keep (another primary had it void): then it names a lower one, until both hold the same.
-    async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Result<Lsn, (String, bool)>)> {
+    async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Outcome)> {
         let ask = |one: &Attachment| BeginShard {
             shard: one.shard,
             term: one.term,
@@ -138,7 +141,7 @@ impl With<'_> {
             settled: one.settled,
         };
         let asked = self.call_begin(shards.iter().map(ask).collect()).await;
-        let mut open: Vec<(Attachment, Result<Lsn, (String, bool)>)> = shards
+        let mut open: Vec<(Attachment, Outcome)> = shards
             .iter()
             .copied()
             .zip(outcomes_of(shards, asked))
