@@ -25,7 +25,7 @@ async fn a_node_that_is_cut_off_acknowledges_nothing_and_decides_nothing() {
     // given: a cluster under load, with decisions on every node; the victim leads shards and the settings
     let mut trial = Trial::start(NODES, Wiring::Proxied).await.unwrap();
     trial.load.run();
-    trial.load.wait_for(60).await.unwrap();
+    trial.load.wait_for(30).await.unwrap();
     trial.wait_for_decisions().await.unwrap();
     let victim = trial.cluster.leader(0).await.unwrap();
     let others = all_but(NODES, victim);
@@ -53,7 +53,7 @@ async fn a_node_that_is_cut_off_acknowledges_nothing_and_decides_nothing() {
         .unwrap();
     eprintln!("settled without it after {:?}", cut_at.elapsed());
     trial.load.run();
-    trial.load.wait_for(100).await.unwrap();
+    trial.load.wait_for(50).await.unwrap();
     assert_eq!(asked.acknowledged().await.unwrap(), 0);
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
@@ -77,7 +77,7 @@ async fn a_node_that_is_cut_off_acknowledges_nothing_and_decides_nothing() {
         .wait_until_settled(others[0], NODES)
         .await
         .unwrap();
-    trial.load.wait_for(60).await.unwrap();
+    trial.load.wait_for(30).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("with the victim back");
 

@@ -23,7 +23,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_no_client_notices() {
     // given: a cluster under load, with decisions on every node
     let mut trial = Trial::start(NODES, Wiring::Direct).await.unwrap();
     trial.load.run();
-    trial.load.wait_for(60).await.unwrap();
+    trial.load.wait_for(30).await.unwrap();
     trial.wait_for_decisions().await.unwrap();
 
     // when: one more joins, and takes exports as soon as it is ready
@@ -42,7 +42,7 @@ async fn a_node_that_joins_under_load_takes_its_share_and_no_client_notices() {
     eprintln!("settled after {:?}", joined_at.elapsed());
     let share = trial.cluster.standing(0, new).await.unwrap();
     assert!(share.primary_shards > 0, "it leads nothing: {share:?}");
-    trial.load.wait_for(80).await.unwrap();
+    trial.load.wait_for(50).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("with the new node");
 

@@ -33,7 +33,7 @@ async fn survives_the_death_of(victim: Victim) {
     // given: a cluster under load, with decisions on every node
     let mut trial = Trial::start(NODES, Wiring::Direct).await.unwrap();
     trial.load.run();
-    trial.load.wait_for(60).await.unwrap();
+    trial.load.wait_for(30).await.unwrap();
     trial.wait_for_decisions().await.unwrap();
     let leader = trial.cluster.leader(0).await.unwrap();
     let victim = match victim {
@@ -83,7 +83,7 @@ async fn survives_the_death_of(victim: Victim) {
         .await
         .unwrap();
     eprintln!("settled without it after {:?}", killed_at.elapsed());
-    trial.load.wait_for(100).await.unwrap();
+    trial.load.wait_for(50).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
     let history = trial.load.history();
@@ -107,7 +107,7 @@ async fn survives_the_death_of(victim: Victim) {
         .wait_until_settled(others[0], NODES)
         .await
         .unwrap();
-    trial.load.wait_for(60).await.unwrap();
+    trial.load.wait_for(30).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("with the victim back");
 
