@@ -244,3 +244,8 @@ pub const FOLLOWER_PRESSURE_MS: u64 = 3_000;
 /// Share of the own entries, in percent, that is decided early in each round of housekeeping while a follower has no
 /// memory: its excess is not known here.
 pub const FOLLOWER_RELIEF_PERCENT: u64 = 10;
+/// Milliseconds of drops that a replica which joins is told of: nearly all late spans come within it, and 12,500 verdicts
+/// a second over an hour would be 45 million.
+pub const REPEATED_VERDICTS_MS: u64 = 120_000;
+/// Verdicts of one record of these: some 40 KiB.
+pub const REPEATED_VERDICTS: usize = 1_000;

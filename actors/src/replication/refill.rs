@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use ractor::ActorRef;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
+use spandrel_model::verdict::{Verdict, VerdictRecord};
+use spandrel_storage::journal::{FrameId, RecordKind};
 use tokio::sync::oneshot;
 
 use crate::assembler::HeldTrace;
 use crate::assembler_actor::AssemblerMessage;
-use crate::limits::{INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS};
+use crate::limits::{
+    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, REPEATED_VERDICTS, REPEATED_VERDICTS_MS,
+};
 use crate::meters::Stage;
 use crate::shared::Shared;
 use crate::writer::{Append, AppendAnswer, Part, Ticket, WriterMessage};
@@ -57,16 +61,62 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
             acknowledged(again, first).await?;
         }
     }
+    for dropped in dropped_lately(again).await?.chunks(REPEATED_VERDICTS) {
+        sent.push_back(send_verdicts(again, dropped.to_vec())?);
+    }
     for one in sent {
         acknowledged(again, one).await?;
     }
     // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
+    let answer = send_verdicts(again, verdicts)?;
+    // A replica may lead only when it knows what was decided.
+    acknowledged(again, answer).await
+}
+
+/// Sends verdicts that the shard has already.
+fn send_verdicts(again: &Again, verdicts: Vec<VerdictRecord>) -> Result<Acknowledgement, String> {
     let (ticket, answer) = Ticket::new(1);
     let message = WriterMessage::VerdictsAgain(again.shard, verdicts, ticket);
     let asked = again.writer.cast(message);
     asked.map_err(|_| "the node is stopping".to_owned())?;
-    // A replica may lead only when it knows what was decided.
-    acknowledged(again, answer).await
+    Ok(answer)
+}
+
+/// Drops of the last [`REPEATED_VERDICTS_MS`], in the order of the journal: spans that come late are of these traces, and
+/// a replica that did not know would decide them anew when it leads.
+async fn dropped_lately(again: &Again) -> Result<Vec<VerdictRecord>, String> {
+    let (shared, shard) = (Arc::clone(&again.shared), again.shard);
+    let window = REPEATED_VERDICTS_MS * UnixNanos::PER_MILLI;
+    let since = shared.env.now().minus(window);
+    let read = move || -> Result<Vec<VerdictRecord>, String> {
+        let journal = &shared.journal;
+        let slices = journal.slices();
+        let recent = slices.iter().find(|slice| slice.last_commit >= Some(since));
+        let first = recent.and_then(|slice| slice.shards.iter().find(|range| range.shard == shard));
+        let first = first.map_or(Lsn(0), |range| range.first);
+        let located = journal.locate_from(shard, first);
+        let Some((_, id)) = located.map_err(|error| error.to_string())? else {
+            return Ok(Vec::new());
+        };
+        let mut dropped = Vec::new();
+        for frame in journal.walk_verdicts(Some(FrameId(id.0.saturating_sub(1)))) {
+            // A frame that cannot be read was reported where it was found.
+            let Ok((_, frame)) = frame else { continue };
+            let records = frame.records().iter().enumerate();
+            for (number, _) in records.filter(|(_, head)| {
+                let of_verdicts =
+                    matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
+                head.shard == shard && of_verdicts && !journal.is_void(shard, head.lsn)
+            }) {
+                let verdicts = frame.verdicts(number).map_err(|error| error.to_string())?;
+                dropped.extend(verdicts.into_iter().filter(|verdict| {
+                    verdict.verdict == Verdict::Drop && verdict.decided_at >= since
+                }));
+            }
+        }
+        Ok(dropped)
+    };
+    again.shared.block(Stage::Frame, read).await
 }
 
 /// Waits until a record is on every copy.

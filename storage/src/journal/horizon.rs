@@ -35,6 +35,8 @@ impl Journal {
         tenant: &TenantId,
         trace: TraceId,
     ) -> Result<Option<VerdictRecord>, JournalError> {
+        // A verdict may stand in the journal again, behind newer ones: the one that has read most is the newest.
+        let mut newest: Option<VerdictRecord> = None;
         for slice in self.held_slices().iter().rev() {
             let hash = slice.hash(shard, tenant, trace);
             let positions = slice.verdict_positions(shard, hash);
@@ -58,10 +60,13 @@ impl Journal {
                         && verdict.trace_id == trace
                         && !self.is_void(shard, head.lsn)
                 }) {
-                    return Ok(Some(verdict));
+                    let known = newest.as_ref().map(|newest| newest.input_lsn);
+                    if known < Some(verdict.input_lsn) {
+                        newest = Some(verdict);
+                    }
                 }
             }
         }
-        Ok(None)
+        Ok(newest)
     }
 }
