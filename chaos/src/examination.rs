@@ -170,7 +170,7 @@ fn judged_traces(
 /// Nothing is broken.
 ///
 /// # Errors
-/// When something is: [`Broken`].
+/// When something is: `Broken`.
 pub fn ensure_none(what: impl Display, violations: &[Violation]) -> anyhow::Result<()> {
     if violations.is_empty() {
         return Ok(());

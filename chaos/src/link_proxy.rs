@@ -69,7 +69,7 @@ pub struct LinkProxy {
 }
 
 impl LinkProxy {
-    /// Listens for the node of this number. It passes nothing on before [`Self::leads_to`] is called.
+    /// Listens for the node of this number. It passes nothing on before `leads_to` is called.
     ///
     /// # Errors
     /// When it cannot listen.
