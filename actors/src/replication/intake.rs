@@ -21,7 +21,7 @@ use crate::limits::{
 };
 use crate::link::{Caller, IncomingCall, PeerHandler};
 use crate::meters::Stage;
-use crate::route::forwarded_parts;
+use crate::route::{forwarded_parts, stopping};
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::wire::{self, shards_answer, shards_request};
@@ -200,7 +200,6 @@ impl Parts {
             Ok(parts) => parts,
             Err(error) => return unavailable(error),
         };
-        let stopping = || PortError::unavailable("stopping", "the node is stopping", 1_000);
         if self
             .writer
             .cast(WriterMessage::Append(Append { parts }))

@@ -154,7 +154,8 @@ fn only(mut parts: Vec<ShardRows>, shards: &[ShardId]) -> Vec<ShardRows> {
 /// The code of a refusal by a node that stops.
 const STOPPING: &str = "stopping";
 
-fn stopping() -> PortError {
+/// The refusal of a node that stops.
+pub(crate) fn stopping() -> PortError {
     PortError::unavailable(STOPPING, "the node is stopping", PRESSURE_RETRY_MS)
 }
 
