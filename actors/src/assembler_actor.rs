@@ -8,29 +8,18 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
-use spandrel_model::search::{Cursor, SearchFilter};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Earlier, Effects, EntryView, HeldTrace, HitLimits, KeptTrace, LiveNames, MemoryHits,
-    PagedTrace, Prior, Promotion, ShardState, Step,
+    Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
+    PagedTrace, Prior, Promotion, ShardSearch, ShardState, Step,
 };
-use crate::limits::ASSEMBLER_TICK_MS;
+use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS};
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{ShardCommit, WriterMessage};
-
-/// What a search asks of a shard.
-#[derive(Debug, Clone)]
-pub(crate) struct ShardSearch {
-    pub(crate) tenant: TenantId,
-    pub(crate) filter: Arc<SearchFilter>,
-    pub(crate) cursor: Option<Cursor>,
-    pub(crate) limits: HitLimits,
-    pub(crate) include_dropped: bool,
-}
 
 /// What this node is to the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +48,25 @@ pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
     Writer(ActorRef<WriterMessage>),
     Committed(Vec<ShardCommit>),
+    /// Records up to this one count, those that a replay found included.
+    Counted(Lsn),
     Confirmed(TenantId, TraceId, Option<Earlier>),
     Tick,
     /// What this node is to the shard from now on, and in which reign.
     Role(ShardRole, Reign),
-    /// Forget every trace: the shard starts anew here. Answered when that is done.
-    Empty(oneshot::Sender<()>),
+    /// The shard starts anew here, and of this node's records those up to the one named count. Answered when no trace is
+    /// left: the kept ones go to a block first.
+    StartAnew(Lsn, oneshot::Sender<()>),
     /// What a replica that joins must know of.
     Held(oneshot::Sender<Vec<HeldTrace>>),
-    View(TenantId, TraceId, oneshot::Sender<Option<EntryView>>),
+    View(TenantId, TraceId, Depth, oneshot::Sender<Option<EntryView>>),
     Search(ShardSearch, oneshot::Sender<MemoryHits>),
-    Names(TenantId, UnixNanos, UnixNanos, oneshot::Sender<LiveNames>),
+    Names(
+        TenantId,
+        (UnixNanos, UnixNanos),
+        Depth,
+        oneshot::Sender<LiveNames>,
+    ),
     /// What waits for a page, up to so many bytes of spans; the flag: traces that wait for more spans count too.
     KeptBacklog(u64, bool, oneshot::Sender<(Vec<(UnixNanos, u64)>, bool)>),
     /// Take out what waits for a page and got its last span until then; the flag as before.
@@ -113,6 +110,10 @@ pub(crate) struct AssemblerState {
     role: ShardRole,
     reign: Reign,
     effects: Effects,
+    /// Since when the shard is elsewhere.
+    left_at: Option<UnixNanos>,
+    /// Wait until no trace is left.
+    leaving: Vec<oneshot::Sender<()>>,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -167,6 +168,8 @@ impl Actor for Assembler {
             role: ShardRole::Follower,
             reign: Reign::default(),
             effects: arguments.effects,
+            left_at: None,
+            leaving: Vec::new(),
         })
     }
 
@@ -199,6 +202,7 @@ impl AssemblerState {
                     .into_iter()
                     .for_each(|commit| self.committed(commit, &step));
             }
+            AssemblerMessage::Counted(lsn) => self.state.count(lsn),
             AssemblerMessage::Confirmed(tenant, trace_id, found) => {
                 self.state
                     .confirm(&tenant, trace_id, found, &step, &mut self.effects);
@@ -208,31 +212,25 @@ impl AssemblerState {
                 self.reign = reign;
                 self.become_role(role);
             }
-            AssemblerMessage::Empty(reply) => {
-                self.empty();
-                let _ = reply.send(());
+            AssemblerMessage::StartAnew(counted, reply) => {
+                self.state.count(counted);
+                self.leaving.push(reply);
+                self.let_go(self.state.counted());
             }
             AssemblerMessage::Held(reply) => {
                 let _ = reply.send(self.state.held());
             }
-            AssemblerMessage::View(tenant, trace_id, reply) => {
-                let _ = reply.send(self.state.view(&tenant, trace_id));
+            AssemblerMessage::View(tenant, trace_id, depth, reply) => {
+                let _ = reply.send(self.state.view(&tenant, trace_id, depth));
             }
             AssemblerMessage::Search(search, reply) => {
                 let interests = epoch.rules().interests();
-                let hits = self.state.search(
-                    &search.tenant,
-                    &search.filter,
-                    search.cursor,
-                    search.limits,
-                    search.include_dropped,
-                    &|key| interests.is_indexed(key),
-                );
+                let hits = self.state.search(&search, &|key| interests.is_indexed(key));
                 let _ = reply.send(hits);
             }
-            AssemblerMessage::Names(tenant, from, to, reply) => {
+            AssemblerMessage::Names(tenant, range, depth, reply) => {
                 let mut names = LiveNames::default();
-                self.state.names(&tenant, from, to, &mut names);
+                self.state.names(&tenant, range, depth, &mut names);
                 let _ = reply.send(names);
             }
             AssemblerMessage::KeptBacklog(bytes, all, reply) => {
@@ -246,7 +244,10 @@ impl AssemblerState {
                     self.state.paging_failed(&keys);
                 }
             }
-            AssemblerMessage::Paged(traces) => self.state.paged(&traces),
+            AssemblerMessage::Paged(traces) => {
+                self.state.paged(&traces);
+                self.say_gone();
+            }
             AssemblerMessage::PagingFailed(traces) => self.state.paging_failed(&traces),
             AssemblerMessage::Promote(tenant, trace_id, earlier, reply) => {
                 let promotion = match earlier {
@@ -273,19 +274,45 @@ impl AssemblerState {
             self.state.stop_deciding();
             self.effects.verdicts.clear();
         }
+        self.left_at = None;
         if role == ShardRole::None {
-            self.empty();
+            self.left_at = Some(self.shared.env.now());
+            self.let_go(Lsn(u64::MAX));
         }
         self.role = role;
     }
 
-    fn empty(&mut self) {
+    /// Lets go of what is not kept by a record up to this one. Of what stays, that which surely counts goes to a block.
+    fn let_go(&mut self, kept_up_to: Lsn) {
         self.effects = Effects::default();
-        self.state.empty(self.shared.journal.last_lsn(self.shard));
-        self.shared.checkpoints.raise(self.shard, self.low_mark());
+        let last = self.shared.journal.last_lsn(self.shard);
+        self.state.let_go(kept_up_to, last);
+        self.state.page_kept();
+        self.show_backlog();
+        self.say_gone();
+    }
+
+    fn say_gone(&mut self) {
+        if self.state.traces() == 0 && !self.leaving.is_empty() {
+            self.shared.checkpoints.raise(self.shard, self.low_mark());
+            for reply in self.leaving.drain(..) {
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// Of a shard that is elsewhere, a keep that a replay found is written to a block after a while: had it not counted,
+    /// this node would have been told by then, if it were to hold the shard again.
+    fn page_what_was_left(&mut self, now: UnixNanos) {
+        let long = |left_at: UnixNanos| now.since(left_at) >= LEFT_MS * UnixNanos::PER_MILLI;
+        if self.left_at.is_some_and(long) {
+            self.state.count(Lsn(u64::MAX));
+            self.state.page_kept();
+        }
     }
 
     fn committed(&mut self, commit: ShardCommit, step: &Step<'_>) {
+        self.state.count(commit.lsn());
         match commit {
             ShardCommit::Spans {
                 lsn,
@@ -344,7 +371,12 @@ impl AssemblerState {
 
     fn tick(&mut self, step: &Step<'_>) {
         self.state.tick(step, &mut self.effects);
+        self.page_what_was_left(step.now);
         self.shared.checkpoints.raise(self.shard, self.low_mark());
+        self.show_backlog();
+    }
+
+    fn show_backlog(&self) {
         let gauges = &self.shared.gauges;
         let shard = usize::from(self.shard.0);
         let (unpaged, _, _) = self.state.unpaged();
@@ -353,7 +385,12 @@ impl AssemblerState {
         gauges.unpaged_traces[shard].store(unpaged as u64, Ordering::Relaxed);
         gauges.pageable_bytes[shard].store(backlog.bytes, Ordering::Relaxed);
         gauges.pageable_records[shard].store(backlog.records, Ordering::Relaxed);
-        let oldest = backlog.oldest.map_or(u64::MAX, |at| at.0);
+        let oldest = match backlog.oldest {
+            None => u64::MAX,
+            // The pager is not to wait for more: somebody waits for it.
+            Some(_) if !self.leaving.is_empty() => 0,
+            Some(at) => at.0,
+        };
         gauges.oldest_unpaged[shard].store(oldest, Ordering::Relaxed);
     }
 

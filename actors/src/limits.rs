@@ -12,6 +12,9 @@ pub const ENTRY_BYTES_PER_SPAN: u64 = 96;
 pub const ENTRY_BYTES_PER_TRACE: u64 = 512;
 /// Milliseconds between two looks of an assembler at its entries.
 pub const ASSEMBLER_TICK_MS: u64 = 500;
+/// Milliseconds after which a node takes it that a shard that is elsewhere is not filled here again: what it kept last
+/// before it stopped is written to a block.
+pub const LEFT_MS: u64 = 60_000;
 /// Milliseconds between two rounds of the node's housekeeping.
 pub const HOUSEKEEPING_TICK_MS: u64 = 1_000;
 /// Milliseconds after which a request that is not durable is given up; the edge keeps the client's own deadline, which

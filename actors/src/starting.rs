@@ -101,7 +101,11 @@ pub(crate) async fn start_actors(
 ) -> Result<Node, ractor::SpawnErr> {
     let cell = || supervisor.get_cell();
     let mut shards = Vec::with_capacity(recovered.len());
-    for (number, one) in (0u16..).zip(recovered) {
+    let alone = member.settings.state().nodes.len() < 2;
+    for (number, mut one) in (0u16..).zip(recovered) {
+        if !alone {
+            one.state.doubt();
+        }
         let memory = one.state.memory_bytes();
         let credit = shared
             .pool

@@ -157,6 +157,7 @@ async fn place(node: &Node, primary: u64, in_sync: &[u64]) {
     let isr: Vec<NodeId> = in_sync.iter().copied().map(NodeId).collect();
     // The next primary must be in sync before it may lead.
     set_shards(node, |old| ShardRecord {
+        term: Term(old.term.0 + 1),
         isr: old
             .isr
             .iter()

@@ -88,30 +88,49 @@ impl Settings {
     /// [`ProposeError`]; all but `OutcomeUnknown` mean that nothing has changed. After at most
     /// [`PROPOSE_DEADLINE_MS`].
     pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
-        let bytes = command.encoded_bytes();
-        if bytes > MAX_COMMAND_BYTES {
-            return Err(ProposeError::TooLarge {
-                bytes,
-                limit_bytes: MAX_COMMAND_BYTES,
-            });
-        }
+        check_size(&command)?;
         let deadline = deadline();
         let mut leader = None;
         loop {
             let proposed = self.propose_at(leader, &command, deadline).await?;
-            match proposed {
-                Proposed::Applied { index, outcome } => {
-                    let applied = outcome.0?;
-                    self.applied_to(index, deadline).await.map_err(in_doubt)?;
-                    return Ok(Response { index, applied });
-                }
-                Proposed::NotLeader { leader: hint } => leader = self.next_leader(leader, hint),
-                Proposed::Unknown { reason } => {
-                    return Err(ProposeError::OutcomeUnknown { reason });
-                }
-                Proposed::Stopped { reason } => return Err(ProposeError::Stopped { reason }),
+            match self.taken(proposed, deadline).await? {
+                Ok(response) => return Ok(response),
+                Err(hint) => leader = self.next_leader(leader, hint),
             }
             pause_before_retry(leader, deadline).await?;
+        }
+    }
+
+    /// Changes the state as the leader. What a leader proposes because of what it sees must not come about through
+    /// another one that sees something else: a leader that was cut off takes the others for dead.
+    ///
+    /// # Errors
+    /// As [`Settings::propose`]; `NotLeader`, also when this node ceases to lead before the command is committed.
+    pub async fn propose_as_leader(&self, command: Command) -> Result<Response, ProposeError> {
+        check_size(&command)?;
+        let deadline = deadline();
+        let proposed = self.propose_at(None, &command, deadline).await?;
+        let taken = self.taken(proposed, deadline).await?;
+        taken.map_err(|leader| ProposeError::NotLeader {
+            leader: leader.map(NodeId),
+        })
+    }
+
+    /// What became of a proposal: `Err` with the leader, as far as it is known, when it was not taken.
+    async fn taken(
+        &self,
+        proposed: Proposed,
+        deadline: Instant,
+    ) -> Result<Result<Response, Option<u64>>, ProposeError> {
+        match proposed {
+            Proposed::Applied { index, outcome } => {
+                let applied = outcome.0?;
+                self.applied_to(index, deadline).await.map_err(in_doubt)?;
+                Ok(Ok(Response { index, applied }))
+            }
+            Proposed::NotLeader { leader } => Ok(Err(leader)),
+            Proposed::Unknown { reason } => Err(ProposeError::OutcomeUnknown { reason }),
+            Proposed::Stopped { reason } => Err(ProposeError::Stopped { reason }),
         }
     }
 
@@ -299,6 +318,17 @@ impl Settings {
             }),
         }
     }
+}
+
+fn check_size(command: &Command) -> Result<(), ProposeError> {
+    let bytes = command.encoded_bytes();
+    if bytes <= MAX_COMMAND_BYTES {
+        return Ok(());
+    }
+    Err(ProposeError::TooLarge {
+        bytes,
+        limit_bytes: MAX_COMMAND_BYTES,
+    })
 }
 
 /// When a call that starts now gives up.

@@ -29,6 +29,7 @@ impl ShardState {
         match earlier.record.verdict {
             Verdict::Drop => Phase::LateDropped(Box::new(earlier.record)),
             Verdict::Keep => Phase::Kept(Box::new(Kept {
+                at: earlier.record.input_lsn,
                 record: earlier.record,
                 ready: false,
                 paging: false,
@@ -297,6 +298,7 @@ impl ShardState {
                         slot,
                         Phase::Kept(Box::new(Kept {
                             record,
+                            at: lsn,
                             ready: !waits || step.pressure > 1,
                             paging: false,
                             stored: None,

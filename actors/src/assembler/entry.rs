@@ -83,6 +83,8 @@ pub(crate) struct Deciding {
 pub(crate) struct Kept {
     /// The durable verdict.
     pub(crate) record: VerdictRecord,
+    /// The record that holds it, or a lower bound where it was looked up.
+    pub(crate) at: Lsn,
     /// A page may be built of it now.
     pub(crate) ready: bool,
     /// Being written to a page.

@@ -14,7 +14,9 @@ pub use decide::Promotion;
 pub use paging::{KeptTrace, PagedTrace, PagingBacklog};
 pub use replicas::HeldTrace;
 pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
-pub use view::{EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, UnverifiedTrace};
+pub use view::{
+    Depth, EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, ShardSearch, UnverifiedTrace,
+};
 
 #[cfg(test)]
 mod regressions_test;

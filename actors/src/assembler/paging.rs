@@ -76,7 +76,7 @@ impl ShardState {
     #[must_use]
     pub fn kept_backlog(&self, bytes: u64, all: bool) -> (Vec<(UnixNanos, u64)>, bool) {
         let pageable = self.slots.iter().flatten();
-        let pageable = pageable.filter(|entry| is_pageable(entry, all));
+        let pageable = pageable.filter(|entry| self.is_pageable(entry, all));
         let mut backlog: Vec<(UnixNanos, u64)> = pageable
             .map(|entry| (entry.last_at, entry.bytes.max(1)))
             .collect();
@@ -103,7 +103,7 @@ impl ShardState {
         let slots = (0u32..).zip(&self.slots);
         let ready = slots.filter_map(|(slot, entry)| {
             let entry = entry.as_ref()?;
-            (is_pageable(entry, all) && entry.last_at <= until).then_some(slot)
+            (self.is_pageable(entry, all) && entry.last_at <= until).then_some(slot)
         });
         let ready: Vec<u32> = ready.collect();
         let mut taken = Vec::with_capacity(ready.len());
@@ -189,7 +189,7 @@ impl ShardState {
         for entry in self.entries() {
             let first = entry.references.first().copied().unwrap_or(next);
             match &entry.phase {
-                Phase::Kept(kept) if kept.ready => {
+                Phase::Kept(kept) if kept.ready && kept.at <= self.counted => {
                     let at = kept.record.decided_at.max(entry.last_at);
                     let oldest = backlog.oldest.map_or(at, |known| known.min(at));
                     backlog.bytes += entry.bytes;
@@ -202,8 +202,11 @@ impl ShardState {
         backlog.records = others_from.0.saturating_sub(waiting_from.0);
         backlog
     }
-}
 
-fn is_pageable(entry: &Entry, all: bool) -> bool {
-    matches!(&entry.phase, Phase::Kept(kept) if (kept.ready || all) && !kept.paging)
+    fn is_pageable(&self, entry: &Entry, all: bool) -> bool {
+        let Phase::Kept(kept) = &entry.phase else {
+            return false;
+        };
+        (kept.ready || all) && !kept.paging && kept.at <= self.counted
+    }
 }

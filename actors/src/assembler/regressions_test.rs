@@ -5,8 +5,8 @@ use spandrel_model::policy::{KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
 use spandrel_model::verdict::{Trigger, Verdict};
 
-use super::world::{ERRORS_ONLY, Sent, World, span, trace};
-use super::{HitLimits, MemoryHit};
+use super::world::{ERRORS_ONLY, Sent, World, search_of, span, trace};
+use super::{Depth, HitLimits, MemoryHit};
 
 fn tenant() -> TenantId {
     TenantId::default()
@@ -24,9 +24,8 @@ fn hits(world: &World) -> Vec<MemoryHit> {
         all: 10,
         meeting: 10,
     };
-    let state = &world.state;
-    let found = state.search(&tenant(), &everything(), None, limits, false, &|_| true);
-    found.hits
+    let search = search_of(everything(), limits);
+    world.state.search(&search, &|_| true).hits
 }
 
 fn failed(id: u64, parent: u64) -> Sent {
@@ -54,7 +53,10 @@ fn a_keep_whose_spans_lie_before_the_checkpoint_is_kept_on_replay() {
         state.verdicts_committed(Lsn(3), &records, step, effects);
     });
 
-    let view = replayed.state.view(&tenant(), trace(1)).unwrap();
+    let view = replayed
+        .state
+        .view(&tenant(), trace(1), Depth::Live)
+        .unwrap();
     assert_eq!(view.state, TraceState::Kept);
     assert_eq!(view.references, [Lsn(1)]);
     assert_eq!(replayed.state.low_water(), Lsn(1));
@@ -73,7 +75,7 @@ fn an_error_that_comes_while_the_drop_is_on_its_way_turns_it() {
     world.send(1, &[failed(2, 1)]);
     assert_eq!(world.decided(), (Verdict::Drop, Trigger::Idle));
     assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
-    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    let view = world.state.view(&tenant(), trace(1), Depth::Live).unwrap();
     assert_eq!(view.references, [Lsn(1), Lsn(2)]);
 }
 
@@ -89,7 +91,7 @@ fn a_dropped_trace_stays_dropped_while_its_next_record_is_on_its_way() {
     world.confirm();
     world.pass(10);
     assert_eq!(world.effects.verdicts.len(), 1, "the second drop");
-    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    let view = world.state.view(&tenant(), trace(1), Depth::Live).unwrap();
     assert_eq!(view.state, TraceState::Dropped);
     assert_eq!(view.record.unwrap().trigger, Trigger::Idle);
     assert_eq!(view.references, [Lsn(1), Lsn(3)]);
@@ -185,4 +187,58 @@ fn a_giant_trace_names_the_services_that_come_last() {
         panic!("its entry holds all of it");
     };
     assert_eq!(found.services, ["shipping", "shop"]);
+}
+
+/// A replica left its shard while a kept trace waited for its page, and forgot it; the settings named it as a holder all
+/// the same, and whoever asked it was told that there is no such trace.
+#[test]
+fn a_replica_that_leaves_its_shard_writes_what_was_kept_to_a_page_first() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.send(2, &[failed(1, 0)]);
+    world.commit();
+    assert_eq!(hits(&world).len(), 2);
+
+    let stale = world.state.view(&tenant(), trace(1), Depth::Stored);
+    assert_eq!(stale, None, "what is not kept the others know better");
+    let last = world.next_lsn;
+    world.state.let_go(Lsn(u64::MAX), last);
+    world.state.page_kept();
+    world.state.check();
+    let view = |number, depth| world.state.view(&tenant(), trace(number), depth);
+    assert_eq!(view(1, Depth::Live), None, "open ones are let go");
+    let kept = view(2, Depth::Stored).map(|view| view.state);
+    assert_eq!(kept, Some(TraceState::Kept));
+
+    let name = |_: &spandrel_model::verdict::VerdictRecord| std::sync::Arc::from("errors");
+    let taken = world.state.collect_kept(world.now, false, &name);
+    let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
+    assert_eq!(paged.len(), 1);
+    world.state.paged(&paged);
+    assert_eq!(world.state.traces(), 0);
+}
+
+/// A primary was killed while its keep was on its way to the others, which decided anew. Started again it wrote the trace
+/// to a block as kept, before the new primary could tell it that its own verdict never counted.
+#[test]
+fn a_keep_that_a_replay_found_is_not_written_to_a_page_before_it_counts() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.state.doubt();
+    world.send(1, &[failed(1, 0)]);
+    world.commit();
+    let at = world.state.applied();
+    assert_eq!(world.state.kept_backlog(u64::MAX, true).0, []);
+    assert_eq!(world.state.backlog(), super::PagingBacklog::default());
+
+    // when it starts anew and its verdict is behind what counts, then it is gone
+    let mut without = World::new(ERRORS_ONLY);
+    without.state.doubt();
+    without.send(1, &[failed(1, 0)]);
+    without.commit();
+    without.state.let_go(Lsn(at.0 - 1), at);
+    assert_eq!(without.state.traces(), 0);
+
+    // when it counts, then it waits for its page
+    world.state.count(at);
+    assert_eq!(world.state.kept_backlog(u64::MAX, true).0.len(), 1);
 }

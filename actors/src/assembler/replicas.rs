@@ -57,13 +57,45 @@ impl ShardState {
         }
     }
 
-    /// Forgets every trace: the shard is elsewhere, or starts anew here. Records up to `applied` are not needed.
-    pub fn empty(&mut self, applied: Lsn) {
+    /// Lets go of the traces but for those whose keep stands in a record up to `kept_up_to`: of these this node's copy is
+    /// counted on, so they stay until they are in a block ([`Self::page_kept`]). The shard is elsewhere, or starts anew
+    /// here; what it gets from then on comes behind `applied`.
+    pub fn let_go(&mut self, kept_up_to: Lsn, applied: Lsn) {
         for slot in 0..self.slots.len() {
-            self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
+            let phase = self.slots[slot].as_ref().map(|entry| &entry.phase);
+            let stays = matches!(phase, Some(Phase::Kept(kept)) if kept.at <= kept_up_to);
+            if !stays {
+                self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
+            }
         }
         self.applied = self.applied.max(applied);
         self.held_from = HeldFrom::Next;
+    }
+
+    /// The kept traces wait for no more spans before they are written to a page.
+    pub fn page_kept(&mut self) {
+        for entry in self.slots.iter_mut().flatten() {
+            if let Phase::Kept(kept) = &mut entry.phase {
+                kept.ready = true;
+            }
+        }
+    }
+
+    /// The last record that is known to count.
+    #[must_use]
+    pub fn counted(&self) -> Lsn {
+        self.counted
+    }
+
+    /// Records up to `lsn` count.
+    pub fn count(&mut self, lsn: Lsn) {
+        self.counted = self.counted.max(lsn);
+    }
+
+    /// After a replay of records of which the node cannot know whether they count: a keep among them may never have
+    /// counted, and another node may have decided otherwise since.
+    pub fn doubt(&mut self) {
+        self.counted = Lsn(0);
     }
 
     /// The traces that are held, with what a replica that joins must know of them.

@@ -122,6 +122,8 @@ pub struct ShardState {
     pub(crate) options: ShardOptions,
     /// The last record that was applied.
     pub(crate) applied: Lsn,
+    /// The last record that is known to count: a page is built of no later keep.
+    pub(crate) counted: Lsn,
     /// Of a replica that has joined: the first record that it got. What verdicts name before it was repeated for it.
     pub(crate) held_from: HeldFrom,
     pub(crate) slots: Vec<Option<Entry>>,
@@ -145,6 +147,7 @@ impl ShardState {
         Self {
             options,
             applied,
+            counted: Lsn(u64::MAX),
             held_from: HeldFrom::Beginning,
             slots: Vec::new(),
             free: Vec::new(),
@@ -178,6 +181,12 @@ impl ShardState {
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.options.shard
+    }
+
+    /// Traces that are held.
+    #[must_use]
+    pub fn traces(&self) -> usize {
+        self.live
     }
 
     /// Spans of all entries.

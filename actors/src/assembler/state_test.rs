@@ -6,8 +6,8 @@ use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TagCondition, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
-use super::world::{ERRORS_ONLY, Sent, World, span, trace};
-use super::{HitLimits, KeptTrace, MemoryHit, PagedTrace, PagingBacklog, Promotion};
+use super::world::{ERRORS_ONLY, Sent, World, search_of, span, trace};
+use super::{Depth, HitLimits, KeptTrace, MemoryHit, PagedTrace, PagingBacklog, Promotion};
 
 const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
 
@@ -18,7 +18,7 @@ fn tenant() -> TenantId {
 fn state_of(world: &World, number: u8) -> Option<TraceState> {
     world
         .state
-        .view(&tenant(), trace(number))
+        .view(&tenant(), trace(number), Depth::Live)
         .map(|view| view.state)
 }
 
@@ -86,7 +86,7 @@ fn a_duplicate_batch_changes_nothing() {
     world.send(1, &[span(1, 0), span(2, 1)]);
     let again = world.send(1, &[span(1, 0), span(2, 1)]);
     assert_eq!((again.spans, again.duplicates), (0, 2));
-    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    let view = world.state.view(&tenant(), trace(1), Depth::Live).unwrap();
     assert_eq!(view.references, [Lsn(1)], "the second record is not needed");
     let other_bytes = Sent {
         duration_ms: 11,
@@ -177,7 +177,7 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
     let (fragment, paged) = (kept[0].fragment, kept[0].paged());
     world.send(1, &[span(2, 1)]);
     world.step(|state, _, _| state.paged(&[paged]));
-    let view = world.state.view(&tenant(), trace(1)).unwrap();
+    let view = world.state.view(&tenant(), trace(1), Depth::Live).unwrap();
     assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
     world.pass(10);
     let late = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
@@ -343,9 +343,8 @@ fn search_answers_conditions_on_one_span_exactly_from_memory() {
             all: 10,
             meeting: 10,
         };
-        let found = world
-            .state
-            .search(&tenant(), filter, None, limits, false, &|_| true);
+        let search = search_of(filter.clone(), limits);
+        let found = world.state.search(&search, &|_| true);
         let hits = found.hits.into_iter().map(|hit| match hit {
             MemoryHit::Meets(found) => (found.trace_id, true, found.matched_spans.len()),
             MemoryHit::Unverified(trace) => (trace.trace_id, false, 0),
@@ -372,9 +371,8 @@ fn a_search_says_when_there_is_more() {
             to: spandrel_model::ids::UnixNanos(u64::MAX),
             ..filter
         };
-        let found = world
-            .state
-            .search(&tenant(), &filter, None, limits, false, &|_| false);
+        let search = search_of(filter, limits);
+        let found = world.state.search(&search, &|_| false);
         let meeting = found.hits.iter();
         let meeting = meeting.filter(|hit| matches!(hit, MemoryHit::Meets(_)));
         (found.hits.len(), meeting.count(), found.more)
@@ -454,7 +452,11 @@ fn what_waits_for_a_page_says_how_far_it_holds_a_restart_back() {
     }
 
     // then it alone is listed, and the records between it and the first open one are counted
-    let first_open = world.state.view(&tenant(), trace(2)).unwrap().references[0];
+    let first_open = world
+        .state
+        .view(&tenant(), trace(2), Depth::Live)
+        .unwrap()
+        .references[0];
     let backlog = world.state.backlog();
     assert_eq!(backlog.records, first_open.0 - 1);
     assert!(backlog.bytes > 0 && backlog.oldest.is_some());

@@ -14,6 +14,21 @@ use super::entry::{Entry, Phase};
 use super::state::ShardState;
 use crate::found::TraceFacts;
 
+/// Which of a shard's traces in memory count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// All: the copy is in sync.
+    Live,
+    /// The kept ones that are not in a block yet: whatever else is there is stale, and others know better.
+    Stored,
+}
+
+impl Depth {
+    fn counts(self, entry: &Entry) -> bool {
+        self == Self::Live || matches!(entry.phase, Phase::Kept(_))
+    }
+}
+
 /// A trace as its shard holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EntryView {
@@ -62,6 +77,23 @@ pub struct HitLimits {
     pub meeting: usize,
 }
 
+/// What a search asks of a shard.
+#[derive(Debug, Clone)]
+pub struct ShardSearch {
+    /// Whose traces.
+    pub tenant: TenantId,
+    /// The conditions.
+    pub filter: Arc<SearchFilter>,
+    /// Only what comes after it.
+    pub cursor: Option<Cursor>,
+    /// How much of it.
+    pub limits: HitLimits,
+    /// Dropped traces too.
+    pub include_dropped: bool,
+    /// Which traces count.
+    pub depth: Depth,
+}
+
 /// The newest hits of a shard.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct MemoryHits {
@@ -107,9 +139,10 @@ impl Resolved {
 impl ShardState {
     /// One trace.
     #[must_use]
-    pub fn view(&self, tenant: &TenantId, trace_id: TraceId) -> Option<EntryView> {
+    pub fn view(&self, tenant: &TenantId, trace_id: TraceId, depth: Depth) -> Option<EntryView> {
         let slot = self.find(tenant, trace_id)?;
-        let entry = self.slots[slot as usize].as_ref()?;
+        let entry = self.slots[slot as usize].as_ref();
+        let entry = entry.filter(|entry| depth.counts(entry))?;
         let record = match &entry.phase {
             Phase::Kept(kept) => Some(kept.record.clone()),
             Phase::LateDropped(record) => Some((**record).clone()),
@@ -269,15 +302,14 @@ impl ShardState {
 
     /// The newest traces of a tenant after the cursor that meet the filter or may.
     #[must_use]
-    pub fn search(
-        &self,
-        tenant: &TenantId,
-        filter: &SearchFilter,
-        cursor: Option<Cursor>,
-        limits: HitLimits,
-        include_dropped: bool,
-        indexed: &dyn Fn(&str) -> bool,
-    ) -> MemoryHits {
+    pub fn search(&self, search: &ShardSearch, indexed: &dyn Fn(&str) -> bool) -> MemoryHits {
+        let ShardSearch {
+            tenant,
+            filter,
+            cursor,
+            limits,
+            ..
+        } = search;
         let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
             return MemoryHits::default();
         };
@@ -288,11 +320,11 @@ impl ShardState {
         for (slot, entry) in (0u32..).zip(&self.slots) {
             let Some(entry) = entry
                 .as_ref()
-                .filter(|entry| entry.tenant as usize == number)
+                .filter(|entry| entry.tenant as usize == number && search.depth.counts(entry))
             else {
                 continue;
             };
-            if entry.dropped_by().is_some() && !include_dropped {
+            if entry.dropped_by().is_some() && !search.include_dropped {
                 continue;
             }
             let start = entry.fixed_start();
@@ -374,7 +406,13 @@ impl ShardState {
     }
 
     /// The names of the tenant's live traces whose start lies in the range.
-    pub fn names(&self, tenant: &TenantId, from: UnixNanos, to: UnixNanos, names: &mut LiveNames) {
+    pub fn names(
+        &self,
+        tenant: &TenantId,
+        (from, to): (UnixNanos, UnixNanos),
+        depth: Depth,
+        names: &mut LiveNames,
+    ) {
         let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
             return;
         };
@@ -382,7 +420,7 @@ impl ShardState {
         let mut attributes = vec![false; self.attributes.bound()];
         for entry in self
             .entries()
-            .filter(|entry| entry.tenant as usize == number)
+            .filter(|entry| entry.tenant as usize == number && depth.counts(entry))
         {
             let start = entry.fixed_start();
             if start < from || start >= to || entry.dropped_by().is_some() {

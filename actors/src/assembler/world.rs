@@ -14,9 +14,13 @@ use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::otlp::{AttributePolicy, scan_request};
 use spandrel_model::policy::{Limiters, PolicySet};
 use spandrel_model::routing::ShardRouter;
+use spandrel_model::search::SearchFilter;
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
-use super::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
+use super::{
+    Applied, Decided, Depth, Earlier, Effects, HitLimits, Prior, ShardOptions, ShardSearch,
+    ShardState, Step,
+};
 use crate::settings::Epoch;
 
 pub(crate) const SECOND: u64 = UnixNanos::PER_SECOND;
@@ -249,6 +253,18 @@ impl World {
         let records = self.commit();
         assert_eq!(records.len(), 1, "one decision, got {records:?}");
         (records[0].verdict, records[0].trigger)
+    }
+}
+
+/// A search of the default tenant from the beginning.
+pub(crate) fn search_of(filter: SearchFilter, limits: HitLimits) -> ShardSearch {
+    ShardSearch {
+        tenant: TenantId::default(),
+        filter: Arc::new(filter),
+        cursor: None,
+        limits,
+        include_dropped: false,
+        depth: Depth::Live,
     }
 }
 

@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::NodeId;
 use spandrel_raft::state::{NodeRegistration, NodeState};
-use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
+use spandrel_raft::{ClusterState, Command, ProposeError, Response, Settings};
 use tokio::time::Instant;
 
 use super::duties::{Duty, View, duties};
@@ -49,7 +49,8 @@ pub(crate) enum Job {
 
 pub(crate) enum ControllerMessage {
     Tick,
-    Done(Job),
+    /// The flag: it has changed the state.
+    Done(Job, bool),
 }
 
 impl ractor::Message for ControllerMessage {}
@@ -94,10 +95,11 @@ impl Actor for Controller {
                 let pause = Duration::from_millis(CONTROLLER_TICK_MS);
                 myself.send_after(pause, || ControllerMessage::Tick);
             }
-            ControllerMessage::Done(job) => {
+            ControllerMessage::Done(job, has_changed) => {
                 state.running.retain(|other| *other != job);
-                // A failover follows its cause at once. What waits for others is tried again at the next tick.
-                if job != Job::Commands {
+                // A failover follows its cause at once. What was in vain, or waits for others, is tried again at the next
+                // tick.
+                if job != Job::Commands || !has_changed {
                     return Ok(());
                 }
             }
@@ -157,7 +159,7 @@ impl ControllerState {
         let command = Command::RegisterNode(registration.clone());
         let settings = self.arguments.settings.clone();
         self.run(Job::Registration, myself, async move {
-            propose(&settings, command).await;
+            note("register node", settings.propose(command).await)
         });
     }
 
@@ -190,10 +192,13 @@ impl ControllerState {
         if !commands.is_empty() && !self.runs(Job::Commands) {
             let settings = settings.clone();
             self.run(Job::Commands, myself, async move {
+                let mut has_changed = false;
                 for command in commands {
                     log_command(&command);
-                    propose(&settings, command).await;
+                    let name = command.name();
+                    has_changed |= note(name, settings.propose_as_leader(command).await);
                 }
+                has_changed
             });
         }
         if let Some(change) = change
@@ -201,7 +206,7 @@ impl ControllerState {
         {
             let settings = self.arguments.settings.clone();
             self.run(Job::Members, myself, async move {
-                change_members(&settings, change).await;
+                change_members(&settings, change).await
             });
         }
     }
@@ -232,15 +237,17 @@ impl ControllerState {
         &mut self,
         job: Job,
         myself: &ActorRef<ControllerMessage>,
-        work: impl Future<Output = ()> + Send + 'static,
+        work: impl Future<Output = bool> + Send + 'static,
     ) {
         self.running.push(job);
         let (myself, halt) = (myself.clone(), Arc::clone(&self.arguments.env.halt));
         tokio::spawn(async move {
-            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+            let done = AssertUnwindSafe(work).catch_unwind().await;
+            if done.is_err() {
                 halt(&format!("the controller's job {job:?} panicked"));
             }
-            let _ = myself.cast(ControllerMessage::Done(job));
+            let has_changed = done.unwrap_or(false);
+            let _ = myself.cast(ControllerMessage::Done(job, has_changed));
         });
     }
 }
@@ -270,9 +277,10 @@ fn log_command(command: &Command) {
     }
 }
 
-async fn propose(settings: &Settings, command: Command) {
-    let name = command.name();
-    match settings.propose(command).await {
+/// Whether a proposal has changed the state; what else became of it is logged.
+fn note(name: &str, proposed: Result<Response, ProposeError>) -> bool {
+    let has_changed = proposed.is_ok();
+    match proposed {
         Ok(_) => {}
         // Something has changed since the look: the next one sees it.
         Err(ProposeError::Conflict(conflict)) => {
@@ -280,9 +288,10 @@ async fn propose(settings: &Settings, command: Command) {
         }
         Err(error) => tracing::warn!(command = name, %error, "a duty is not done"),
     }
+    has_changed
 }
 
-async fn change_members(settings: &Settings, change: Duty) {
+async fn change_members(settings: &Settings, change: Duty) -> bool {
     let changed = match change {
         Duty::AddLearner(node) => {
             tracing::info!(node = node.0, "a node follows the settings from now on");
@@ -297,7 +306,8 @@ async fn change_members(settings: &Settings, change: Duty) {
         // The caller keeps these apart.
         Duty::Propose(_) => Ok(()),
     };
-    if let Err(error) = changed {
+    if let Err(error) = &changed {
         tracing::warn!(%error, "the group's members are not changed yet");
     }
+    changed.is_ok()
 }

@@ -39,6 +39,7 @@ use spandrel_model::summary::SummaryDecision;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
+use crate::assembler::Depth;
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{PRESSURE_RETRY_MS, QUERY_CREDIT_BYTES};
 use crate::shared::Shared;
@@ -80,13 +81,17 @@ impl QueryPort {
         answer.await.map_err(|_| stopping())
     }
 
-    /// Asks the shards whose live traces count; the answers come in their order.
-    async fn ask_live<T>(
+    /// Asks the shards of a part for what counts of their memory; the answers come in their order.
+    async fn ask_shards<T>(
         &self,
         part: &NodePart,
-        question: impl Fn(oneshot::Sender<T>) -> AssemblerMessage,
+        question: impl Fn(Depth, oneshot::Sender<T>) -> AssemblerMessage,
     ) -> Result<Vec<T>, PortError> {
-        let answers = part.live.iter().map(|shard| self.ask(shard, &question));
+        let answers = part.stored.iter().map(|shard| {
+            let depth = part.depth(shard);
+            let question = &question;
+            self.ask(shard, move |reply| question(depth, reply))
+        });
         futures_util::future::try_join_all(answers).await
     }
 

@@ -36,8 +36,9 @@ impl QueryPort {
     ) -> Result<NamesAnswer, PortError> {
         let _credit = self.credit(&request.tenant)?;
         let live = self
-            .ask_live(part, |reply| {
-                AssemblerMessage::Names(request.tenant.clone(), request.from, request.to, reply)
+            .ask_shards(part, |depth, reply| {
+                let range = (request.from, request.to);
+                AssemblerMessage::Names(request.tenant.clone(), range, depth, reply)
             })
             .await?;
         let shared = Arc::clone(&self.shared);

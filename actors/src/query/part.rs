@@ -3,15 +3,16 @@
 use spandrel_model::ids::ShardId;
 use spandrel_model::shard_set::ShardSet;
 
+use crate::assembler::Depth;
+
 /// The shards that one node answers for.
 ///
 /// Invariant: `live` is part of `stored`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct NodePart {
-    /// Live traces count too. Only of an in-sync copy: those of a node that has left the set are stale, and whatever
-    /// of them is not in its blocks the others hold.
+    /// Live traces count too. Only of an in-sync copy: those of a node that has left the set are stale.
     pub(crate) live: ShardSet,
-    /// What blocks and journal hold counts.
+    /// What blocks and journal hold counts, and the kept traces that are on their way to a block.
     pub(crate) stored: ShardSet,
 }
 
@@ -41,6 +42,15 @@ impl NodePart {
         let mut stored = self.stored.without(&other.stored);
         stored.extend(&live);
         Self { live, stored }
+    }
+
+    /// Which of a shard's traces in memory count.
+    pub(crate) fn depth(&self, shard: ShardId) -> Depth {
+        if self.live.contains(shard) {
+            Depth::Live
+        } else {
+            Depth::Stored
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

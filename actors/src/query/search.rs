@@ -21,8 +21,8 @@ use super::part::NodePart;
 use super::sources::{self, Batch, Candidate, Key, Origin, Wanted, after};
 use super::verify::{Inspected, prepare, verify};
 use super::{QueryPort, storage_error};
-use crate::assembler::HitLimits;
-use crate::assembler_actor::{AssemblerMessage, ShardSearch};
+use crate::assembler::{HitLimits, ShardSearch};
+use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{MAX_SEARCH_FRAME_BYTES, MAX_SHARD_CANDIDATES, SEARCH_GROUP};
 use crate::meters::Stage;
 use crate::shared::Shared;
@@ -127,7 +127,7 @@ impl QueryPort {
         let request = &progress.request;
         let filter = Arc::new(request.filter.clone());
         let answers = self
-            .ask_live(part, |reply| {
+            .ask_shards(part, |depth, reply| {
                 let search = ShardSearch {
                     tenant: request.tenant.clone(),
                     filter: Arc::clone(&filter),
@@ -137,6 +137,7 @@ impl QueryPort {
                         meeting: request.limit,
                     },
                     include_dropped: request.include_dropped,
+                    depth,
                 };
                 AssemblerMessage::Search(search, reply)
             })

@@ -20,7 +20,7 @@ use super::message::{
 use super::part::NodePart;
 use super::reader::PartsReader;
 use super::readers::{Chunks, ReaderOwner, Readers};
-use super::trace::{Depth, TracePart};
+use super::trace::TracePart;
 use crate::limits::{
     HOLDERS_RETRY_MS, MAX_PEER_QUERIES, MAX_PEER_QUERIES_WAITING, MAX_PEER_QUERY_MS,
 };
@@ -216,7 +216,7 @@ impl QueryServer {
             return Err(malformed("part")().into());
         }
         self.is_member(&asked, &part).await?;
-        let depth = Depth::of(&part, shard);
+        let depth = part.depth(shard);
         let found = match self.local.look_up(&asked.tenant, trace_id, depth).await? {
             TracePart::Absent(absence) => return Ok(OpenedTrace::Absent(absence)),
             TracePart::Found(found) => found,

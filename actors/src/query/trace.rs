@@ -3,17 +3,16 @@
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
+use spandrel_model::ids::{Lsn, TenantId, TraceId};
 use spandrel_model::ports::{DecisionView, TraceAbsence};
 use spandrel_model::search::{MissingPart, TraceState};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
-use super::part::NodePart;
 use super::reader::{TraceParts, distinct_spans, holds};
 use super::{QueryPort, storage_error, stored_decision};
-use crate::assembler::{EntryView, Promotion};
+use crate::assembler::{Depth, EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::meters::Stage;
@@ -23,25 +22,6 @@ use crate::shared::Shared;
 const CHECKED_RECORDS: usize = 64;
 /// Tries of a promotion while the trace's verdict is on its way to the journal.
 const PROMOTION_TRIES: usize = 50;
-
-/// Where a node looks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Depth {
-    /// In the shard's live traces too: of an in-sync copy.
-    Live,
-    /// In blocks and in the journal alone: what has left the memory of an in-sync copy since.
-    Stored,
-}
-
-impl Depth {
-    pub(crate) fn of(part: &NodePart, shard: ShardId) -> Self {
-        if part.live.contains(shard) {
-            Self::Live
-        } else {
-            Self::Stored
-        }
-    }
-}
 
 /// What one node knows of a trace.
 #[derive(Debug)]
@@ -81,13 +61,8 @@ impl QueryPort {
         let shard = self.shared.shard(tenant, trace_id);
         let owner = tenant.clone();
         // The shard first: an entry that has left it has its fragment in a block by then.
-        let view = match depth {
-            Depth::Live => {
-                let ask = |reply| AssemblerMessage::View(owner, trace_id, reply);
-                self.ask(shard, ask).await?
-            }
-            Depth::Stored => None,
-        };
+        let ask = |reply| AssemblerMessage::View(owner, trace_id, depth, reply);
+        let view = self.ask(shard, ask).await?;
         let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
         let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
         let look = move || stored(&shared, &owner, trace_id, decided);

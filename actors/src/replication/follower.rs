@@ -40,7 +40,7 @@ pub(crate) struct FollowerShard<R> {
     /// The last record that the shard's assembler has or will have got.
     applied: Lsn,
     /// Up to here records are on every copy.
-    commit: Lsn,
+    pub(crate) commit: Lsn,
     stand: Stand,
     /// The newest attempt of the primary to begin in this term.
     attempt: u64,
@@ -96,6 +96,21 @@ impl<R> FollowerShard<R> {
     /// Its assembler may have got too little or too much of what is here: it cannot go on, only be filled.
     pub(crate) fn doubt(&mut self) {
         self.applied = Lsn(u64::MAX);
+    }
+
+    /// It led the shard before, and these records did not count by then: it can only be filled.
+    pub(crate) fn give_up(&mut self, records: impl Iterator<Item = (Lsn, R)>) {
+        self.pending = records.collect();
+        if !self.pending.is_empty() {
+            self.doubt();
+        }
+    }
+
+    /// Before it is filled: of the records that its assembler did not get, those up to `counted`.
+    pub(crate) fn settle(&mut self, counted: Lsn) -> Vec<(Lsn, R)> {
+        let settled = self.pending.iter();
+        let settled = settled.take_while(|(lsn, _)| *lsn <= counted).count();
+        self.pending.drain(..settled).collect()
     }
 
     /// Forgets the records behind `keep`, which do not count.

@@ -149,19 +149,28 @@ impl WriterState {
             if begin.fill || follower.can_go_on(keep) {
                 // This node may come to lead the shard before the beginning is done.
                 follower.cut(keep);
-                work.push((begin.shard, keep, last, begin.fill));
+                let counted = begin.fill.then(|| keep.min(begin.settled));
+                let settled = counted.map(|counted| follower.settle(counted));
+                let commits = settled.unwrap_or_default().into_iter();
+                let commits = commits.map(|(lsn, record)| record.into_commit(lsn));
+                self.tell(begin.shard, commits.collect());
+                work.push((begin.shard, keep, last, counted));
             }
         }
         let (shared, writer) = (Arc::clone(&self.shared), myself.clone());
         let assemblers = self.shards.clone();
         self.shared.spawn_job("beginning", async move {
-            for (shard, _, _, fill) in &work {
+            let mut emptied = Vec::new();
+            for (shard, _, _, counted) in &work {
                 let assembler = assemblers.get(usize::from(shard.0));
-                if let (Some(assembler), true) = (assembler, *fill) {
-                    let (reply, emptied) = oneshot::channel();
-                    let _ = assembler.cast(AssemblerMessage::Empty(reply));
-                    let _ = emptied.await;
+                if let (Some(assembler), Some(counted)) = (assembler, *counted) {
+                    let (reply, is_empty) = oneshot::channel();
+                    let _ = assembler.cast(AssemblerMessage::StartAnew(counted, reply));
+                    emptied.push(is_empty);
                 }
+            }
+            for is_empty in emptied {
+                let _ = is_empty.await;
             }
             let stores = Arc::clone(&shared);
             let prepared = shared.env.block(move || {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{NodeId, ShardId, Term};
+use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
 use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
@@ -162,6 +162,8 @@ pub(crate) struct WriterState {
     roles: Vec<Role>,
     /// The last reign of this node over each shard.
     reigns: Vec<Reign>,
+    /// The last record of each shard that the replay found, until it is known to count.
+    replayed: Vec<Option<Lsn>>,
     /// Shards whose traces were let go here: what the disk holds of them no longer says what their assemblers have.
     emptied: Vec<bool>,
     map: Arc<ClusterState>,
@@ -196,10 +198,14 @@ impl Actor for Writer {
     ) -> Result<WriterState, ActorProcessingErr> {
         let shards = usize::from(arguments.shared.router.shards());
         let found = arguments.state.shard_map.iter().map(|record| record.term);
+        let replayed = (0u16..).map(ShardId).take(shards);
+        let replayed = replayed.map(|shard| Some(arguments.shared.journal.last_valid(shard)));
+        let replayed = replayed.collect();
         let mut state = WriterState {
             found: found.collect(),
             roles: (0..shards).map(|_| Role::None).collect(),
             reigns: vec![Reign::default(); shards],
+            replayed,
             emptied: vec![false; shards],
             map: Arc::clone(&arguments.state),
             shared: arguments.shared,
@@ -502,9 +508,26 @@ impl WriterState {
                 }
             };
             self.tell(shard, commits);
+            self.settle_replayed(shard);
             self.answer_keeper(shard);
         }
         tickets.into_iter().for_each(Ticket::durable);
+    }
+
+    /// What was replayed counts once the log counts up to there: by what its primary says, and alone at once.
+    fn settle_replayed(&mut self, shard: ShardId) {
+        let at = usize::from(shard.0);
+        let commit = match self.roles.get(at) {
+            Some(Role::Follower(follower)) => follower.commit,
+            Some(Role::Primary(primary)) => primary.commit,
+            _ => return,
+        };
+        if let (Some(last), Some(assembler)) = (self.replayed[at], self.shards.get(at))
+            && commit >= last
+        {
+            let _ = assembler.cast(AssemblerMessage::Counted(last));
+            self.replayed[at] = None;
+        }
     }
 
     fn tell(&self, shard: ShardId, commits: Vec<ShardCommit>) {

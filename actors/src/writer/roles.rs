@@ -108,14 +108,11 @@ impl WriterState {
         let (term, primary) = (record.term, record.primary);
         let follower = match std::mem::replace(&mut self.roles[at], Role::None) {
             Role::Primary(mut led) => {
-                let last = led.last;
-                // Whether these count is for the new primary to say, which has them if they do: their spans come back
-                // from it only when this shard is filled anew.
-                let unsettled = !led.give_up().is_empty();
-                let mut follower = FollowerShard::new(term, primary, last);
-                if unsettled {
-                    follower.doubt();
-                }
+                let mut follower = FollowerShard::new(term, primary, led.last);
+                // Whether these count is for the new primary to say. Nobody waits for an answer any more: who does, is
+                // told that the outcome is not known.
+                let given_up = led.give_up().into_iter();
+                follower.give_up(given_up.map(|(lsn, work)| (lsn, work.into_record().0)));
                 follower
             }
             _ => {

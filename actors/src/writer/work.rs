@@ -267,21 +267,31 @@ pub(crate) enum ShardCommit {
     },
 }
 
+impl ShardCommit {
+    /// The record's number.
+    pub(crate) fn lsn(&self) -> Lsn {
+        match self {
+            Self::Spans { lsn, .. } | Self::Verdicts { lsn, .. } => *lsn,
+        }
+    }
+}
+
 impl Work {
     /// The notice of the record for its assembler, and who is to be told afterwards.
     pub(crate) fn into_commit(self, lsn: Lsn) -> (ShardCommit, Option<Ticket>) {
+        let (record, ticket) = self.into_record();
+        (record.into_commit(lsn), ticket)
+    }
+
+    /// The record as a follower holds it, and who waits for it.
+    pub(crate) fn into_record(self) -> (ReplicaRecord, Option<Ticket>) {
         match self {
-            Self::Verdicts(records, again) => {
-                let commit = ShardCommit::Verdicts {
-                    lsn,
-                    records,
-                    again: again.is_some(),
-                };
-                (commit, again)
+            Self::Verdicts(records, ticket) => {
+                let again = ticket.is_some();
+                (ReplicaRecord::Verdicts { records, again }, ticket)
             }
             Self::Spans(part) => {
-                let commit = ShardCommit::Spans {
-                    lsn,
+                let record = ReplicaRecord::Spans {
                     batch: part.batch,
                     epoch: part.epoch,
                     rows: part.rows,
@@ -291,7 +301,7 @@ impl Work {
                     credit: part.credit,
                     request: part.request,
                 };
-                (commit, Some(part.ticket))
+                (record, Some(part.ticket))
             }
         }
     }

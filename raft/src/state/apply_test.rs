@@ -234,6 +234,48 @@ fn holders_are_compared_and_forgotten_with_their_bucket() {
 }
 
 #[test]
+fn who_leaves_a_term_is_no_holder_of_what_comes_in_it() {
+    let mut state = serving();
+    let old = record(1, 1, &[1, 2]);
+    let key = |shard, term| HolderKey {
+        shard: ShardId(shard),
+        term: Term(term),
+    };
+    let keys = [(0, 1), (1, 1)];
+    let buckets = [7, 8, 9].into_iter();
+    let changes = buckets.flat_map(|bucket| {
+        keys.map(|(shard, term)| HolderChange {
+            bucket: Bucket(bucket),
+            key: key(shard, term),
+            expected: Vec::new(),
+            holders: vec![NodeId(1), NodeId(2)],
+        })
+    });
+    let changes = changes.collect();
+    state.apply(&Command::SetHolders { changes }).unwrap();
+    let held = |state: &ClusterState, bucket: u32, shard: u16| {
+        state.holders[&Bucket(bucket)][&key(shard, 1)].len()
+    };
+
+    // when a node leaves within the term, then it is no holder of the traces that may still be open
+    state
+        .apply(&change(0, old.clone(), record(1, 1, &[1])))
+        .unwrap();
+    assert_eq!([7, 8, 9].map(|bucket| held(&state, bucket, 0)), [2, 1, 1]);
+    assert_eq!([7, 8, 9].map(|bucket| held(&state, bucket, 1)), [2, 2, 2]);
+    // and it joins in another term only
+    let joins = state.apply(&change(0, record(1, 1, &[1]), old.clone()));
+    assert!(joins.unwrap_err().to_string().contains("in a new term"));
+    state
+        .apply(&change(0, record(1, 1, &[1]), record(2, 1, &[1, 2])))
+        .unwrap();
+
+    // when another one leads from the next term on, then the term before is whole on all who were in it
+    state.apply(&change(1, old, record(2, 2, &[2]))).unwrap();
+    assert_eq!([7, 8, 9].map(|bucket| held(&state, bucket, 1)), [2, 2, 2]);
+}
+
+#[test]
 fn tenants_and_indexed_keys_have_their_limits() {
     let mut state = founded();
     let create = |number: usize| Command::CreateTenant {

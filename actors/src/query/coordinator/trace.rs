@@ -13,7 +13,7 @@ use super::super::message::{OpenedPart, OpenedTrace, decode_trace, encode_part, 
 use super::super::part::NodePart;
 use super::super::plan::{Demand, Standing};
 use super::super::reader::PartsReader;
-use super::super::trace::{Depth, FoundPart, TracePart};
+use super::super::trace::{FoundPart, TracePart};
 use super::merge::add_missing;
 use super::merged_reader::{MergedReader, Source};
 use super::peer::{PeerError, nonsense};
@@ -66,7 +66,7 @@ impl Coordinator {
         let alone = self.alone(&demand, &standing)?;
         let contact = self.no_contact(ALL_TIMES);
         if let (Some(part), None) = (&alone, &contact) {
-            let depth = Depth::of(part, shard);
+            let depth = part.depth(shard);
             let found = self.local().look_up(tenant, trace_id, depth).await?;
             return Ok(self.answer_alone(found));
         }
@@ -286,7 +286,7 @@ impl Question for TraceQuestion<'_> {
             return answer.map_err(|error| error.to_string());
         }
         let local = self.coordinator.local();
-        let depth = Depth::of(part, self.shard);
+        let depth = part.depth(self.shard);
         let found = local.look_up(self.tenant, self.trace_id, depth).await;
         Ok(match found.map_err(|error| error.to_string())? {
             TracePart::Absent(absence) => HolderAnswer::Absent(absence),

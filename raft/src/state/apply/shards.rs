@@ -7,7 +7,9 @@ use spandrel_model::ids::{Bucket, NodeId, ShardId};
 
 use super::too_many;
 use crate::limits::{MAX_HOLDER_CHANGES, MAX_HOLDERS, MAX_REPLICATION};
-use crate::state::{Applied, ClusterState, Conflict, HolderChange, ShardChange, ShardRecord};
+use crate::state::{
+    Applied, ClusterState, Conflict, HolderChange, HolderKey, ShardChange, ShardRecord,
+};
 
 /// Most holders of one (shard, bucket, term): the replicas and as many copies under way.
 const MAX_COPIES: usize = 2 * MAX_REPLICATION as usize;
@@ -51,11 +53,36 @@ impl ClusterState {
             check_succession(change)?;
         }
         for change in changes {
+            self.take_from_holders(change);
             if let Some(record) = self.shard_map.get_mut(usize::from(change.shard.0)) {
                 record.clone_from(&change.record);
             }
         }
         Ok(Applied::Done)
+    }
+
+    /// Who leaves the in-sync set within a term lacks what the term brings from then on: also of the traces that are
+    /// open, whose bucket is the newest one or the one before it.
+    fn take_from_holders(&mut self, change: &ShardChange) {
+        let (old, new) = (&change.expected, &change.record);
+        let leaves = |node: &NodeId| old.isr.contains(node) && !new.isr.contains(node);
+        if new.term != old.term || !old.isr.iter().any(leaves) {
+            return;
+        }
+        let Some(newest) = self.holders.keys().next_back().copied() else {
+            return;
+        };
+        let key = HolderKey {
+            shard: change.shard,
+            term: new.term,
+        };
+        for (_, records) in self.holders.range_mut(Bucket(newest.0.saturating_sub(1))..) {
+            if records.contains_key(&key)
+                && let Some(holders) = Arc::make_mut(records).get_mut(&key)
+            {
+                holders.retain(|node| !leaves(node));
+            }
+        }
     }
 
     fn check_record(&self, shard: ShardId, record: &ShardRecord) -> Result<(), Conflict> {
@@ -150,13 +177,18 @@ impl ClusterState {
     }
 }
 
-/// A new primary is a new term, and comes from those that hold every acknowledged span: the in-sync set, or the
+/// A new primary is a new term, and so is a new member of the in-sync set: the members of a term hold all that was
+/// written in it. A new primary comes from those that hold every acknowledged span: the in-sync set, or the
 /// target of the move.
 fn check_succession(change: &ShardChange) -> Result<(), Conflict> {
     let (old, new) = (&change.expected, &change.record);
     if new.term == old.term {
         if new.primary != old.primary {
             return Err(bad(change.shard, "a new primary needs a new term"));
+        }
+        if new.isr.iter().any(|node| !old.isr.contains(node)) {
+            let reason = "who joins the in-sync set does so in a new term";
+            return Err(bad(change.shard, reason));
         }
         return Ok(());
     }
