@@ -209,13 +209,13 @@ impl Node {
     }
 
     fn coordinator(&self, link: Option<Arc<dyn Link>>) -> Arc<dyn Query> {
-        let settings = self.member.settings.clone();
+        let member = self.member.clone();
         Arc::new(Coordinator::new(CoordinatorParts {
             local: Arc::new(self.query_port()),
             link,
             cluster: self.member.settings.watch(),
             node: self.shared.node,
-            contact: Arc::new(move || settings.leader().is_some()),
+            contact: Arc::new(move || member.has_contact()),
         }))
     }
 

@@ -141,8 +141,9 @@ async fn judged(
     Ok(answers)
 }
 
-/// As [`judge_traces`], but for answers that say without need that they are not whole. All of their spans are there all
-/// the same, or they are judged as lost. Where `receipts` demands whole answers, those are of dropped traces alone: a
+/// As [`judge_traces`], but for spans of dropped traces, and answers that say without need that they are not whole. When
+/// shards move, spans of what was dropped are not brought along (docs/replication.md): which of them a fetch still
+/// returns is no promise. All spans of other answers are there, or they are judged as lost. Where `receipts` demands whole answers, those are of dropped traces alone: a
 /// span of one that comes again when a replica has joined makes that replica name the records before as missing.
 fn judged_traces(
     history: &History,
@@ -158,6 +159,7 @@ fn judged_traces(
     let before = violations.len();
     violations.retain(|violation| match violation {
         Violation::Incomplete { trace } => receipts == Receipts::Complete && !is_dropped(*trace),
+        Violation::SpanLost { trace, .. } => !is_dropped(*trace),
         _ => true,
     });
     if before > violations.len() {

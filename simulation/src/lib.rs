@@ -16,6 +16,7 @@ compile_error!(
 pub mod check;
 mod client;
 mod clock;
+mod cluster;
 mod counters;
 mod disk;
 mod events;
@@ -31,5 +32,6 @@ mod run;
 mod workload;
 mod world;
 
+pub use cluster::ClusterPlan;
 pub use plan::{Canary, Plan, Size};
-pub use run::{Outcome, run_seed};
+pub use run::{Outcome, run_cluster, run_seed};

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
-use spandrel_simulation::{Canary, Plan, run_seed};
+use spandrel_simulation::{Canary, ClusterPlan, Plan, run_cluster, run_seed};
 
 /// Seeds of a soak that says neither how many nor how long.
 const DEFAULT_SEEDS: u64 = 100;
@@ -22,6 +22,9 @@ enum Action {
     Replay {
         /// The seed.
         seed: u64,
+        /// A node that is alone, instead of a cluster.
+        #[arg(long)]
+        alone: bool,
         /// Prints every event; RUST_LOG shows the node's own log lines among them.
         #[arg(long)]
         events: bool,
@@ -53,10 +56,11 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Action::Replay {
             seed,
+            alone,
             events,
             large,
             canary,
-        } => Ok(replay(seed, events, large, canary)),
+        } => Ok(replay(seed, alone, events, large, canary)),
         Action::Soak {
             seeds,
             minutes,
@@ -78,7 +82,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn replay(seed: u64, events: bool, large: bool, canary: bool) -> ExitCode {
+fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> ExitCode {
     tracing_subscriber::fmt()
         .without_time()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
@@ -94,8 +98,14 @@ fn replay(seed: u64, events: bool, large: bool, canary: bool) -> ExitCode {
     } else {
         plan
     };
-    println!("{plan:?}");
-    let outcome = run_seed(plan, events);
+    let outcome = if alone {
+        println!("{plan:?}");
+        run_seed(plan, events)
+    } else {
+        let plan = ClusterPlan::of(seed);
+        println!("{plan:?}");
+        run_cluster(plan, events)
+    };
     println!(
         "{} events in {} virtual seconds, {} spans acknowledged",
         outcome.events,

@@ -17,6 +17,7 @@ pub(crate) enum Stream {
     Samples = 7,
     LargePlan = 8,
     Operators = 9,
+    Cluster = 10,
 }
 
 /// The generator of a stream.

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use spandrel_storage::disk::Disk;
 
 use crate::check::{Violation, verdicts_follow_from_their_records, violation};
+use crate::cluster::{self, ClusterPlan};
 use crate::events::Printing;
 use crate::life::{End, Purpose, data_dir, lead};
 use crate::limits::{MAX_LIVES, STACK_BYTES};
 use crate::overrides;
 use crate::plan::{Fault, Plan};
 use crate::random::{Stream, stream};
-use crate::world::World;
+use crate::world::{Scene, World};
 
 /// What became of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,12 +34,32 @@ pub struct Outcome {
 /// Runs a plan. Do so once per process: some ids of dependencies are counted per process.
 #[must_use]
 pub fn run_seed(plan: Plan, print_events: bool) -> Outcome {
+    run(plan, print_events, Scene::Alone, lives)
+}
+
+/// Runs the plan of a cluster. Once per process, too.
+#[must_use]
+pub fn run_cluster(plan: ClusterPlan, print_events: bool) -> Outcome {
+    run(
+        plan.node.clone(),
+        print_events,
+        Scene::Cluster,
+        move |world| cluster::run(world, plan),
+    )
+}
+
+fn run(
+    plan: Plan,
+    print_events: bool,
+    scene: Scene,
+    lives: impl FnOnce(&Arc<World>) + Send + 'static,
+) -> Outcome {
     let printing = if print_events {
         Printing::All
     } else {
         Printing::Last
     };
-    let body = move || run(plan, printing);
+    let body = move || run_here(plan, printing, scene, lives);
     let thread = std::thread::Builder::new()
         .name("simulation".to_owned())
         .stack_size(STACK_BYTES);
@@ -56,10 +77,15 @@ pub fn run_seed(plan: Plan, print_events: bool) -> Outcome {
     }
 }
 
-fn run(plan: Plan, printing: Printing) -> Outcome {
+fn run_here(
+    plan: Plan,
+    printing: Printing,
+    scene: Scene,
+    lives: impl FnOnce(&Arc<World>),
+) -> Outcome {
     use rand::Rng;
     overrides::install(stream(plan.seed, Stream::Product).next_u64());
-    let world = World::new(plan, printing);
+    let world = World::new(plan, printing, scene);
     metrics::with_local_recorder(&world.counters, || lives(&world));
     let acknowledged = {
         let traces = world.traces();

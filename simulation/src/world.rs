@@ -19,8 +19,18 @@ use crate::plan::Plan;
 use crate::random::{Stream, stream};
 use crate::workload::{Request, Workload};
 
+/// Who answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scene {
+    /// One node, which knows everything while it runs.
+    Alone,
+    /// Several: while faults strike, an answer may say that somebody was not reached.
+    Cluster,
+}
+
 pub(crate) struct World {
     pub(crate) plan: Plan,
+    pub(crate) scene: Scene,
     pub(crate) clock: Arc<SimulatedClock>,
     pub(crate) log: Arc<EventLog>,
     pub(crate) disk: SimulatedDisk,
@@ -45,7 +55,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl World {
-    pub(crate) fn new(plan: Plan, printing: Printing) -> Arc<Self> {
+    pub(crate) fn new(plan: Plan, printing: Printing, scene: Scene) -> Arc<Self> {
         use rand::Rng;
         let workload = Workload::of(&plan);
         let disk_seed = stream(plan.seed, Stream::Disk).next_u64();
@@ -68,6 +78,7 @@ impl World {
             faulted: AtomicBool::new(false),
             stopped: Notify::new(),
             plan,
+            scene,
         })
     }
 

@@ -4,6 +4,7 @@
 //! empty directory is a new node, whatever address it has; a used one is the node that it was.
 
 mod admin;
+mod contact;
 mod handler;
 mod join;
 mod link_factory;

@@ -23,7 +23,7 @@ use spandrel_model::search::TraceState;
 use spandrel_model::verdict::Verdict;
 
 use crate::model::{ReturnedSpan, Seen, returned_spans};
-use crate::world::World;
+use crate::world::{Scene, World};
 
 pub(crate) use accounting::everything_sent_is_counted;
 pub(crate) use credit::{credit_is_held_by_entries, credit_within_pool};
@@ -76,6 +76,24 @@ pub(crate) struct Observation {
     pub(crate) spans: Vec<ReturnedSpan>,
 }
 
+impl Observation {
+    fn nothing(at: UnixNanos) -> Self {
+        Self {
+            at,
+            state: None,
+            complete: true,
+            decision: None,
+            span_count: 0,
+            spans: Vec::new(),
+        }
+    }
+}
+
+/// In a cluster with faults, holders may be out of reach: a refusal with a hint says so.
+pub(crate) fn may_be_unreachable(world: &World, error: &PortError) -> bool {
+    world.scene == Scene::Cluster && error.retry_after_ms.is_some()
+}
+
 /// Fetches a trace by its id.
 pub(crate) async fn observe(
     world: &World,
@@ -83,15 +101,7 @@ pub(crate) async fn observe(
     tenant: &TenantId,
     trace_id: TraceId,
 ) -> Result<Observation, PortError> {
-    let at = world.now();
-    let mut observation = Observation {
-        at,
-        state: None,
-        complete: true,
-        decision: None,
-        span_count: 0,
-        spans: Vec::new(),
-    };
+    let mut observation = Observation::nothing(world.now());
     match query.trace(tenant, trace_id).await? {
         TraceLookup::Absent(TraceAbsence::Unknown { .. }) => {}
         TraceLookup::Absent(TraceAbsence::Dropped(decision)) => {
@@ -146,8 +156,16 @@ pub(crate) async fn check_trace(
         return Err(violation("answer", format!("no trace {number}")));
     };
     let name = format!("trace {number} ({} of {})", before.trace_id, before.tenant);
-    let observed = observe(world, query, &before.tenant, before.trace_id).await;
-    let observed = observed.map_err(|error| violation("answer", format!("{name}: {error}")))?;
+    let observed = match observe(world, query, &before.tenant, before.trace_id).await {
+        Ok(observed) => observed,
+        Err(error) if may_be_unreachable(world, &error) && phase == Phase::Running => {
+            return Ok(Observation::nothing(world.now()));
+        }
+        Err(error) => return Err(violation("answer", format!("{name}: {error}"))),
+    };
+    if !observed.complete && world.scene == Scene::Cluster && phase == Phase::Running {
+        return Ok(observed);
+    }
     let Some(after) = world.traces().get(number).cloned() else {
         return Err(violation("answer", format!("no trace {number}")));
     };
@@ -161,6 +179,7 @@ pub(crate) async fn check_trace(
     let needed = p1_durable::Needed {
         window_nanos: window,
         retained_until: p7_retention::retained_until(&world.plan, &before),
+        may_forget_drops: world.scene == Scene::Cluster,
     };
     p1_durable::check(&before, &after, &observed, needed)
         .map_err(|problem| violation("P1", told(problem)))?;

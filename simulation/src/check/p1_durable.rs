@@ -10,7 +10,7 @@ use spandrel_model::search::TraceState;
 use spandrel_model::verdict::Verdict;
 
 use super::Observation;
-use crate::model::TraceRecord;
+use crate::model::{Seen, TraceRecord};
 
 /// How long spans must be there.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,8 @@ pub(crate) struct Needed {
     pub(crate) window_nanos: u64,
     /// Those of a kept trace.
     pub(crate) retained_until: UnixNanos,
+    /// Shards move, and spans of what was dropped are not brought along (docs/replication.md).
+    pub(crate) may_forget_drops: bool,
 }
 
 /// `before` and `after`: the trace as the clients knew it before and after the question.
@@ -48,6 +50,10 @@ pub(crate) fn check(
         }
     }
     if observed.at >= needed.retained_until {
+        return Ok(());
+    }
+    let drop = |decision: &Seen| decision.verdict == Verdict::Drop;
+    if needed.may_forget_drops && observed.decision.as_ref().is_some_and(drop) {
         return Ok(());
     }
     let Some(since) = required_since(before, observed, needed.window_nanos) else {
@@ -96,7 +102,7 @@ fn required_since(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ReturnedSpan, Seen, SpanRecord};
+    use crate::model::{ReturnedSpan, SpanRecord};
 
     const SECOND: u64 = UnixNanos::PER_SECOND;
 
@@ -149,6 +155,7 @@ mod tests {
         let needed = Needed {
             window_nanos: 60 * SECOND,
             retained_until: UnixNanos(2_000 * SECOND),
+            may_forget_drops: false,
         };
         check(trace, trace, observed, needed)
     }
