@@ -1,5 +1,6 @@
 //! The actor around a shard's assembler: it performs what the pure state asks for.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,10 +14,12 @@ use tokio::sync::oneshot;
 
 use crate::assembler::{
     Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
-    PagedTrace, Prior, Promotion, ShardSearch, ShardState, Step,
+    PagedTrace, Prior, Promotion, Recall, ShardSearch, ShardState, Step,
 };
 use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS};
 use crate::meters::Stage;
+use crate::query::Coordinator;
+use crate::replication::{Again, recall};
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{ShardCommit, WriterMessage};
@@ -47,6 +50,10 @@ impl Reign {
 pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
     Writer(ActorRef<WriterMessage>),
+    /// Who is asked for spans that are elsewhere, once.
+    Cluster(Box<Coordinator>),
+    /// Spans that were elsewhere are here, or cannot be had.
+    Recalled,
     Committed(Vec<ShardCommit>),
     /// Records up to this one count, those that a replay found included.
     Counted(Lsn),
@@ -114,6 +121,11 @@ pub(crate) struct AssemblerState {
     left_at: Option<UnixNanos>,
     /// Wait until no trace is left.
     leaving: Vec<oneshot::Sender<()>>,
+    cluster: Option<Arc<Coordinator>>,
+    /// Traces of which spans are elsewhere; each has an entry here.
+    recalls: VecDeque<Recall>,
+    /// The first of them is being brought here.
+    recalling: bool,
 }
 
 /// What the journal's filters say, for live traffic.
@@ -170,6 +182,9 @@ impl Actor for Assembler {
             effects: arguments.effects,
             left_at: None,
             leaving: Vec::new(),
+            cluster: None,
+            recalls: VecDeque::new(),
+            recalling: false,
         })
     }
 
@@ -197,6 +212,8 @@ impl AssemblerState {
         let step = step(&shared, &epoch, &decided, self.role);
         match message {
             AssemblerMessage::Writer(writer) => self.writer = Some(writer),
+            AssemblerMessage::Cluster(cluster) => self.cluster = Some(Arc::from(cluster)),
+            AssemblerMessage::Recalled => self.recalling = false,
             AssemblerMessage::Committed(commits) => {
                 commits
                     .into_iter()
@@ -419,6 +436,7 @@ impl AssemblerState {
             // The node is stopping when the writer is gone: replay decides again.
             let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, verdicts));
         }
+        self.recall(&writer, myself);
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());
             self.shared.spawn_job("assembler", async move {
@@ -431,6 +449,32 @@ impl AssemblerState {
                 let _ = myself.cast(AssemblerMessage::Confirmed(tenant, trace_id, found));
             });
         }
+    }
+
+    /// Brings spans here that are elsewhere, of one trace after the other.
+    fn recall(&mut self, writer: &ActorRef<WriterMessage>, myself: &ActorRef<AssemblerMessage>) {
+        self.recalls.extend(self.effects.recall.drain(..));
+        if self.role != ShardRole::Primary {
+            self.recalls.clear();
+        }
+        let Some(cluster) = self.cluster.clone().filter(|_| !self.recalling) else {
+            return;
+        };
+        let Some(wanted) = self.recalls.pop_front() else {
+            return;
+        };
+        self.recalling = true;
+        let again = Again {
+            shared: Arc::clone(&self.shared),
+            writer: writer.clone(),
+            assembler: myself.clone(),
+            shard: self.shard,
+        };
+        let myself = myself.clone();
+        self.shared.spawn_job("recall", async move {
+            recall(&again, &cluster, &wanted).await;
+            let _ = myself.cast(AssemblerMessage::Recalled);
+        });
     }
 
     /// Makes the credit equal to the memory in use. What the charge of a batch did not foresee is taken if there is

@@ -250,8 +250,15 @@ pub const FOLLOWER_PRESSURE_MS: u64 = 3_000;
 /// Share of the own entries, in percent, that is decided early in each round of housekeeping while a follower has no
 /// memory: its excess is not known here.
 pub const FOLLOWER_RELIEF_PERCENT: u64 = 10;
-/// Milliseconds of drops that a replica which joins is told of: nearly all late spans come within it, and 12,500 verdicts
-/// a second over an hour would be 45 million.
+/// Bytes of the journal, the newest, whose verdicts a replica which joins is told of: about 170,000 of all shards. Where
+/// little is sent, that is the whole recovery window.
+pub const REPEATED_JOURNAL_BYTES: u64 = 256 << 20;
+/// Milliseconds of verdicts that it is told of in any case: nearly all late spans come within it, and 12,500 verdicts a
+/// second over an hour would be 45 million.
 pub const REPEATED_VERDICTS_MS: u64 = 120_000;
+/// Tries to bring earlier spans of a trace here: holders may be down.
+pub const RECALL_TRIES: u32 = 10;
+/// Milliseconds between two of these.
+pub const RECALL_PAUSE_MS: u64 = 2_000;
 /// Verdicts of one record of these: some 40 KiB.
 pub const REPEATED_VERDICTS: usize = 1_000;

@@ -199,24 +199,29 @@ impl Node {
     /// Answers questions.
     #[must_use]
     pub fn query(&self) -> Arc<dyn Query> {
-        self.coordinator(Some(Arc::clone(&self.member.link)))
+        Arc::new(self.coordinator())
+    }
+
+    /// Asks the cluster.
+    pub(crate) fn coordinator(&self) -> Coordinator {
+        self.coordinator_over(Some(Arc::clone(&self.member.link)))
     }
 
     /// Answers questions from what this node alone holds: for checks of the copies.
     #[must_use]
     pub fn query_alone(&self) -> Arc<dyn Query> {
-        self.coordinator(None)
+        Arc::new(self.coordinator_over(None))
     }
 
-    fn coordinator(&self, link: Option<Arc<dyn Link>>) -> Arc<dyn Query> {
+    fn coordinator_over(&self, link: Option<Arc<dyn Link>>) -> Coordinator {
         let member = self.member.clone();
-        Arc::new(Coordinator::new(CoordinatorParts {
+        Coordinator::new(CoordinatorParts {
             local: Arc::new(self.query_port()),
             link,
             cluster: self.member.settings.watch(),
             node: self.shared.node,
             contact: Arc::new(move || member.has_contact()),
-        }))
+        })
     }
 
     /// Answers the questions of other nodes' queries.

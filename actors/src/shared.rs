@@ -217,13 +217,15 @@ impl Shared {
         let Some(record) = found.map_err(|error| error.to_string())? else {
             return Ok(None);
         };
-        let start = match record.verdict {
-            Verdict::Drop => record.start,
-            Verdict::Keep => self
-                .stored_start(shard, tenant, trace_id)?
-                .unwrap_or(record.start),
+        let stored = match record.verdict {
+            Verdict::Drop => None,
+            Verdict::Keep => self.stored_start(shard, tenant, trace_id)?,
         };
-        Ok(Some(Earlier { record, start }))
+        Ok(Some(Earlier {
+            start: stored.unwrap_or(record.start),
+            is_here: record.verdict == Verdict::Drop || stored.is_some(),
+            record,
+        }))
     }
 
     /// The start under which the blocks hold a trace.

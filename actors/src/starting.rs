@@ -168,6 +168,10 @@ pub(crate) async fn start_actors(
         options,
         recovery,
     };
+    for shard in node.shards.iter() {
+        let cluster = Box::new(node.coordinator());
+        let _ = shard.cast(AssemblerMessage::Cluster(cluster));
+    }
     let questions = Arc::new(node.query_server());
     node.member.router.set(PeerService::Query, questions);
     Ok(node)

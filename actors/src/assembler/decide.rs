@@ -9,7 +9,7 @@ use spandrel_model::policy::{Decision, TraceFacts};
 use spandrel_model::verdict::{CERTAIN, PROMOTED_POLICY, Trigger, Verdict, VerdictRecord};
 
 use super::entry::{Deciding, Entry, Kept, Phase};
-use super::state::{Earlier, Effects, ShardState, Step};
+use super::state::{Earlier, Effects, Recall, ShardState, Step};
 
 /// What became of a promotion.
 #[derive(Debug, Clone, PartialEq)]
@@ -294,6 +294,13 @@ impl ShardState {
                         matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
                     // On replay the records of a trace that was dropped first lie before the checkpoint.
                     self.adopt_references(slot, &record);
+                    if step.decides && matches!(record.trigger, Trigger::LateSpan | Trigger::Promoted) {
+                        effects.recall.push(Recall {
+                            tenant: record.tenant.clone(),
+                            trace_id: record.trace_id,
+                            references: record.references.to_vec(),
+                        });
+                    }
                     self.set_phase(
                         slot,
                         Phase::Kept(Box::new(Kept {
@@ -342,6 +349,13 @@ impl ShardState {
             Some(earlier) => {
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
                     entry.partial = true;
+                }
+                if step.decides && !earlier.is_here {
+                    effects.recall.push(Recall {
+                        tenant: tenant.clone(),
+                        trace_id,
+                        references: Vec::new(),
+                    });
                 }
                 Self::late_phase(earlier)
             }

@@ -13,7 +13,9 @@ mod view;
 pub use decide::Promotion;
 pub use paging::{KeptTrace, PagedTrace, PagingBacklog};
 pub use replicas::HeldTrace;
-pub use state::{Applied, Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step};
+pub use state::{
+    Applied, Decided, Earlier, Effects, Prior, Recall, ShardOptions, ShardState, Step,
+};
 pub use view::{
     Depth, EntryView, HitLimits, LiveNames, MemoryHit, MemoryHits, ShardSearch, UnverifiedTrace,
 };

@@ -33,6 +33,8 @@ pub struct Earlier {
     pub record: VerdictRecord,
     /// Of a kept trace, the start under which it is in a block: search sorts by it.
     pub start: UnixNanos,
+    /// False of a kept trace that no block here holds: it was kept before this node joined the shard.
+    pub is_here: bool,
 }
 
 /// Answers for the shard which traces were decided before; memory only.
@@ -58,6 +60,17 @@ pub struct Step<'a> {
     pub decides: bool,
 }
 
+/// A trace of which spans may be elsewhere.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recall {
+    /// Whose trace.
+    pub tenant: TenantId,
+    /// The trace.
+    pub trace_id: TraceId,
+    /// The records that hold its spans: nothing is elsewhere when all of them are here. None: it is not known.
+    pub references: Vec<Lsn>,
+}
+
 /// What a step wants done outside.
 #[derive(Debug, Default, PartialEq)]
 pub struct Effects {
@@ -65,6 +78,8 @@ pub struct Effects {
     pub verdicts: Vec<VerdictRecord>,
     /// To be looked up in the journal; then [`ShardState::confirm`].
     pub confirm: Vec<(TenantId, TraceId)>,
+    /// To be brought here from the nodes that hold it.
+    pub recall: Vec<Recall>,
 }
 
 /// How spans of a step fared.

@@ -239,6 +239,7 @@ impl World {
         for (tenant, trace_id) in std::mem::take(&mut self.effects.confirm) {
             let found = self.horizon.verdicts.get(&trace_id).cloned();
             let found = found.map(|record| Earlier {
+                is_here: true,
                 start: record.start,
                 record,
             });

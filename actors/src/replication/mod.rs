@@ -17,6 +17,7 @@ mod keeper;
 mod model_test;
 mod pressure;
 mod primary;
+mod recall;
 mod refill;
 mod wishes;
 
@@ -29,4 +30,5 @@ pub(crate) use pressure::FollowerPressure;
 #[cfg(test)]
 pub(crate) use primary::Due;
 pub(crate) use primary::{Copy, CopyPhase, LiveSet, PrimaryShard};
+pub(crate) use recall::recall;
 pub(crate) use refill::{Again, refill};

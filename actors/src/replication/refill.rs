@@ -6,18 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::ActorRef;
+use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
-use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_storage::journal::{FrameId, RecordKind};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::verdict::VerdictRecord;
+use spandrel_storage::journal::{FrameId, RecordKind, SliceInfo};
 use tokio::sync::oneshot;
 
 use crate::assembler::HeldTrace;
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{
-    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, REPEATED_VERDICTS, REPEATED_VERDICTS_MS,
+    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, REPEATED_JOURNAL_BYTES,
+    REPEATED_VERDICTS, REPEATED_VERDICTS_MS,
 };
 use crate::meters::Stage;
+use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{Append, AppendAnswer, Part, Ticket, WriterMessage};
 
@@ -27,11 +30,13 @@ pub(crate) struct Again {
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) assembler: ActorRef<AssemblerMessage>,
     pub(crate) shard: ShardId,
-    pub(crate) term: Term,
 }
 
 /// The traces of which a record is read again.
-type Wanted = BTreeMap<Lsn, BTreeSet<(TenantId, TraceId)>>;
+type Wanted = BTreeMap<Lsn, BTreeSet<Owned>>;
+
+/// A trace and whose it is.
+type Owned = (TenantId, TraceId);
 
 /// Comes when a record is on every copy.
 type Acknowledgement = oneshot::Receiver<AppendAnswer>;
@@ -45,6 +50,9 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     let held: Vec<HeldTrace> = held.await.map_err(stopping)?;
     let mut wanted: Wanted = BTreeMap::new();
     let mut verdicts = Vec::new();
+    let owned = held.iter();
+    let owned = owned.map(|trace| (trace.tenant.clone(), trace.trace_id));
+    let owned: BTreeSet<Owned> = owned.collect();
     for trace in held {
         verdicts.extend(trace.verdict);
         for lsn in trace.references {
@@ -58,19 +66,24 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
         if sent.len() >= MAX_REFILL_RECORDS
             && let Some(first) = sent.pop_front()
         {
-            acknowledged(again, first).await?;
+            acknowledged(first).await?;
         }
     }
-    for dropped in dropped_lately(again).await?.chunks(REPEATED_VERDICTS) {
-        sent.push_back(send_verdicts(again, dropped.to_vec())?);
+    for decided in decided_lately(again, owned).await?.chunks(REPEATED_VERDICTS) {
+        sent.push_back(send_verdicts(again, decided.to_vec())?);
+        if sent.len() >= MAX_REFILL_RECORDS
+            && let Some(first) = sent.pop_front()
+        {
+            acknowledged(first).await?;
+        }
     }
     for one in sent {
-        acknowledged(again, one).await?;
+        acknowledged(one).await?;
     }
     // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
     let answer = send_verdicts(again, verdicts)?;
     // A replica may lead only when it knows what was decided.
-    acknowledged(again, answer).await
+    acknowledged(answer).await
 }
 
 /// Sends verdicts that the shard has already.
@@ -82,23 +95,18 @@ fn send_verdicts(again: &Again, verdicts: Vec<VerdictRecord>) -> Result<Acknowle
     Ok(answer)
 }
 
-/// Drops of the last [`REPEATED_VERDICTS_MS`], in the order of the journal: spans that come late are of these traces, and
-/// a replica that did not know would decide them anew when it leads.
-async fn dropped_lately(again: &Again) -> Result<Vec<VerdictRecord>, String> {
+/// The newest verdict about each trace that was decided lately and is not held: spans that come late are of these traces,
+/// and a replica that did not know would decide them anew when it leads.
+async fn decided_lately(again: &Again, held: BTreeSet<Owned>) -> Result<Vec<VerdictRecord>, String> {
     let (shared, shard) = (Arc::clone(&again.shared), again.shard);
-    let window = REPEATED_VERDICTS_MS * UnixNanos::PER_MILLI;
-    let since = shared.env.now().minus(window);
     let read = move || -> Result<Vec<VerdictRecord>, String> {
         let journal = &shared.journal;
-        let slices = journal.slices();
-        let recent = slices.iter().find(|slice| slice.last_commit >= Some(since));
-        let first = recent.and_then(|slice| slice.shards.iter().find(|range| range.shard == shard));
-        let first = first.map_or(Lsn(0), |range| range.first);
+        let first = first_repeated(&journal.slices(), shard, shared.env.now());
         let located = journal.locate_from(shard, first);
         let Some((_, id)) = located.map_err(|error| error.to_string())? else {
             return Ok(Vec::new());
         };
-        let mut dropped = Vec::new();
+        let mut newest: BTreeMap<Owned, VerdictRecord> = BTreeMap::new();
         for frame in journal.walk_verdicts(Some(FrameId(id.0.saturating_sub(1)))) {
             // A frame that cannot be read was reported where it was found.
             let Ok((_, frame)) = frame else { continue };
@@ -108,25 +116,42 @@ async fn dropped_lately(again: &Again) -> Result<Vec<VerdictRecord>, String> {
                     matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
                 head.shard == shard && of_verdicts && !journal.is_void(shard, head.lsn)
             }) {
-                let verdicts = frame.verdicts(number).map_err(|error| error.to_string())?;
-                dropped.extend(verdicts.into_iter().filter(|verdict| {
-                    verdict.verdict == Verdict::Drop && verdict.decided_at >= since
-                }));
+                for verdict in frame.verdicts(number).map_err(|error| error.to_string())? {
+                    let owned = (verdict.tenant.clone(), verdict.trace_id);
+                    let known = newest.get(&owned);
+                    let is_newer = known.is_none_or(|known| known.input_lsn <= verdict.input_lsn);
+                    if is_newer && !held.contains(&owned) {
+                        newest.insert(owned, verdict);
+                    }
+                }
             }
         }
-        Ok(dropped)
+        Ok(newest.into_values().collect())
     };
     again.shared.block(Stage::Frame, read).await
 }
 
+/// The first record of a shard whose verdicts are repeated: all that the newest [`REPEATED_JOURNAL_BYTES`] of the journal
+/// hold, and at least those of the last [`REPEATED_VERDICTS_MS`].
+fn first_repeated(slices: &[SliceInfo], shard: ShardId, now: UnixNanos) -> Lsn {
+    let since = now.minus(REPEATED_VERDICTS_MS * UnixNanos::PER_MILLI);
+    let mut bytes = 0;
+    let recent = slices.iter().rev().take_while(|slice| {
+        bytes += slice.allocated_bytes;
+        bytes <= REPEATED_JOURNAL_BYTES || slice.last_commit >= Some(since)
+    });
+    let ranges = recent.flat_map(|slice| slice.shards.iter().filter(|range| range.shard == shard));
+    ranges.map(|range| range.first).min().unwrap_or_default()
+}
+
 /// Waits until a record is on every copy.
-async fn acknowledged(again: &Again, answer: Acknowledgement) -> Result<(), String> {
+pub(super) async fn acknowledged(answer: Acknowledgement) -> Result<(), String> {
     match answer
         .await
         .map_err(|_| "the node is stopping".to_owned())?
     {
         Ok(refused) if refused.is_empty() => Ok(()),
-        Ok(_) => Err(format!("term {} is over", again.term.0)),
+        Ok(_) => Err("another node leads the shard".to_owned()),
         Err(error) => Err(error.to_string()),
     }
 }
@@ -135,7 +160,7 @@ async fn acknowledged(again: &Again, answer: Acknowledgement) -> Result<(), Stri
 async fn send_record(
     again: &Again,
     lsn: Lsn,
-    traces: BTreeSet<(TenantId, TraceId)>,
+    traces: BTreeSet<Owned>,
 ) -> Result<Option<Acknowledgement>, String> {
     let (shared, shard, epoch) = (Arc::clone(&again.shared), again.shard, again.shared.epoch());
     let rules = Arc::clone(&epoch);
@@ -161,6 +186,16 @@ async fn send_record(
     let Some(batch) = again.shared.block(Stage::Frame, read).await? else {
         return Ok(None);
     };
+    append_again(again, batch, epoch).await
+}
+
+/// Sends spans that the shard has had already, unless there are none.
+pub(super) async fn append_again(
+    again: &Again,
+    batch: SpanBatch,
+    epoch: Arc<Epoch>,
+) -> Result<Option<Acknowledgement>, String> {
+    let shard = again.shard;
     if batch.spans.is_empty() {
         return Ok(None);
     }

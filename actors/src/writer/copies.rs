@@ -162,7 +162,6 @@ impl WriterState {
             writer: myself.clone(),
             assembler,
             shard,
-            term,
         };
         self.shared.spawn_job("refill", async move {
             let (writer, done) = (again.writer.clone(), refill(&again).await);

@@ -228,7 +228,7 @@ pub(crate) async fn check_all(
     Ok(())
 }
 
-fn describe(observed: &Observation) -> String {
+pub(crate) fn describe(observed: &Observation) -> String {
     let names: Vec<&str> = observed
         .spans
         .iter()

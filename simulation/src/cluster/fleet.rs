@@ -2,13 +2,16 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use spandrel_actors::Node;
+use spandrel_model::ports::Query;
+use spandrel_model::routing::ShardRouter;
 use spandrel_raft::state::NodeState;
 use spandrel_raft::{ClusterState, Settings};
 use spandrel_storage::disk::SimulatedDisk;
 use tokio::sync::{Notify, watch};
 
 use super::plan::ClusterPlan;
-use crate::check::violation;
+use crate::check::{Violation, describe, observe, violation};
 use crate::disk::LifeDisk;
 use crate::world::World;
 
@@ -30,6 +33,8 @@ pub(super) struct Place {
     disk: Option<LifeDisk>,
     stop: Arc<Notify>,
     settings: Option<Settings>,
+    /// Answers from what the node alone holds.
+    alone: Option<Arc<dyn Query>>,
     has_started: bool,
     sync_failed: bool,
     halted: bool,
@@ -88,9 +93,10 @@ impl Fleet {
         disk
     }
 
-    pub(super) fn started(&self, place: usize, settings: Settings) {
+    pub(super) fn started(&self, place: usize, node: &Node) {
         let mut places = self.places();
-        places[place].settings = Some(settings);
+        places[place].settings = Some(node.settings().clone());
+        places[place].alone = Some(node.query_alone());
         places[place].has_started = true;
     }
 
@@ -141,7 +147,42 @@ impl Fleet {
             disk.kill();
         }
         places[place].settings = None;
+        places[place].alone = None;
         places[place].halted = false;
+    }
+
+    /// What each node alone says about the traces that a violation names, and who holds their shards.
+    pub(super) async fn explain(&self, found: &Violation) {
+        let named = self.world.traces().clone().into_iter();
+        let named = named.filter(|trace| found.detail.contains(&trace.trace_id.to_string()));
+        for trace in named {
+            let alone: Vec<_> = self.places().iter().map(|here| here.alone.clone()).collect();
+            for (place, query) in alone.into_iter().enumerate() {
+                let Some(query) = query else { continue };
+                let seen = observe(&self.world, &query, &trace.tenant, trace.trace_id).await;
+                let said = seen.map_or_else(|error| error.to_string(), |seen| describe(&seen));
+                self.note(place, &format!("alone, of {}: {said}", trace.trace_id));
+            }
+            let settings = self.places().iter().find_map(|here| here.settings.clone());
+            let Some(state) = settings.map(|settings| settings.state()) else {
+                continue;
+            };
+            let Some(router) = ShardRouter::new(state.routing_key, state.shards) else {
+                continue;
+            };
+            let seed = router.tenant_seed(&trace.tenant);
+            let shard = router.shard(router.hash(seed, trace.trace_id));
+            let holders = state.holders.iter().flat_map(|(bucket, records)| {
+                let records = records.iter().filter(|(key, _)| key.shard == shard);
+                records.map(|(key, held)| (bucket.0, key.term.0, held.clone()))
+            });
+            let holders: Vec<_> = holders.collect();
+            self.world.note(format!(
+                "shard {}: {:?}; holders by bucket and term: {holders:?}",
+                shard.0,
+                state.shard(shard)
+            ));
+        }
     }
 
     pub(super) fn checked(&self, place: usize) {

@@ -50,8 +50,9 @@ pub(super) async fn lead(fleet: Arc<Fleet>, place: usize) {
         );
         return fleet.world.violate(violation("P1", lost));
     }
-    fleet.started(place, node.settings().clone());
+    fleet.started(place, &node);
     if let Err(found) = serve(&fleet, place, node).await {
+        fleet.explain(&found).await;
         fleet.world.violate(found);
     }
 }

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::super::pieces::PieceWriter;
 use super::super::plan::Standing;
 use super::Coordinator;
-use super::trace::{HolderAnswer, TraceQuestion};
+use super::trace::{HolderAnswer, Marks, TraceQuestion};
 
 /// What one node has of the trace.
 pub(super) struct Source {
@@ -80,6 +80,8 @@ impl MergedReader {
             tenant: &self.tenant,
             trace_id: self.trace_id,
             shard: self.shard,
+            // It is applied to what this reader returns.
+            marks: Marks::None,
         };
         let state = coordinator.state();
         let demand = question.demand(&state);

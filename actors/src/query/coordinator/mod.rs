@@ -114,6 +114,11 @@ impl Coordinator {
         self
     }
 
+    /// Nobody else holds anything.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.parts.link.is_none() || self.state().nodes.len() < 2
+    }
+
     fn local(&self) -> &Arc<QueryPort> {
         &self.parts.local
     }

@@ -8,6 +8,7 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{DecisionView, TraceAbsence, TraceAnswer, TraceLookup, TraceReader};
 use spandrel_model::search::{MissingPart, TraceState};
+use spandrel_model::verdict::CERTAIN;
 
 use super::super::message::{OpenedPart, OpenedTrace, decode_trace, encode_part, malformed};
 use super::super::part::NodePart;
@@ -31,6 +32,14 @@ pub(super) struct TraceQuestion<'a> {
     pub(super) tenant: &'a TenantId,
     pub(super) trace_id: TraceId,
     pub(super) shard: ShardId,
+    pub(super) marks: Marks,
+}
+
+/// Whether spans carry the mark of the sampling that kept them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marks {
+    Shown,
+    None,
 }
 
 /// What one node answered.
@@ -59,6 +68,24 @@ impl Coordinator {
         tenant: &TenantId,
         trace_id: TraceId,
     ) -> Result<TraceLookup, PortError> {
+        self.fetch_as(tenant, trace_id, Marks::Shown).await
+    }
+
+    /// As a fetch, with spans as they were stored.
+    pub(crate) async fn fetch_stored(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+    ) -> Result<TraceLookup, PortError> {
+        self.fetch_as(tenant, trace_id, Marks::None).await
+    }
+
+    async fn fetch_as(
+        &self,
+        tenant: &TenantId,
+        trace_id: TraceId,
+        marks: Marks,
+    ) -> Result<TraceLookup, PortError> {
         let state = self.state();
         let shard = self.local().shared.shard(tenant, trace_id);
         let demand = self.demand(&state, Some(shard), ALL_TIMES);
@@ -68,13 +95,14 @@ impl Coordinator {
         if let (Some(part), None) = (&alone, &contact) {
             let depth = part.depth(shard);
             let found = self.local().look_up(tenant, trace_id, depth).await?;
-            return Ok(self.answer_alone(found));
+            return Ok(self.answer_alone(found, marks));
         }
         let question = TraceQuestion {
             coordinator: self,
             tenant,
             trace_id,
             shard,
+            marks,
         };
         let scattered = question.ask_holders(&demand, &mut standing).await;
         let mut missing = scattered.missing;
@@ -103,18 +131,22 @@ impl Coordinator {
         Ok(TraceLookup::Found(question.merge(parts, missing, standing)))
     }
 
-    fn answer_alone(&self, found: TracePart) -> TraceLookup {
+    fn answer_alone(&self, found: TracePart, marks: Marks) -> TraceLookup {
         match found {
             TracePart::Absent(absence) => TraceLookup::Absent(absence),
             TracePart::Found(found) => {
                 let shared = Arc::clone(&self.local().shared);
+                let parts = match marks {
+                    Marks::Shown => found.parts,
+                    Marks::None => found.parts.unmarked(),
+                };
                 TraceLookup::Found(TraceAnswer {
                     state: found.state,
                     complete: found.missing.is_empty(),
                     missing: found.missing,
                     decision: found.decision,
                     span_count: found.span_count,
-                    reader: Box::new(PartsReader::new(shared, found.parts)),
+                    reader: Box::new(PartsReader::new(shared, parts)),
                 })
             }
         }
@@ -192,7 +224,10 @@ impl TraceQuestion<'_> {
             (decided_at, part.is_live, std::cmp::Reverse(*node))
         });
         let decision = newest.and_then(|(_, part)| part.decision.clone());
-        let probability = newest.map(|(_, part)| part.probability).unwrap_or_default();
+        let probability = match self.marks {
+            Marks::Shown => newest.map(|(_, part)| part.probability).unwrap_or_default(),
+            Marks::None => CERTAIN,
+        };
         let span_count = parts.iter().map(|(_, part)| part.span_count).max();
         let mut sources = Vec::with_capacity(parts.len());
         for (node, part) in parts {
