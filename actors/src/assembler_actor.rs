@@ -16,7 +16,7 @@ use crate::assembler::{
     Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
     PagedTrace, Prior, Promotion, Recall, ShardSearch, ShardState, Step,
 };
-use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS};
+use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS, RECALL_PAUSE_MS, RECALL_TRIES};
 use crate::meters::Stage;
 use crate::query::Coordinator;
 use crate::replication::{Again, recall};
@@ -52,8 +52,8 @@ pub(crate) enum AssemblerMessage {
     Writer(ActorRef<WriterMessage>),
     /// Who is asked for spans that are elsewhere, once.
     Cluster(Box<Coordinator>),
-    /// Spans that were elsewhere are here, or cannot be had.
-    Recalled,
+    /// Spans that were elsewhere are here, or this is to be tried again.
+    Recalled(Option<(Recall, u32)>),
     Committed(Vec<ShardCommit>),
     /// Records up to this one count, those that a replay found included.
     Counted(Lsn),
@@ -123,7 +123,7 @@ pub(crate) struct AssemblerState {
     leaving: Vec<oneshot::Sender<()>>,
     cluster: Option<Arc<Coordinator>>,
     /// Traces of which spans are elsewhere; each has an entry here.
-    recalls: VecDeque<Recall>,
+    recalls: VecDeque<(Recall, u32)>,
     /// The first of them is being brought here.
     recalling: bool,
 }
@@ -213,7 +213,10 @@ impl AssemblerState {
         match message {
             AssemblerMessage::Writer(writer) => self.writer = Some(writer),
             AssemblerMessage::Cluster(cluster) => self.cluster = Some(Arc::from(cluster)),
-            AssemblerMessage::Recalled => self.recalling = false,
+            AssemblerMessage::Recalled(failed) => {
+                self.recalling = false;
+                self.recall_later(failed);
+            }
             AssemblerMessage::Committed(commits) => {
                 commits
                     .into_iter()
@@ -221,6 +224,8 @@ impl AssemblerState {
             }
             AssemblerMessage::Counted(lsn) => self.state.count(lsn),
             AssemblerMessage::Confirmed(tenant, trace_id, found) => {
+                let node = self.shared.node.0;
+                tracing::trace!(node, trace = %trace_id, ?found, "earlier");
                 self.state
                     .confirm(&tenant, trace_id, found, &step, &mut self.effects);
             }
@@ -366,6 +371,11 @@ impl AssemblerState {
     }
 
     fn apply(&mut self, again: bool, lsn: Lsn, batch: &SpanBatch, rows: &[u32], step: &Step<'_>) {
+        let node = self.shared.node.0;
+        let traces = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
+        for span in traces {
+            tracing::trace!(node, trace = %span.trace_id, again, lsn = lsn.0, "a span counts");
+        }
         let (state, effects) = (&mut self.state, &mut self.effects);
         let applied = if again {
             state.apply_again(lsn, batch, rows, step, effects)
@@ -378,6 +388,11 @@ impl AssemblerState {
     }
 
     fn decided(&mut self, again: bool, lsn: Lsn, records: &[VerdictRecord], step: &Step<'_>) {
+        for record in records {
+            let (node, trace, verdict) = (self.shared.node.0, &record.trace_id, record.verdict);
+            let (trigger, references) = (record.trigger, &record.references);
+            tracing::trace!(node, %trace, again, lsn = lsn.0, ?verdict, ?trigger, ?references, "a verdict counts");
+        }
         let (state, effects) = (&mut self.state, &mut self.effects);
         if again {
             state.verdicts_again(lsn, records, step, effects);
@@ -453,14 +468,15 @@ impl AssemblerState {
 
     /// Brings spans here that are elsewhere, of one trace after the other.
     fn recall(&mut self, writer: &ActorRef<WriterMessage>, myself: &ActorRef<AssemblerMessage>) {
-        self.recalls.extend(self.effects.recall.drain(..));
+        let new = self.effects.recall.drain(..);
+        self.recalls.extend(new.map(|wanted| (wanted, RECALL_TRIES)));
         if self.role != ShardRole::Primary {
             self.recalls.clear();
         }
         let Some(cluster) = self.cluster.clone().filter(|_| !self.recalling) else {
             return;
         };
-        let Some(wanted) = self.recalls.pop_front() else {
+        let Some((wanted, tries)) = self.recalls.pop_front() else {
             return;
         };
         self.recalling = true;
@@ -472,9 +488,28 @@ impl AssemblerState {
         };
         let myself = myself.clone();
         self.shared.spawn_job("recall", async move {
-            recall(&again, &cluster, &wanted).await;
-            let _ = myself.cast(AssemblerMessage::Recalled);
+            let is_here = recall(&again, &cluster, &wanted).await;
+            if !is_here {
+                // Whoever is down may be back by then; the others of the queue wait for it too.
+                tokio::time::sleep(Duration::from_millis(RECALL_PAUSE_MS)).await;
+            }
+            let failed = (!is_here).then_some((wanted, tries.saturating_sub(1)));
+            let _ = myself.cast(AssemblerMessage::Recalled(failed));
         });
+    }
+
+    /// What could not be brought here goes to the back of the queue, some times.
+    fn recall_later(&mut self, failed: Option<(Recall, u32)>) {
+        match failed {
+            Some((wanted, 0)) => tracing::warn!(
+                shard = self.shard.0,
+                tenant = %wanted.tenant,
+                trace = %wanted.trace_id,
+                "earlier spans of a trace could not be brought here: they stay on the nodes that hold them"
+            ),
+            Some(again) => self.recalls.push_back(again),
+            None => {}
+        }
     }
 
     /// Makes the credit equal to the memory in use. What the charge of a batch did not foresee is taken if there is

@@ -258,7 +258,7 @@ pub const REPEATED_JOURNAL_BYTES: u64 = 256 << 20;
 pub const REPEATED_VERDICTS_MS: u64 = 120_000;
 /// Tries to bring earlier spans of a trace here: holders may be down.
 pub const RECALL_TRIES: u32 = 10;
-/// Milliseconds between two of these.
-pub const RECALL_PAUSE_MS: u64 = 2_000;
+/// Milliseconds after one in vain.
+pub const RECALL_PAUSE_MS: u64 = 1_000;
 /// Verdicts of one record of these: some 40 KiB.
 pub const REPEATED_VERDICTS: usize = 1_000;

@@ -85,6 +85,7 @@ fn main() -> anyhow::Result<ExitCode> {
 fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> ExitCode {
     tracing_subscriber::fmt()
         .without_time()
+        .with_ansi(false)
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();

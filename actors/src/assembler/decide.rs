@@ -71,7 +71,7 @@ impl ShardState {
     ) -> VerdictRecord {
         let mut references: SmallVec<[Lsn; 4]> = entry.references.iter().copied().collect();
         let mut bucket = entry.bucket;
-        if let (Phase::LateDropped(earlier), true) = (&entry.phase, entry.partial) {
+        if let Phase::LateDropped(earlier) = &entry.phase {
             references.extend(earlier.references.iter().copied());
             references.sort_unstable();
             references.dedup();

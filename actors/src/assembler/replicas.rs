@@ -39,7 +39,20 @@ impl ShardState {
             entry.is_some_and(|entry| entry.phase == Phase::Open)
         };
         let open: Vec<VerdictRecord> = records.iter().filter(open).cloned().collect();
+        open.iter().for_each(|record| self.note_partial(record));
         self.verdicts_committed(lsn, &open, step, effects);
+    }
+
+    /// Of a trace with late spans only these may have been repeated: its entry is partial when it cannot have seen all
+    /// that the verdict has read.
+    fn note_partial(&mut self, record: &VerdictRecord) {
+        let slot = self.find(&record.tenant, record.trace_id);
+        if let Some(entry) = slot.and_then(|slot| self.slots[slot as usize].as_mut()) {
+            let is_whole = entry.span_count() >= record.span_count
+                && entry.earliest() <= record.start
+                && entry.end >= record.end;
+            entry.partial |= !is_whole;
+        }
     }
 
     /// This node decides no more: verdicts that are on their way may never count.

@@ -1,5 +1,6 @@
 //! One trace by id, as one node knows it: from its shard, from blocks, from the journal of what was dropped.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
@@ -7,7 +8,7 @@ use spandrel_model::ids::{Lsn, TenantId, TraceId};
 use spandrel_model::ports::{DecisionView, TraceAbsence};
 use spandrel_model::search::{MissingPart, TraceState};
 use spandrel_model::summary::TraceSummary;
-use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
+use spandrel_model::verdict::{CERTAIN, Trigger, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
 use super::reader::{TraceParts, distinct_spans, holds};
@@ -101,6 +102,15 @@ impl QueryPort {
         if let Some(record) = dropped {
             references.extend(record.references.iter().copied());
         }
+        // A drop that was kept after all: its records are in a block by now, or nodes that joined since lack them.
+        let again = record.as_ref().filter(|record| {
+            let of_drop = matches!(record.trigger, Trigger::LateSpan | Trigger::Promoted);
+            record.verdict == Verdict::Keep && of_drop
+        });
+        let optional = again.into_iter().flat_map(|record| &record.references);
+        let optional = optional.copied().filter(|lsn| !references.contains(lsn));
+        let optional: BTreeSet<Lsn> = optional.collect();
+        references.extend(&optional);
         references.sort_unstable();
         references.dedup();
         let kept_before = dropped.is_some() && state == TraceState::Kept;
@@ -135,7 +145,7 @@ impl QueryPort {
             (None, Some(record)) => Some((record.input_lsn, record.span_count)),
             (None, None) => None,
         };
-        let (parts, missing) = self.check(parts, expected).await;
+        let (parts, missing) = self.check(parts, optional, expected).await;
         if state == TraceState::Dropped && parts.references.is_empty() {
             let absence = match decision {
                 Some(decision) => TraceAbsence::Dropped(decision),
@@ -158,12 +168,13 @@ impl QueryPort {
         }))
     }
 
-    /// Takes out the records that cannot be read and names them as missing, unless the others hold as many spans as are
+    /// Takes out the records that cannot be read and names them as missing, but for the optional ones, unless the others hold as many spans as are
     /// expected in the records up to a number: a replica that has joined lacks older records and has others that repeat
     /// their spans (docs/decisions/0012-a-replica-that-joins-is-sent-records-again.md).
     async fn check(
         &self,
         mut parts: TraceParts,
+        optional: BTreeSet<Lsn>,
         expected: Option<(Lsn, u32)>,
     ) -> (TraceParts, Vec<MissingPart>) {
         let shared = Arc::clone(&self.shared);
@@ -178,7 +189,8 @@ impl QueryPort {
                     checked > CHECKED_RECORDS || holds(&shared, &parts, *lsn)
                 })
                 .collect();
-            let lost = before - parts.references.len();
+            let gone = optional.iter().filter(|lsn| !parts.references.contains(lsn));
+            let lost = before - parts.references.len() - gone.count();
             let is_whole = || {
                 expected.is_some_and(|(last, spans)| {
                     let found = distinct_spans(&shared, &parts, last);
@@ -255,7 +267,8 @@ impl QueryPort {
             fragments: std::collections::VecDeque::new(),
             probability: CERTAIN,
         };
-        !self.check(parts, None).await.0.references.is_empty()
+        let checked = self.check(parts, BTreeSet::new(), None).await;
+        !checked.0.references.is_empty()
     }
 }
 

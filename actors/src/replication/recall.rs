@@ -2,7 +2,6 @@
 //! others come late. They become records of the shard like any others, so that every copy has them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use spandrel_model::otlp::scan_request;
@@ -10,31 +9,21 @@ use spandrel_model::ports::TraceLookup;
 
 use super::refill::{Again, acknowledged, append_again};
 use crate::assembler::Recall;
-use crate::limits::{RECALL_PAUSE_MS, RECALL_TRIES};
 use crate::meters::Stage;
 use crate::query::Coordinator;
 
-/// Asks the cluster for a trace and appends its spans to the shard again, unless all of them are here.
-pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall) {
+/// Asks the cluster for a trace and appends its spans to the shard again, unless all of them are here. False when that is
+/// to be tried again later: a holder is down, for example.
+pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> bool {
     if cluster.is_alone() {
-        return;
+        return true;
     }
-    for _ in 0..RECALL_TRIES {
-        match try_recall(again, cluster, recall).await {
-            Ok(()) => return,
-            Err(reason) => {
-                let (shard, trace) = (again.shard.0, &recall.trace_id);
-                tracing::debug!(shard, %trace, reason, "earlier spans of a trace are not here yet");
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(RECALL_PAUSE_MS)).await;
+    let tried = try_recall(again, cluster, recall).await;
+    if let Err(reason) = &tried {
+        let (shard, trace) = (again.shard.0, &recall.trace_id);
+        tracing::debug!(shard, %trace, reason, "earlier spans of a trace are not here yet");
     }
-    tracing::warn!(
-        shard = again.shard.0,
-        trace = %recall.trace_id,
-        tenant = %recall.tenant,
-        "earlier spans of a trace could not be brought here: they stay on the nodes that hold them"
-    );
+    tried.is_ok()
 }
 
 async fn try_recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> Result<(), String> {
@@ -48,6 +37,8 @@ async fn try_recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> Re
     if let Some(missing) = answer.missing.first() {
         return Err(missing.reason.clone());
     }
+    let (shard, trace) = (again.shard.0, &recall.trace_id);
+    tracing::debug!(shard, %trace, spans = answer.span_count, "earlier spans of a trace are brought here");
     while let Some(piece) = answer.reader.next().await.map_err(|error| error.to_string())? {
         append(again, recall, piece).await?;
     }

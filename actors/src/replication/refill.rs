@@ -50,7 +50,8 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     let held: Vec<HeldTrace> = held.await.map_err(stopping)?;
     let mut wanted: Wanted = BTreeMap::new();
     let mut verdicts = Vec::new();
-    let owned = held.iter();
+    // Of one that is just being asked about, the verdict is in the journal.
+    let owned = held.iter().filter(|trace| trace.verdict.is_some());
     let owned = owned.map(|trace| (trace.tenant.clone(), trace.trace_id));
     let owned: BTreeSet<Owned> = owned.collect();
     for trace in held {
