@@ -13,26 +13,60 @@ use spandrel_storage::journal::{Journal, JournalError};
 pub(crate) struct Checkpoints {
     /// As the assemblers say.
     wanted: Vec<AtomicU64>,
-    /// As the journal's checkpoint file holds them; held while it is written and while the journal is trimmed.
-    written: Mutex<Vec<Lsn>>,
+    /// The last record of each shard of which this node knows that it counts.
+    counted: Vec<AtomicU64>,
+    /// The marks as the journal's checkpoint file holds them, and what counts; held while it is written and while the
+    /// journal is trimmed.
+    written: Mutex<Vec<Written>>,
+}
+
+/// What the checkpoint file says of a shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Written {
+    mark: Lsn,
+    counted: Lsn,
+}
+
+impl Written {
+    /// A checkpoint's data is the last record that counts, big endian; it was empty before.
+    fn read(mark: Lsn, data: &[u8]) -> Self {
+        let counted = <[u8; 8]>::try_from(data).map_or(0, u64::from_be_bytes);
+        Self {
+            mark,
+            counted: Lsn(counted),
+        }
+    }
 }
 
 impl Checkpoints {
     /// The marks that the journal holds; 0, the beginning, where it holds none.
     pub(crate) fn read(journal: &Journal, shards: u16) -> Self {
         let shards = (0..shards).map(ShardId);
-        let marks = shards.map(|shard| match journal.checkpoint(shard) {
-            Ok(Some((lsn, _))) => lsn,
-            _ => Lsn(0),
+        let read = shards.map(|shard| match journal.checkpoint(shard) {
+            Ok(Some((lsn, data))) => Written::read(lsn, &data),
+            _ => Written::default(),
         });
-        let written: Vec<Lsn> = marks.collect();
+        let written: Vec<Written> = read.collect();
+        let marks = written.iter().map(|one| AtomicU64::new(one.mark.0));
+        let counted = written.iter().map(|one| AtomicU64::new(one.counted.0));
         Self {
-            wanted: written.iter().map(|lsn| AtomicU64::new(lsn.0)).collect(),
+            wanted: marks.collect(),
+            counted: counted.collect(),
             written: Mutex::new(written),
         }
     }
 
-    fn written(&self) -> MutexGuard<'_, Vec<Lsn>> {
+    /// The last record of a shard of which this node knows that it counts, or knew when it was last written down.
+    pub(crate) fn counted(&self, shard: ShardId) -> Lsn {
+        Lsn(self.counted[usize::from(shard.0)].load(Ordering::Relaxed))
+    }
+
+    /// The shard's records up to `lsn` count.
+    pub(crate) fn count(&self, shard: ShardId, lsn: Lsn) {
+        self.counted[usize::from(shard.0)].fetch_max(lsn.0, Ordering::Relaxed);
+    }
+
+    fn written(&self) -> MutexGuard<'_, Vec<Written>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -55,22 +89,25 @@ impl Checkpoints {
     /// Writes the marks that have changed, in one transaction.
     pub(crate) fn write(&self, journal: &Journal) -> Result<(), JournalError> {
         let mut written = self.written();
-        let marks = (0u16..).map(ShardId).zip(&self.wanted).zip(&*written);
-        let changed: Vec<(ShardId, Lsn)> = marks
-            .map(|((shard, wanted), written)| (shard, Lsn(wanted.load(Ordering::Relaxed)), written))
-            .filter(|(_, wanted, written)| wanted != *written)
-            .map(|(shard, wanted, _)| (shard, wanted))
+        let shards = (0u16..).map(ShardId).take(self.wanted.len());
+        let now = shards.map(|shard| {
+            let (mark, counted) = (self.mark(shard), self.counted(shard));
+            (shard, Written { mark, counted })
+        });
+        let changed: Vec<(ShardId, Written, [u8; 8])> = now
+            .filter(|(shard, now)| written[usize::from(shard.0)] != *now)
+            .map(|(shard, now)| (shard, now, now.counted.0.to_be_bytes()))
             .collect();
         if changed.is_empty() {
             return Ok(());
         }
-        let rows: Vec<(ShardId, Lsn, &[u8])> = changed
-            .iter()
-            .map(|(shard, lsn)| (*shard, *lsn, &[][..]))
+        let rows = changed.iter();
+        let rows: Vec<(ShardId, Lsn, &[u8])> = rows
+            .map(|(shard, now, data)| (*shard, now.mark, &data[..]))
             .collect();
         journal.write_checkpoints(&rows)?;
-        for (shard, lsn) in changed {
-            written[usize::from(shard.0)] = lsn;
+        for (shard, now, _) in changed {
+            written[usize::from(shard.0)] = now;
         }
         Ok(())
     }
@@ -79,8 +116,8 @@ impl Checkpoints {
     pub(crate) fn trimming<T>(&self, trim: impl FnOnce(&dyn Fn(ShardId) -> Lsn) -> T) -> T {
         let written = self.written();
         trim(&|shard| {
-            let written = written.get(usize::from(shard.0)).copied();
-            let needed = written.map(|written| written.min(self.mark(shard)).next());
+            let written = written.get(usize::from(shard.0));
+            let needed = written.map(|written| written.mark.min(self.mark(shard)).next());
             needed.unwrap_or_default()
         })
     }

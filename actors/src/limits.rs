@@ -151,9 +151,11 @@ pub const MAX_REFILL_RECORDS: usize = 32;
 pub const FORWARD_DEADLINE_MS: u64 = 4_000;
 /// Milliseconds of silence after which a node is set down (DESIGN.md section 4): three pings of the links are lost.
 pub const DOWN_AFTER_MS: u64 = 750;
-/// Milliseconds of silence after which a node can no longer say that its map of the cluster is the newest: shorter than
-/// [`DOWN_AFTER_MS`], so that it knows before the others go on without it.
-pub const CONTACT_MS: u64 = 700;
+/// Milliseconds for which a map of the cluster that the majority has confirmed counts as the newest: shorter than
+/// [`DOWN_AFTER_MS`], so that a node knows before the others go on without it.
+pub const CONTACT_MS: u64 = 300;
+/// Milliseconds that a question waits for such a confirmation before it is answered by an old map, and says so.
+pub const CONTACT_WAIT_MS: u64 = 500;
 /// Milliseconds that a new leader waits before it judges the others: as long as silence may last, and one ping more. A
 /// leader that was itself cut off has heard nobody.
 pub const LEADER_GRACE_MS: u64 = 1_000;

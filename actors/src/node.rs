@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ractor::ActorRef;
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::{Admin, Ingest, Query};
@@ -20,7 +21,7 @@ use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
 use crate::limits::DRAIN_MS;
 use crate::link::Link;
-use crate::membership::{Member, NodeStart};
+use crate::membership::{Contact, Member, NodeStart};
 use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
 use crate::query::{Coordinator, CoordinatorParts, QueryPort, QueryServer};
@@ -214,13 +215,16 @@ impl Node {
     }
 
     fn coordinator_over(&self, link: Option<Arc<dyn Link>>) -> Coordinator {
-        let member = self.member.clone();
+        let contact = Contact::new(self.member.settings.clone());
         Coordinator::new(CoordinatorParts {
             local: Arc::new(self.query_port()),
             link,
             cluster: self.member.settings.watch(),
             node: self.shared.node,
-            contact: Arc::new(move || member.has_contact()),
+            contact: Arc::new(move || {
+                let contact = contact.clone();
+                async move { contact.is_fresh().await }.boxed()
+            }),
         })
     }
 
@@ -232,6 +236,7 @@ impl Node {
 
     pub(crate) fn query_port(&self) -> QueryPort {
         QueryPort {
+            cluster: self.member.settings.watch(),
             shared: Arc::clone(&self.shared),
             shards: Arc::clone(&self.shards),
             recovery_window_nanos: self.options.recovery_window_seconds * UnixNanos::PER_SECOND,

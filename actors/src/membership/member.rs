@@ -9,9 +9,6 @@ use std::time::Duration;
 use spandrel_model::ids::{NodeId, Term};
 use spandrel_raft::state::{NodeRegistration, NodeState, ShardRecord};
 use spandrel_raft::{ClusterState, Command, DirectoryIdentity, RaftOptions, Settings, Start};
-use tokio::time::Instant;
-
-use super::contact::{Hearing, has_contact};
 use super::handler::{MembershipHandler, describe};
 use super::join::{ask_to_join, check_membership};
 use super::message::Join;
@@ -53,20 +50,6 @@ struct Beginning {
 }
 
 impl Member {
-    /// Whether this node hears from the majority of the group: when not, the others may have changed the map since.
-    pub(crate) fn has_contact(&self) -> bool {
-        let settings = &self.settings;
-        let (leader, voters) = (settings.leader(), settings.members().voters);
-        let peers = Arc::clone(&self.link.peers().borrow());
-        let hearing = Hearing {
-            me: settings.node(),
-            leader,
-            voters: &voters,
-            peers: &peers,
-        };
-        has_contact(&hearing, Instant::now())
-    }
-
     /// Founds, joins or comes back; returns once the node has registered.
     pub(crate) async fn open(
         options: &NodeOptions,

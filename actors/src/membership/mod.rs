@@ -21,6 +21,7 @@ mod token;
 mod view;
 
 pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
+pub(crate) use contact::Contact;
 pub(crate) use member::Member;
 pub use no_link::{NoLink, NoLinks};
 #[cfg(test)]

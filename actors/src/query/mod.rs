@@ -37,7 +37,8 @@ use spandrel_model::ids::{ShardId, TenantId};
 use spandrel_model::ports::DecisionView;
 use spandrel_model::summary::SummaryDecision;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
-use tokio::sync::oneshot;
+use spandrel_raft::ClusterState;
+use tokio::sync::{oneshot, watch};
 
 use crate::assembler::Depth;
 use crate::assembler_actor::AssemblerMessage;
@@ -50,6 +51,7 @@ pub(crate) use server::QueryServer;
 /// Answers questions for one node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct QueryPort {
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
     pub(crate) recovery_window_nanos: u64,

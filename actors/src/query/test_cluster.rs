@@ -259,7 +259,10 @@ impl TestCluster {
             })),
             cluster: self.state.subscribe(),
             node: NodeId(node),
-            contact: Arc::new(move || has_contact.load(std::sync::atomic::Ordering::Relaxed)),
+            contact: Arc::new(move || {
+                let has_contact = has_contact.load(std::sync::atomic::Ordering::Relaxed);
+                Box::pin(std::future::ready(has_contact))
+            }),
         })
     }
 

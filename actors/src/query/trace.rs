@@ -177,20 +177,26 @@ impl QueryPort {
         optional: BTreeSet<Lsn>,
         expected: Option<(Lsn, u32)>,
     ) -> (TraceParts, Vec<MissingPart>) {
-        let shared = Arc::clone(&self.shared);
+        let (shared, has_peers) = (Arc::clone(&self.shared), self.cluster.borrow().nodes.len() > 1);
         let check = move || {
             let before = parts.references.len();
             let mut checked = 0;
+            // Records of before this node joined the shard are for their holders to give, who are asked too.
+            let never_here = |lsn: Lsn| {
+                has_peers && matches!(shared.journal.locate(parts.shard, lsn), Ok(None))
+            };
             let all = std::mem::take(&mut parts.references);
             parts.references = all
-                .into_iter()
+                .iter()
+                .copied()
                 .filter(|lsn| {
                     checked += 1;
                     checked > CHECKED_RECORDS || holds(&shared, &parts, *lsn)
                 })
                 .collect();
-            let gone = optional.iter().filter(|lsn| !parts.references.contains(lsn));
-            let lost = before - parts.references.len() - gone.count();
+            let gone = all.iter().filter(|lsn| !parts.references.contains(lsn));
+            let lost = gone.filter(|lsn| !optional.contains(lsn) && !never_here(**lsn));
+            let lost = lost.count();
             let is_whole = || {
                 expected.is_some_and(|(last, spans)| {
                     let found = distinct_spans(&shared, &parts, last);

@@ -518,10 +518,11 @@ impl WriterState {
     fn settle_replayed(&mut self, shard: ShardId) {
         let at = usize::from(shard.0);
         let commit = match self.roles.get(at) {
-            Some(Role::Follower(follower)) => follower.commit,
+            Some(Role::Follower(follower)) => follower.commit.min(follower.durable_up_to()),
             Some(Role::Primary(primary)) => primary.commit,
             _ => return,
         };
+        self.shared.checkpoints.count(shard, commit);
         if let (Some(last), Some(assembler)) = (self.replayed[at], self.shards.get(at))
             && commit >= last
         {

@@ -70,6 +70,8 @@ pub(crate) struct Observation {
     pub(crate) at: UnixNanos,
     pub(crate) state: Option<TraceState>,
     pub(crate) complete: bool,
+    /// Why it is not.
+    pub(crate) missing: Vec<String>,
     pub(crate) decision: Option<Seen>,
     /// The span count that the answer states.
     pub(crate) span_count: u32,
@@ -82,6 +84,7 @@ impl Observation {
             at,
             state: None,
             complete: true,
+            missing: Vec::new(),
             decision: None,
             span_count: 0,
             spans: Vec::new(),
@@ -114,6 +117,9 @@ pub(crate) async fn observe(
             }
             observation.state = Some(answer.state);
             observation.complete = answer.complete;
+            let reasons = answer.missing.iter();
+            let reasons = reasons.map(|part| format!("node {}: {}", part.node.0, part.reason));
+            observation.missing = reasons.collect();
             observation.decision = answer.decision.as_ref().map(seen);
             observation.span_count = answer.span_count;
             let spans = returned_spans(&bytes);
@@ -236,10 +242,11 @@ pub(crate) fn describe(observed: &Observation) -> String {
         .map(|span| span.name.as_str())
         .collect();
     format!(
-        "answered at {} with state {:?}, complete {}, decision {:?}, {} spans ({})",
+        "answered at {} with state {:?}, complete {} {:?}, decision {:?}, {} spans ({})",
         observed.at.0,
         observed.state,
         observed.complete,
+        observed.missing,
         observed.decision,
         observed.spans.len(),
         names.join(", ")

@@ -140,6 +140,7 @@ mod tests {
             at: UnixNanos(at * SECOND),
             state: Some(state),
             complete: true,
+            missing: Vec::new(),
             decision: verdict.map(|verdict| Seen {
                 verdict,
                 decided_at: UnixNanos(20 * SECOND),

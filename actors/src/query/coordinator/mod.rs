@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{DecisionView, Query, TraceLookup};
@@ -46,8 +47,8 @@ pub(crate) struct CoordinatorParts {
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
     /// This node.
     pub(crate) node: NodeId,
-    /// Whether this node hears from the majority of the settings' group: otherwise its map may be old, and it says so.
-    pub(crate) contact: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether the majority of the settings' group confirms that this node's map is the newest: otherwise it says so.
+    pub(crate) contact: Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>,
 }
 
 /// Answers questions for the cluster. Cheap to clone.
@@ -70,8 +71,10 @@ impl Query for Coordinator {
         let started = self.now();
         let _turn = self.gate.enter(&request.tenant).await?;
         let range = (request.filter.from, request.filter.to);
+        // First: what it brings is in the map by then.
+        let no_contact = self.no_contact(range).await;
         let answer = self.find(request).await.map(|mut answer| {
-            self.note_contact(&mut answer.receipt, range);
+            note(&mut answer.receipt, no_contact);
             answer
         });
         self.observe("search", started);
@@ -82,8 +85,9 @@ impl Query for Coordinator {
         let started = self.now();
         let _turn = self.gate.enter(&request.tenant).await?;
         let range = (request.from, request.to);
+        let no_contact = self.no_contact(range).await;
         let answer = self.list(request).await.map(|mut answer| {
-            self.note_contact(&mut answer.receipt, range);
+            note(&mut answer.receipt, no_contact);
             answer
         });
         self.observe("names", started);
@@ -192,8 +196,9 @@ impl Coordinator {
     }
 
     /// A node that does not hear from the majority may know of other holders than there are.
-    fn no_contact(&self, (from, to): (UnixNanos, UnixNanos)) -> Option<MissingPart> {
-        (!(self.parts.contact)()).then(|| MissingPart {
+    async fn no_contact(&self, (from, to): (UnixNanos, UnixNanos)) -> Option<MissingPart> {
+        let is_fresh = self.parts.link.is_none() || (self.parts.contact)().await;
+        (!is_fresh).then(|| MissingPart {
             node: self.parts.node,
             shards: Vec::new(),
             from,
@@ -203,13 +208,11 @@ impl Coordinator {
                 .to_owned(),
         })
     }
+}
 
-    fn note_contact(&self, receipt: &mut Receipt, range: (UnixNanos, UnixNanos)) {
-        if let Some(part) = self.no_contact(range) {
-            receipt.missing.push(part);
-            receipt.complete = false;
-        }
-    }
+fn note(receipt: &mut Receipt, missing: Option<MissingPart>) {
+    receipt.complete &= missing.is_none();
+    receipt.missing.extend(missing);
 }
 
 /// When names and lookups are given up.

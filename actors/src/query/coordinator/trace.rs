@@ -86,12 +86,13 @@ impl Coordinator {
         trace_id: TraceId,
         marks: Marks,
     ) -> Result<TraceLookup, PortError> {
+        // First: what it brings is in the map by then.
+        let contact = self.no_contact(ALL_TIMES).await;
         let state = self.state();
         let shard = self.local().shared.shard(tenant, trace_id);
         let demand = self.demand(&state, Some(shard), ALL_TIMES);
         let mut standing = self.standing(&state);
         let alone = self.alone(&demand, &standing)?;
-        let contact = self.no_contact(ALL_TIMES);
         if let (Some(part), None) = (&alone, &contact) {
             let depth = part.depth(shard);
             let found = self.local().look_up(tenant, trace_id, depth).await?;
