@@ -469,10 +469,14 @@ impl AssemblerState {
     /// Brings spans here that are elsewhere, of one trace after the other.
     fn recall(&mut self, writer: &ActorRef<WriterMessage>, myself: &ActorRef<AssemblerMessage>) {
         let new = self.effects.recall.drain(..);
-        self.recalls.extend(new.map(|wanted| (wanted, RECALL_TRIES)));
+        self.recalls
+            .extend(new.map(|wanted| (wanted, RECALL_TRIES)));
         if self.role != ShardRole::Primary {
             self.recalls.clear();
         }
+        let under_way = self.recalls.len() + usize::from(self.recalling);
+        self.shared.gauges.recalls[usize::from(self.shard.0)]
+            .store(under_way as u64, Ordering::Relaxed);
         let Some(cluster) = self.cluster.clone().filter(|_| !self.recalling) else {
             return;
         };

@@ -34,6 +34,8 @@ pub(crate) struct Gauges {
     /// Credit that each shard holds for its entries, in bytes, and what they take.
     pub(crate) entry_credit: Vec<AtomicU64>,
     pub(crate) entry_bytes: Vec<AtomicU64>,
+    /// Traces of which earlier spans are being brought here.
+    pub(crate) recalls: Vec<AtomicU64>,
     /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
     pub(crate) oldest_unpaged: Vec<AtomicU64>,
 }
@@ -48,6 +50,7 @@ impl Gauges {
             pageable_records: zeros(),
             entry_credit: zeros(),
             entry_bytes: zeros(),
+            recalls: zeros(),
             oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }

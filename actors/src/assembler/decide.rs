@@ -294,7 +294,9 @@ impl ShardState {
                         matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
                     // On replay the records of a trace that was dropped first lie before the checkpoint.
                     self.adopt_references(slot, &record);
-                    if step.decides && matches!(record.trigger, Trigger::LateSpan | Trigger::Promoted) {
+                    if step.decides
+                        && matches!(record.trigger, Trigger::LateSpan | Trigger::Promoted)
+                    {
                         effects.recall.push(Recall {
                             tenant: record.tenant.clone(),
                             trace_id: record.trace_id,
@@ -350,7 +352,10 @@ impl ShardState {
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
                     entry.partial = true;
                 }
-                if step.decides && !earlier.is_here {
+                // Replicas that have joined since lack what was kept before.
+                let terms = (earlier.record.input_lsn.term(), self.applied.term());
+                let of_keep = earlier.record.verdict == Verdict::Keep;
+                if step.decides && of_keep && (!earlier.is_here || terms.0 < terms.1) {
                     effects.recall.push(Recall {
                         tenant: tenant.clone(),
                         trace_id,

@@ -67,7 +67,7 @@ pub struct Recall {
     pub tenant: TenantId,
     /// The trace.
     pub trace_id: TraceId,
-    /// The records that hold its spans: nothing is elsewhere when all of them are here. None: it is not known.
+    /// The records that hold its spans, ascending. None: it is not known.
     pub references: Vec<Lsn>,
 }
 

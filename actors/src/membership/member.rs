@@ -6,9 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use spandrel_model::ids::{NodeId, Term};
-use spandrel_raft::state::{NodeRegistration, NodeState, ShardRecord};
-use spandrel_raft::{ClusterState, Command, DirectoryIdentity, RaftOptions, Settings, Start};
 use super::handler::{MembershipHandler, describe};
 use super::join::{ask_to_join, check_membership};
 use super::message::Join;
@@ -21,6 +18,9 @@ use crate::identity::Identity;
 use crate::limits::STEP_DOWN_MS;
 use crate::link::{Link, PeerService};
 use crate::node::{NodeOptions, StartError, start_error};
+use spandrel_model::ids::{NodeId, Term};
+use spandrel_raft::state::{NodeRegistration, NodeState, ShardRecord};
+use spandrel_raft::{ClusterState, Command, DirectoryIdentity, RaftOptions, Settings, Start};
 
 /// The node that founds a cluster; others get their ids from it.
 const FIRST_NODE: NodeId = NodeId(1);

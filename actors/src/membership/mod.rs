@@ -20,8 +20,8 @@ mod start;
 mod token;
 mod view;
 
-pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
 pub(crate) use contact::Contact;
+pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
 pub(crate) use member::Member;
 pub use no_link::{NoLink, NoLinks};
 #[cfg(test)]

@@ -80,6 +80,9 @@ fn write_group(
             fragment: one.kept.fragment,
             received_at: one.kept.record.decided_at,
         };
+        let (node, trace, stored) = (shared.node.0, &head.trace_id, one.kept.stored);
+        let (fragment, references) = (head.fragment.0, &one.kept.references);
+        tracing::trace!(node, %trace, fragment, ?references, stored, "a fragment is written");
         let spans = arena.iter(&one.spans);
         let spans: Vec<PageSpan<'_>> = spans
             .map(|(context, span)| PageSpan { context, span })

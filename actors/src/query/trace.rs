@@ -177,14 +177,16 @@ impl QueryPort {
         optional: BTreeSet<Lsn>,
         expected: Option<(Lsn, u32)>,
     ) -> (TraceParts, Vec<MissingPart>) {
-        let (shared, has_peers) = (Arc::clone(&self.shared), self.cluster.borrow().nodes.len() > 1);
+        let (shared, has_peers) = (
+            Arc::clone(&self.shared),
+            self.cluster.borrow().nodes.len() > 1,
+        );
         let check = move || {
             let before = parts.references.len();
             let mut checked = 0;
             // Records of before this node joined the shard are for their holders to give, who are asked too.
-            let never_here = |lsn: Lsn| {
-                has_peers && matches!(shared.journal.locate(parts.shard, lsn), Ok(None))
-            };
+            let never_here =
+                |lsn: Lsn| has_peers && matches!(shared.journal.locate(parts.shard, lsn), Ok(None));
             let all = std::mem::take(&mut parts.references);
             parts.references = all
                 .iter()

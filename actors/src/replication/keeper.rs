@@ -31,6 +31,8 @@ pub(crate) struct ShardProgress {
     pub(crate) unfit: Vec<NodeId>,
     /// Followers that get records as they are numbered.
     pub(crate) level: Vec<NodeId>,
+    /// Traces of which earlier spans are being brought here.
+    pub(crate) recalls: u64,
 }
 
 /// The keeper's messages.

@@ -70,7 +70,10 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
             acknowledged(first).await?;
         }
     }
-    for decided in decided_lately(again, owned).await?.chunks(REPEATED_VERDICTS) {
+    for decided in decided_lately(again, owned)
+        .await?
+        .chunks(REPEATED_VERDICTS)
+    {
         sent.push_back(send_verdicts(again, decided.to_vec())?);
         if sent.len() >= MAX_REFILL_RECORDS
             && let Some(first) = sent.pop_front()
@@ -98,7 +101,10 @@ fn send_verdicts(again: &Again, verdicts: Vec<VerdictRecord>) -> Result<Acknowle
 
 /// The newest verdict about each trace that was decided lately and is not held: spans that come late are of these traces,
 /// and a replica that did not know would decide them anew when it leads.
-async fn decided_lately(again: &Again, held: BTreeSet<Owned>) -> Result<Vec<VerdictRecord>, String> {
+async fn decided_lately(
+    again: &Again,
+    held: BTreeSet<Owned>,
+) -> Result<Vec<VerdictRecord>, String> {
     let (shared, shard) = (Arc::clone(&again.shared), again.shard);
     let read = move || -> Result<Vec<VerdictRecord>, String> {
         let journal = &shared.journal;

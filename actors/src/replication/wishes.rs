@@ -172,7 +172,9 @@ impl One<'_> {
         budget: &mut Budget,
     ) -> Option<Wish> {
         let to = *self.wanted.first()?;
-        let ready = to != self.me
+        // Another primary would not know of these. They come to an end, sooner or later in vain.
+        let ready = known.recalls == 0
+            && to != self.me
             && self.record.isr.contains(&to)
             && self.record.filling.is_empty()
             && known.level.contains(&to)
@@ -256,6 +258,7 @@ mod tests {
             full: ids(full),
             unfit: ids(unfit),
             level: ids(level),
+            recalls: 0,
         })
     }
 

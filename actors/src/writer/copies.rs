@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ractor::ActorRef;
@@ -233,6 +234,7 @@ impl WriterState {
                 full: nodes(&|copy| copy.full),
                 unfit: nodes(&|copy| copy.unfit),
                 level: nodes(&|copy| copy.phase == CopyPhase::Live),
+                recalls: self.shared.gauges.recalls[usize::from(shard.0)].load(Ordering::Relaxed),
             }
         })
         .collect()

@@ -178,7 +178,9 @@ impl WriterState {
                     // What is known to count stays readable though the primary lacks it, which joined later: it is not
                     // the shard's holder of the terms before.
                     let counted = stores.checkpoints.counted(*shard).min(*last);
-                    stores.journal.void_after(*shard, counted.max(*keep), *last)?;
+                    stores
+                        .journal
+                        .void_after(*shard, counted.max(*keep), *last)?;
                 }
                 // A restart must not read what was emptied.
                 stores.checkpoints.write(&stores.journal)

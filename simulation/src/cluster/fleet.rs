@@ -156,7 +156,11 @@ impl Fleet {
         let named = self.world.traces().clone().into_iter();
         let named = named.filter(|trace| found.detail.contains(&trace.trace_id.to_string()));
         for trace in named {
-            let alone: Vec<_> = self.places().iter().map(|here| here.alone.clone()).collect();
+            let alone: Vec<_> = self
+                .places()
+                .iter()
+                .map(|here| here.alone.clone())
+                .collect();
             for (place, query) in alone.into_iter().enumerate() {
                 let Some(query) = query else { continue };
                 let seen = observe(&self.world, &query, &trace.tenant, trace.trace_id).await;
