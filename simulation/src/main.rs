@@ -9,7 +9,7 @@ use spandrel_simulation::{Canary, ClusterPlan, Plan, run_cluster, run_seed};
 /// Seeds of a soak that says neither how many nor how long.
 const DEFAULT_SEEDS: u64 = 100;
 
-/// The simulation of a node.
+/// Whole nodes in a deterministic simulation.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -29,10 +29,10 @@ enum Action {
         #[arg(long)]
         events: bool,
         /// The large plan of the seed.
-        #[arg(long)]
+        #[arg(long, requires = "alone")]
         large: bool,
         /// Puts a defect in, which a checker must find.
-        #[arg(long)]
+        #[arg(long, requires = "alone")]
         canary: bool,
     },
     /// Runs many seeds and prints those that fail.
@@ -43,8 +43,11 @@ enum Action {
         /// Stops beginning with another one after so many minutes.
         #[arg(long)]
         minutes: Option<u64>,
-        /// The large plans of the seeds.
+        /// Nodes that are alone, instead of clusters.
         #[arg(long)]
+        alone: bool,
+        /// The large plans of the seeds.
+        #[arg(long, requires = "alone")]
         large: bool,
         /// The first one.
         #[arg(long, default_value_t = 1)]
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Action::Soak {
             seeds,
             minutes,
+            alone,
             large,
             from,
         } => {
@@ -76,6 +80,7 @@ fn main() -> anyhow::Result<ExitCode> {
                 from,
                 seeds: seeds.unwrap_or(default),
                 time: minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60))),
+                alone,
                 large,
             })
         }
@@ -89,17 +94,15 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let plan = if large {
-        Plan::large(seed)
-    } else {
-        Plan::of(seed)
-    };
-    let plan = if canary {
-        plan.with_canary(Canary::JournalSyncsLie)
-    } else {
-        plan
-    };
     let outcome = if alone {
+        let plan = match large {
+            true => Plan::large(seed),
+            false => Plan::of(seed),
+        };
+        let plan = match canary {
+            true => plan.with_canary(Canary::JournalSyncsLie),
+            false => plan,
+        };
         println!("{plan:?}");
         run_seed(plan, events)
     } else {
@@ -123,11 +126,14 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
                     .for_each(|event| println!("{event}"));
             }
             println!("broken: {violation}");
-            let large = if large { " --large" } else { "" };
-            let canary = if canary { " --canary" } else { "" };
-            println!(
-                "replay: cargo run -p spandrel-simulation -- replay {seed} --events{large}{canary}"
-            );
+            let flags = [
+                (alone, " --alone"),
+                (large, " --large"),
+                (canary, " --canary"),
+            ];
+            let flags = flags.iter().filter(|(given, _)| *given);
+            let flags: String = flags.map(|(_, flag)| *flag).collect();
+            println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{flags}");
             "FAILED"
         }
     };
@@ -145,6 +151,7 @@ struct Soak {
     seeds: u64,
     /// No seed begins after it.
     time: Option<Duration>,
+    alone: bool,
     large: bool,
 }
 
@@ -160,6 +167,9 @@ fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
         }
         let mut command = Command::new(&program);
         command.args(["replay", &seed.to_string()]);
+        if soak.alone {
+            command.arg("--alone");
+        }
         if soak.large {
             command.arg("--large");
         }

@@ -6,9 +6,13 @@ use std::collections::VecDeque;
 use std::process::Command;
 use std::sync::Mutex;
 
-/// Runs of every build. A seed that once failed and was fixed stays here.
+/// Runs of a single node, in every build. A seed that once failed and was fixed stays here.
 const SEEDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 31, 32, 33, 34];
-/// The same with their large plans.
+/// Runs of clusters. Each of these has broken a promise once: 2 and 41 gave answers by an old map as whole; 3, 8, 15, 18,
+/// 22, 27, 34 and 58 lost sight of spans that came late, after a replica had joined; 30 named records as missing that
+/// another node held.
+const CLUSTER_SEEDS: [u64; 11] = [2, 3, 8, 15, 18, 22, 27, 30, 34, 41, 58];
+/// Runs of a single node with its large plan.
 const LARGE_SEEDS: [u64; 3] = [6, 26, 102];
 /// Those that run twice.
 const REPEATED: [u64; 3] = [2, 5, 31];
@@ -66,7 +70,7 @@ fn replay_all(seeds: impl IntoIterator<Item = u64>, arguments: &[&str]) -> Vec<R
 
 #[test]
 fn every_seed_keeps_the_promises_and_has_one_history() {
-    let runs = replay_all(SEEDS.into_iter().chain(REPEATED), &[]);
+    let runs = replay_all(SEEDS.into_iter().chain(REPEATED), &["--alone"]);
 
     for run in &runs {
         assert!(
@@ -95,8 +99,23 @@ fn every_seed_keeps_the_promises_and_has_one_history() {
 }
 
 #[test]
+fn clusters_keep_the_promises_and_have_one_history() {
+    let runs = replay_all(CLUSTER_SEEDS.into_iter().chain([2]), &[]);
+
+    for run in &runs {
+        assert!(
+            run.passed,
+            "cluster seed {} breaks a promise:\n{}",
+            run.seed, run.report
+        );
+    }
+    let mut ends = runs.iter().filter(|run| run.seed == 2).map(Run::last_line);
+    assert_eq!(ends.next(), ends.next(), "two runs of one seed differ");
+}
+
+#[test]
 fn large_plans_keep_the_promises() {
-    for run in replay_all(LARGE_SEEDS, &["--large"]) {
+    for run in replay_all(LARGE_SEEDS, &["--alone", "--large"]) {
         assert!(
             run.passed,
             "large seed {} breaks a promise:\n{}",
@@ -107,7 +126,7 @@ fn large_plans_keep_the_promises() {
 
 #[test]
 fn the_last_line_is_for_programs() {
-    let run = replay(SEEDS[0], &[]);
+    let run = replay(SEEDS[0], &["--alone"]);
 
     let prefix = format!("seed {}: ok, hash ", SEEDS[0]);
     let hash = run
@@ -122,7 +141,7 @@ fn the_last_line_is_for_programs() {
 /// the power fails, and P1 must say so.
 #[test]
 fn a_journal_that_does_not_sync_is_found() {
-    let run = replay(CANARY_SEED, &["--canary"]);
+    let run = replay(CANARY_SEED, &["--alone", "--canary"]);
 
     assert!(!run.passed, "the canary was not noticed:\n{}", run.report);
     let broken = run

@@ -327,6 +327,7 @@ impl World {
                     full: nodes(&|copy| copy.full),
                     unfit: nodes(&|copy| copy.unfit),
                     level: nodes(&|copy| copy.phase == crate::replication::CopyPhase::Live),
+                    recalls: 0,
                 },
             );
         }
