@@ -258,6 +258,9 @@ pub const REPEATED_JOURNAL_BYTES: u64 = 256 << 20;
 /// Milliseconds of verdicts that it is told of in any case: nearly all late spans come within it, and 12,500 verdicts a
 /// second over an hour would be 45 million.
 pub const REPEATED_VERDICTS_MS: u64 = 120_000;
+/// Milliseconds for which a shard remembers of which dropped traces late spans are being repeated: a fill waits for memory
+/// no longer.
+pub const LATE_AGAIN_MS: u64 = 120_000;
 /// Tries to bring earlier spans of a trace here: holders may be down.
 pub const RECALL_TRIES: u32 = 10;
 /// Milliseconds after one in vain.

@@ -33,6 +33,8 @@ impl ShardState {
         step: &Step<'_>,
         effects: &mut Effects,
     ) {
+        let late = &mut self.late;
+        records.iter().for_each(|record| late.add(record, step.now));
         let open = |record: &&VerdictRecord| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());

@@ -1,6 +1,7 @@
 //! The state of a shard's assembler: open traces and kept ones that wait for a page. Pure: time, settings and what
 //! the journal knows are arguments, what must happen outside is returned as [`Effects`].
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use hashbrown::HashTable;
@@ -13,6 +14,7 @@ use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use super::entry::{Entry, Phase};
 use super::symbols::Symbols;
+use crate::limits::LATE_AGAIN_MS;
 use crate::settings::Epoch;
 
 /// What the journal says of a trace that the assembler has no entry for.
@@ -116,6 +118,43 @@ impl HeldFrom {
     }
 }
 
+/// Verdicts that are repeated for replicas come before the late spans of their traces, if any are held.
+#[derive(Debug, Default)]
+pub(crate) struct LateAgain {
+    traces: BTreeSet<(TenantId, TraceId)>,
+    /// Spans have come since the first of these verdicts: the next verdicts begin anew.
+    spans_came: bool,
+    /// When the last one came.
+    at: UnixNanos,
+}
+
+impl LateAgain {
+    pub(crate) fn add(&mut self, record: &VerdictRecord, now: UnixNanos) {
+        self.at = now;
+        if std::mem::take(&mut self.spans_came) {
+            self.traces.clear();
+        }
+        if record.verdict == Verdict::Drop {
+            self.traces.insert((record.tenant.clone(), record.trace_id));
+        }
+    }
+
+    /// Their spans have come long since.
+    pub(crate) fn forget(&mut self, now: UnixNanos) {
+        if now.since(self.at) > LATE_AGAIN_MS * UnixNanos::PER_MILLI {
+            self.traces.clear();
+        }
+    }
+
+    fn spans_come(&mut self) {
+        self.spans_came = true;
+    }
+
+    pub(crate) fn contains(&self, tenant: &TenantId, trace_id: TraceId) -> bool {
+        self.traces.contains(&(tenant.clone(), trace_id))
+    }
+}
+
 /// Options of a shard that do not change while it runs.
 #[derive(Debug, Clone, Copy)]
 pub struct ShardOptions {
@@ -141,6 +180,8 @@ pub struct ShardState {
     pub(crate) counted: Lsn,
     /// Of a replica that has joined: the first record that it got. What verdicts name before it was repeated for it.
     pub(crate) held_from: HeldFrom,
+    /// Dropped traces whose late spans are being repeated for replicas that have just joined.
+    pub(crate) late: LateAgain,
     pub(crate) slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     table: HashTable<u32>,
@@ -164,6 +205,7 @@ impl ShardState {
             applied,
             counted: Lsn(u64::MAX),
             held_from: HeldFrom::Beginning,
+            late: LateAgain::default(),
             slots: Vec::new(),
             free: Vec::new(),
             table: HashTable::new(),
@@ -410,6 +452,9 @@ impl ShardState {
         let mut applied = Applied::default();
         // A decision on the way has read this record.
         self.advance(lsn);
+        if again {
+            self.late.spans_come();
+        }
         let tenant_number = self.tenant_number(&batch.tenant);
         let seed = self.options.router.tenant_seed(&batch.tenant);
         let mut rest = rows;
@@ -432,12 +477,13 @@ impl ShardState {
                 None => {
                     let shard = self.options.shard;
                     let prior = step.decided.prior(shard, &batch.tenant, trace_id, lsn);
-                    if again && is_dropped(&prior) {
+                    let is_late = again && self.late.contains(&batch.tenant, trace_id);
+                    if again && !is_late && is_dropped(&prior) {
                         continue;
                     }
                     let slot = self.open(tenant_number, trace_id, batch, prior, step, effects);
                     if let Some(entry) = self.slots[slot as usize].as_mut() {
-                        entry.again = again;
+                        entry.again = again && !is_late;
                     }
                     slot
                 }

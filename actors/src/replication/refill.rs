@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
-use spandrel_model::verdict::VerdictRecord;
+use spandrel_model::verdict::{Verdict, VerdictRecord};
 use spandrel_storage::journal::{FrameId, RecordKind, SliceInfo};
 use tokio::sync::oneshot;
 
@@ -49,19 +49,26 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     asked.map_err(|_| "the node is stopping".to_owned())?;
     let held: Vec<HeldTrace> = held.await.map_err(stopping)?;
     let mut wanted: Wanted = BTreeMap::new();
-    let mut verdicts = Vec::new();
+    let (mut verdicts, mut dropped) = (Vec::new(), Vec::new());
     // Of one that is just being asked about, the verdict is in the journal.
     let owned = held.iter().filter(|trace| trace.verdict.is_some());
     let owned = owned.map(|trace| (trace.tenant.clone(), trace.trace_id));
     let owned: BTreeSet<Owned> = owned.collect();
     for trace in held {
-        verdicts.extend(trace.verdict);
+        match trace.verdict {
+            Some(verdict) if verdict.verdict == Verdict::Drop => dropped.push(verdict),
+            verdict => verdicts.extend(verdict),
+        }
         for lsn in trace.references {
             let traces = wanted.entry(lsn).or_default();
             traces.insert((trace.tenant.clone(), trace.trace_id));
         }
     }
     let mut sent = VecDeque::new();
+    // First: so replicas know the spans that follow for late ones, which no verdict has read.
+    for dropped in dropped.chunks(REPEATED_VERDICTS) {
+        sent.push_back(send_verdicts(again, dropped.to_vec())?);
+    }
     for (lsn, traces) in wanted {
         sent.extend(send_record(again, lsn, traces).await?);
         if sent.len() >= MAX_REFILL_RECORDS
