@@ -242,3 +242,36 @@ fn a_keep_that_a_replay_found_is_not_written_to_a_page_before_it_counts() {
     world.state.count(at);
     assert_eq!(world.state.kept_backlog(u64::MAX, true).0.len(), 1);
 }
+
+/// A trace was dropped, and spans of it came late; a replica joined that knew of the drop already. The late spans, which
+/// were repeated for it, it took for those that the drop had read, and forgot them: when it led the shard and an error
+/// came, it kept the trace without them.
+#[test]
+fn late_spans_that_are_repeated_for_a_replica_that_knows_the_drop_are_late_ones() {
+    let mut primary = World::new(ERRORS_ONLY);
+    primary.send(1, &[span(1, 0)]);
+    primary.pass(20);
+    let dropped = primary.commit();
+    assert_eq!(dropped[0].verdict, Verdict::Drop);
+
+    let join = |verdict_first: bool| {
+        let mut replica = World::new(ERRORS_ONLY);
+        replica.horizon.verdicts.insert(trace(1), dropped[0].clone());
+        replica.next_lsn = primary.next_lsn;
+        let (verdict_at, spans_at) = (replica.next_lsn, replica.next_lsn.next());
+        let batch = replica.batch(1, &[span(2, 1)]);
+        replica.step(|state, step, effects| {
+            if verdict_first {
+                state.verdicts_again(verdict_at, &dropped, step, effects);
+            }
+            state.apply_again(spans_at, &batch, &[0], step, effects);
+        });
+        replica.confirm();
+        replica.state.view(&tenant(), trace(1), Depth::Live)
+    };
+    let late = join(true).expect("it is held");
+    assert_eq!(late.state, TraceState::Dropped);
+    assert!(late.references.len() > dropped[0].references.len());
+    // Without it, the drop has read the spans: it was on its way when they were repeated.
+    assert_eq!(join(false), None);
+}
