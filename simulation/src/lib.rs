@@ -1,8 +1,8 @@
-//! The whole production composition of a node, deterministic: one seed gives the workload, the faults and every
-//! random number, so that a failure is replayed by its number.
+//! The whole production composition of nodes, deterministic: one seed gives the workload, the faults and every random
+//! number, so that a failure is replayed by its number.
 //!
 //! What is simulated: time, randomness, the disk (`SimulatedDisk`, with power losses, failed syncs and killed
-//! processes). What is not: threads (blocking work runs inline), the network, and more than one node.
+//! processes), and in [`ClusterPlan`]s the network. What is not: threads (blocking work runs inline) and real sockets.
 //!
 //! Architecture invariant: nothing here is linked into a production binary, because `overrides` replaces two
 //! functions of the C library.
