@@ -4,6 +4,7 @@
 mod collect;
 mod decide;
 mod entry;
+mod late_again;
 mod paging;
 mod replicas;
 mod state;

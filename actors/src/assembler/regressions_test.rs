@@ -256,7 +256,10 @@ fn late_spans_that_are_repeated_for_a_replica_that_knows_the_drop_are_late_ones(
 
     let join = |verdict_first: bool| {
         let mut replica = World::new(ERRORS_ONLY);
-        replica.horizon.verdicts.insert(trace(1), dropped[0].clone());
+        replica
+            .horizon
+            .verdicts
+            .insert(trace(1), dropped[0].clone());
         replica.next_lsn = primary.next_lsn;
         let (verdict_at, spans_at) = (replica.next_lsn, replica.next_lsn.next());
         let batch = replica.batch(1, &[span(2, 1)]);

@@ -1,7 +1,6 @@
 //! The state of a shard's assembler: open traces and kept ones that wait for a page. Pure: time, settings and what
 //! the journal knows are arguments, what must happen outside is returned as [`Effects`].
 
-use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use hashbrown::HashTable;
@@ -13,8 +12,8 @@ use spandrel_model::summary::{AttributeText, SpanClass};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use super::entry::{Entry, Phase};
+use super::late_again::LateAgain;
 use super::symbols::Symbols;
-use crate::limits::LATE_AGAIN_MS;
 use crate::settings::Epoch;
 
 /// What the journal says of a trace that the assembler has no entry for.
@@ -115,43 +114,6 @@ impl HeldFrom {
             Self::Next => false,
             Self::Record(first) => lsn >= first,
         }
-    }
-}
-
-/// Verdicts that are repeated for replicas come before the late spans of their traces, if any are held.
-#[derive(Debug, Default)]
-pub(crate) struct LateAgain {
-    traces: BTreeSet<(TenantId, TraceId)>,
-    /// Spans have come since the first of these verdicts: the next verdicts begin anew.
-    spans_came: bool,
-    /// When the last one came.
-    at: UnixNanos,
-}
-
-impl LateAgain {
-    pub(crate) fn add(&mut self, record: &VerdictRecord, now: UnixNanos) {
-        self.at = now;
-        if std::mem::take(&mut self.spans_came) {
-            self.traces.clear();
-        }
-        if record.verdict == Verdict::Drop {
-            self.traces.insert((record.tenant.clone(), record.trace_id));
-        }
-    }
-
-    /// Their spans have come long since.
-    pub(crate) fn forget(&mut self, now: UnixNanos) {
-        if now.since(self.at) > LATE_AGAIN_MS * UnixNanos::PER_MILLI {
-            self.traces.clear();
-        }
-    }
-
-    fn spans_come(&mut self) {
-        self.spans_came = true;
-    }
-
-    pub(crate) fn contains(&self, tenant: &TenantId, trace_id: TraceId) -> bool {
-        self.traces.contains(&(tenant.clone(), trace_id))
     }
 }
 
