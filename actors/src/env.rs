@@ -6,6 +6,7 @@ use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
 
 use crate::membership::LinkFactory;
+use crate::start_phase::StartPhase;
 
 /// The wall clock.
 pub trait Clock: Send + Sync {
@@ -42,6 +43,8 @@ pub struct Env {
     pub links: Arc<dyn LinkFactory>,
     /// 256 random bits that nobody can guess: for join tokens.
     pub secret: Arc<dyn Fn() -> [u8; 32] + Send + Sync>,
+    /// Is told how far the start has come.
+    pub start_phase: Arc<dyn Fn(StartPhase) + Send + Sync>,
 }
 
 impl Env {

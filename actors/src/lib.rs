@@ -37,6 +37,7 @@ mod replication;
 mod route;
 pub mod settings;
 mod shared;
+mod start_phase;
 mod starting;
 #[allow(dead_code)] // messages of services that nothing calls yet
 mod wire;
@@ -46,3 +47,4 @@ pub use credit_account::CreditAccount;
 pub use env::{BlockingMode, Clock, Env};
 pub use node::{Node, NodeOptions, StartError};
 pub use recovery::Recovery;
+pub use start_phase::StartPhase;

@@ -28,6 +28,7 @@ use crate::recovery::{Recovery, report_damage};
 use crate::replay::{Recovered, replay};
 use crate::route::Dispatcher;
 use crate::shared::Shared;
+use crate::start_phase::StartPhase;
 use crate::starting::{Stop, empty_states, start_actors, start_controller};
 use crate::writer::WriterMessage;
 
@@ -155,6 +156,7 @@ impl Node {
         env: &Env,
         identity: &Identity,
     ) -> Result<(Arc<Shared>, Vec<Recovered>, Recovery), StartError> {
+        (env.start_phase)(StartPhase::Replaying);
         let state = member.settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
         let (node, boot) = (member.node(), identity.boot);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_actors::membership::{JoinSecret, NodeStart};
-use spandrel_actors::{Env, Node, NodeOptions, StartError};
+use spandrel_actors::{Env, Node, NodeOptions, StartError, StartPhase};
 use spandrel_model::cluster::{ClusterView, NodeRole, NodeUse, NodeView};
 use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_model::policy::KEEP_ALL_POLICY;
@@ -19,6 +19,7 @@ use spandrel_raft::{ClusterState, Command, Conflict, ProposeError};
 use support::network::Network;
 use support::{TestClock, environment, options, pass};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 /// Longest wait for something that the cluster does by itself, in seconds: elections and silence take one to three.
 const PATIENCE_S: u64 = 10;
@@ -502,4 +503,34 @@ async fn a_node_leaves_and_is_removed() {
     let alone = first.admin().leave_node().await.unwrap_err();
     assert_eq!(alone.code, "last_node");
     first.stop().await;
+}
+
+/// A node that came back while the majority was away hung in its start, and nobody could ask it why.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_waits_for_a_majority_says_so_while_it_starts() {
+    let cluster = Cluster::new();
+    let nodes = cluster.three().await;
+    same_state(&[&nodes[0], &nodes[1], &nodes[2]]).await;
+    stop_all(nodes).await;
+
+    // when one of three comes back
+    let (reached, mut phase) = watch::channel(StartPhase::default());
+    let env = Env {
+        start_phase: Arc::new(move |now| {
+            reached.send_replace(now);
+        }),
+        ..cluster.environment(3)
+    };
+    let third = tokio::spawn(Node::start(cluster.options(3, NodeStart::Found), env));
+    let waits = phase.wait_for(|phase| *phase == StartPhase::WaitingForMajority);
+    let limit = Duration::from_secs(PATIENCE_S);
+    drop(tokio::time::timeout(limit, waits).await.expect("in time"));
+    pass(10).await;
+    assert!(!third.is_finished());
+
+    // then it serves once another one is back
+    let second = cluster.restart(2).await;
+    let third = third.await.unwrap().unwrap();
+    assert_eq!(*phase.borrow(), StartPhase::Replaying);
+    stop_all([second, third]).await;
 }

@@ -223,6 +223,7 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
         links: Arc::new(NoLinks),
         // No life makes join tokens.
         secret: Arc::new(|| [0; 32]),
+        start_phase: Arc::new(drop),
     }
 }
 

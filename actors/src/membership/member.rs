@@ -125,7 +125,7 @@ impl Member {
             stopping: Arc::default(),
         };
         match member
-            .enter(matches!(beginning.start, Start::Found(_)))
+            .enter(matches!(beginning.start, Start::Found(_)), env)
             .await
         {
             Ok(()) => Ok(member),
@@ -136,7 +136,7 @@ impl Member {
         }
     }
 
-    async fn enter(&mut self, founds: bool) -> Result<(), StartError> {
+    async fn enter(&mut self, founds: bool, env: &Env) -> Result<(), StartError> {
         // A crash may have come between any two steps of the founding.
         let alone = self
             .settings
@@ -152,7 +152,7 @@ impl Member {
             };
             self.propose(admit).await?;
         }
-        self.incarnation = register(&self.settings, &self.registration).await?;
+        self.incarnation = register(&self.settings, &self.registration, env).await?;
         if founds && alone && self.settings.state().shard_map.is_empty() {
             let node = self.registration.node;
             let record = ShardRecord {

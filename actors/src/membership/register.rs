@@ -5,8 +5,10 @@ use std::time::Duration;
 use spandrel_raft::state::NodeRegistration;
 use spandrel_raft::{Applied, ClusterState, Command, Conflict, ProposeError, Settings};
 
+use crate::env::Env;
 use crate::limits::{REGISTER_RETRY_MS, WAITING_LOG_MS};
 use crate::node::{StartError, start_error};
+use crate::start_phase::StartPhase;
 
 /// Waits until the settings have reached this node and hold it, and registers. Returns its incarnation.
 ///
@@ -14,9 +16,12 @@ use crate::node::{StartError, start_error};
 pub(crate) async fn register(
     settings: &Settings,
     registration: &NodeRegistration,
+    env: &Env,
 ) -> Result<u64, StartError> {
     let node = registration.node;
+    (env.start_phase)(StartPhase::WaitingForSettings);
     wait_for(settings, |state| state.nodes.contains_key(&node)).await?;
+    (env.start_phase)(StartPhase::WaitingForMajority);
     loop {
         let proposed = settings
             .propose(Command::RegisterNode(registration.clone()))

@@ -101,6 +101,7 @@ pub fn environment(clock: &Arc<TestClock>) -> Env {
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
         links: Arc::new(NoLinks),
         secret: Arc::new(|| [7; 32]),
+        start_phase: Arc::new(drop),
     }
 }
 
