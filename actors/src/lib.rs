@@ -39,6 +39,9 @@ pub mod settings;
 mod shared;
 mod start_phase;
 mod starting;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod test_support;
 #[allow(dead_code)] // messages of services that nothing calls yet
 mod wire;
 mod writer;
