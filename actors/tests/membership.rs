@@ -5,7 +5,7 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -389,6 +389,77 @@ async fn an_old_copy_of_a_directory_is_refused_and_an_empty_one_is_a_new_node() 
     first.admin().remove_node(NodeId(3)).await.unwrap();
     until(&first, |view| voters(view) == [1, 2, 4]).await;
     stop_all([first, second, fourth]).await;
+}
+
+/// Copies a directory, as an image that is taken of it or put back.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
+}
+
+/// An image of the start before was let in: its counter of starts comes out as high as the cluster's. It was shown as
+/// up, its settings never caught up, and the shards that it filled stalled.
+#[tokio::test(start_paused = true)]
+async fn an_image_of_the_start_before_is_refused_and_does_no_harm() {
+    let cluster = Cluster::new();
+    let [first, second, third] = cluster.three().await;
+    third.stop().await;
+    let (dir, image, last) = (
+        cluster.data_dir(3),
+        cluster.data_dir(33),
+        cluster.data_dir(34),
+    );
+    copy(&dir, &image);
+    cluster.restart(3).await.stop().await;
+
+    // when the image is put back
+    std::fs::rename(&dir, &last).unwrap();
+    copy(&image, &dir);
+    let refused = cluster.try_start(3, NodeStart::Found).await.err().unwrap();
+    assert!(
+        refused.reason.contains("an image of its directory"),
+        "{refused}"
+    );
+    assert!(refused.reason.contains("spandrel node join"), "{refused}");
+    assert_eq!(used(&first.admin().cluster().await, 3), Some(NodeUse::Down));
+
+    // then the node itself can still come back
+    std::fs::remove_dir_all(&dir).unwrap();
+    std::fs::rename(&last, &dir).unwrap();
+    let third = cluster.restart(3).await;
+    until(&first, |view| used(view, 3) == Some(NodeUse::Up)).await;
+    stop_all([first, second, third]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_died_twice_before_it_registered_is_let_in() {
+    let cluster = Cluster::new();
+    let nodes = cluster.three().await;
+    same_state(&[&nodes[0], &nodes[1], &nodes[2]]).await;
+    let before = nodes[0].cluster().nodes[&NodeId(3)].boot;
+    stop_all(nodes).await;
+    for _ in 0..2 {
+        // alone it cannot register, and dies
+        let waiting = cluster.restart(3);
+        assert!(
+            tokio::time::timeout(Duration::from_secs(9), waiting)
+                .await
+                .is_err()
+        );
+        cluster.network.detach(&address(3));
+    }
+    let (second, third) = tokio::join!(cluster.restart(2), cluster.restart(3));
+    let state = same_state(&[&second, &third]).await;
+    assert_eq!(state.nodes[&NodeId(3)].boot, before + 3);
+    stop_all([second, third]).await;
 }
 
 #[tokio::test(start_paused = true)]
