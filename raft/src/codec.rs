@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     SnapshotMeta = 5,
     /// The state without join tokens: read, no longer written.
     State1 = 6,
-    /// The state without the lives of nodes: read, no longer written.
+    /// The state without the lives of nodes and those that leave: read, no longer written.
     State2 = 7,
     State = 8,
     Request = 16,

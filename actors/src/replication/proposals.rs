@@ -117,19 +117,14 @@ impl Proposals {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use ractor::{Actor, ActorProcessingErr};
-    use spandrel_model::policy::KEEP_ALL_POLICY;
     use spandrel_raft::state::ShardRecord;
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
-    use crate::env::Env;
-    use crate::membership::NodeStart;
     use crate::node::Node;
-    use crate::test_support::network::Network;
-    use crate::test_support::{TestClock, environment, options, pass};
+    use crate::test_support::members::{Cluster, address, stop_all};
+    use crate::test_support::pass;
 
     /// What the writer was told.
     #[derive(Debug, PartialEq, Eq)]
@@ -172,47 +167,15 @@ mod tests {
         }
     }
 
-    struct Cluster {
-        network: Arc<Network>,
-        nodes: Vec<Node>,
-        _dir: tempfile::TempDir,
-    }
-
-    fn address(number: u64) -> String {
-        format!("node-{number}:7200")
-    }
-
-    /// Three nodes, all of which vote, and whose shards are where they should be.
-    async fn three() -> Cluster {
-        let dir = tempfile::TempDir::new().unwrap();
-        let (network, clock) = (Arc::<Network>::default(), TestClock::new());
-        let mut nodes = Vec::new();
-        for number in 1..=3 {
-            let mut options = options(&dir.path().join(number.to_string()), KEEP_ALL_POLICY);
-            options.addresses.link = address(number);
-            options.new_disk_id = number;
-            if number > 1 {
-                options.start = NodeStart::Join {
-                    addresses: vec![address(1)],
-                    token: None,
-                    expected_shards: None,
-                };
-            }
-            let env = Env {
-                links: network.links(&address(number)),
-                ..environment(&clock)
-            };
-            nodes.push(Node::start(options, env).await.unwrap());
-        }
-        while nodes[0].settings().members().voters.len() < 3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+    /// Three nodes, all of which vote, and whose shards are where they should be: on one each, so that none fails over.
+    async fn three() -> (Cluster, [Node; 3]) {
+        let cluster = Cluster {
+            replication: 1,
+            ..Cluster::new()
+        };
+        let nodes = cluster.three().await;
         pass(5).await;
-        Cluster {
-            network,
-            nodes,
-            _dir: dir,
-        }
+        (cluster, nodes)
     }
 
     async fn proposals(settings: &Settings) -> (Proposals, UnboundedReceiver<Told>) {
@@ -238,8 +201,8 @@ mod tests {
     /// Without a majority the keeper asked for ever what had become of one shard's change, and did nothing else.
     #[tokio::test(start_paused = true)]
     async fn a_round_ends_without_a_majority_and_the_shard_stays_held_until_there_is_one() {
-        let cluster = three().await;
-        let settings = cluster.nodes[0].settings();
+        let (cluster, nodes) = three().await;
+        let settings = nodes[0].settings();
         let (mut proposals, mut told) = proposals(settings).await;
         let state = settings.linearizable().await.unwrap();
 
@@ -264,15 +227,13 @@ mod tests {
         assert_eq!(settings.state().shard(ShardId(0)), state.shard(ShardId(0)));
         pass(1).await;
         assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(0))));
-        for node in cluster.nodes {
-            node.stop().await;
-        }
+        stop_all(nodes).await;
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_shard_whose_change_took_place_is_not_let_go_in_its_old_term() {
-        let cluster = three().await;
-        let settings = cluster.nodes[0].settings();
+        let (_cluster, nodes) = three().await;
+        let settings = nodes[0].settings();
         let (mut proposals, mut told) = proposals(settings).await;
         let term = settings.state().shard(ShardId(0)).unwrap().term;
         proposals.in_doubt.insert(ShardId(0), Term(term.0 - 1));
@@ -282,8 +243,6 @@ mod tests {
         assert!(proposals.in_doubt.is_empty());
         assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(1))));
         assert!(told.try_recv().is_err());
-        for node in cluster.nodes {
-            node.stop().await;
-        }
+        stop_all(nodes).await;
     }
 }

@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+pub mod members;
 pub mod network;
 
 use std::collections::BTreeSet;

@@ -118,14 +118,45 @@ fn a_node_that_is_set_down_while_it_runs_comes_back_in_its_life() {
     let mut state = founded();
     let first = starts(1, 11, &[]);
     state.apply(&first).unwrap();
-    let down = Command::SetNodeState {
-        node: NodeId(1),
-        expected_incarnation: 1,
-        expected: NodeState::Up,
-        state: NodeState::Down,
-    };
-    state.apply(&down).unwrap();
+    state
+        .apply(&sets(1, NodeState::Up, NodeState::Down))
+        .unwrap();
     assert_eq!(state.apply(&first), Ok(Applied::Incarnation(2)));
+}
+
+fn sets(expected_incarnation: u64, expected: NodeState, state: NodeState) -> Command {
+    Command::SetNodeState {
+        node: NodeId(1),
+        expected_incarnation,
+        expected,
+        state,
+    }
+}
+
+/// A node that died while it left came back as up, and was given shards again.
+#[test]
+fn a_node_that_goes_down_while_it_leaves_goes_on_leaving() {
+    use NodeState::{Down, Draining, Up};
+    let mut state = founded();
+    let is = |state: &ClusterState| state.nodes[&NodeId(1)].state;
+    state.apply(&starts(1, 11, &[])).unwrap();
+    state.apply(&sets(1, Up, Draining)).unwrap();
+    state.apply(&sets(1, Draining, Down)).unwrap();
+    state.check();
+    // after a restart
+    state.apply(&starts(2, 12, &[11])).unwrap();
+    assert_eq!(is(&state), Draining);
+    // and when it was only cut off
+    state.apply(&sets(2, Draining, Down)).unwrap();
+    state.apply(&starts(2, 12, &[11])).unwrap();
+    assert_eq!(is(&state), Draining);
+    state.check();
+    // one that went down otherwise is up again
+    state.apply(&sets(3, Draining, Up)).unwrap();
+    state.apply(&sets(3, Up, Down)).unwrap();
+    state.apply(&starts(3, 13, &[12])).unwrap();
+    assert_eq!(is(&state), Up);
+    state.check();
 }
 
 #[test]

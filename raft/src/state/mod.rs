@@ -1,6 +1,6 @@
 //! The replicated state of a cluster: who is in, what is configured, who holds what. Never spans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,8 @@ pub struct ClusterState {
     pub join_tokens: BTreeMap<TokenHash, UnixNanos>,
     /// The last life of each node that has told one: whoever continues it must know it.
     pub lives: BTreeMap<NodeId, u64>,
+    /// Nodes that went down while they were draining: they go on with it when they are back.
+    pub leaving: BTreeSet<NodeId>,
 }
 
 impl ClusterState {
@@ -133,6 +135,10 @@ impl ClusterState {
         assert!(self.nodes.len() <= MAX_NODES && self.holder_count() <= MAX_HOLDERS);
         assert!(self.nodes.keys().all(|node| node.0 < self.next_node));
         assert!(self.lives.keys().all(|node| self.nodes.contains_key(node)));
+        for node in &self.leaving {
+            let record = self.nodes.get(node);
+            assert!(record.is_some_and(|record| record.state == NodeState::Down));
+        }
         assert!(
             self.shard_map.is_empty() || self.shard_map.len() == usize::from(self.shards),
             "{} shard records for {} shards",

@@ -1,6 +1,7 @@
-//! The state as earlier versions stored it: the first without join tokens, the second without the lives of nodes.
+//! The state as earlier versions stored it: the first without join tokens, the second without the lives of nodes
+//! and those that leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,7 @@ impl From<ClusterState1> for ClusterState {
             applied_index: old.applied_index,
             join_tokens: BTreeMap::new(),
             lives: BTreeMap::new(),
+            leaving: BTreeSet::new(),
         }
     }
 }
@@ -131,6 +133,7 @@ mod tests {
 
         // and one of this version as well
         expected.lives.insert(NodeId(1), 6);
+        expected.leaving.insert(NodeId(1));
         let bytes = seal(Kind::State, &expected).unwrap();
         assert_eq!(ClusterState::unseal(&bytes).unwrap(), expected);
         assert!(ClusterState::unseal(&seal(Kind::Vote, &expected).unwrap()).is_err());

@@ -89,9 +89,15 @@ impl ClusterState {
         known.incarnation = known.incarnation.saturating_add(1);
         known.addresses = new.addresses.clone();
         known.zone = new.zone.clone();
-        // A node that was told to leave goes on leaving after a restart.
+        // A node that was told to leave goes on leaving. The version before lives were told forgot that, and programs of
+        // it in this cluster still do: for its registrations all must come to the same state.
+        let goes_on = self.leaving.remove(&new.node) && life.is_some();
         if known.state == NodeState::Down {
-            known.state = NodeState::Up;
+            known.state = if goes_on {
+                NodeState::Draining
+            } else {
+                NodeState::Up
+            };
         }
         Ok(Applied::Incarnation(known.incarnation))
     }
@@ -144,6 +150,11 @@ impl ClusterState {
             });
         }
         known.state = state;
+        match (expected, state) {
+            (NodeState::Draining, NodeState::Down) => self.leaving.insert(node),
+            (NodeState::Down, NodeState::Down) => false,
+            _ => self.leaving.remove(&node),
+        };
         Ok(Applied::Done)
     }
 
@@ -167,6 +178,7 @@ impl ClusterState {
         }
         self.nodes.remove(&node);
         self.lives.remove(&node);
+        self.leaving.remove(&node);
         Ok(Applied::Done)
     }
 }
