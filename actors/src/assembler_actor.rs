@@ -15,7 +15,7 @@ use crate::assembler::{
     Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
     PagedTrace, Prior, Promotion, ShardSearch, ShardState, Step,
 };
-use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS};
+use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS, RECORD_VERDICTS};
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -405,7 +405,7 @@ impl AssemblerState {
             return;
         };
         if self.role == ShardRole::Primary && !self.effects.verdicts.is_empty() {
-            let verdicts = std::mem::take(&mut self.effects.verdicts);
+            let mut verdicts = std::mem::take(&mut self.effects.verdicts);
             let checkpoints = &self.shared.checkpoints;
             // A drop that is kept after all needs records again that a trim may take any moment.
             let needs_again = |record: &VerdictRecord| {
@@ -416,8 +416,12 @@ impl AssemblerState {
             if verdicts.iter().any(needs_again) {
                 checkpoints.lower(self.shard, self.low_mark());
             }
-            // The node is stopping when the writer is gone: replay decides again.
-            let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, verdicts));
+            while !verdicts.is_empty() {
+                let later = verdicts.split_off(verdicts.len().min(RECORD_VERDICTS));
+                let record = std::mem::replace(&mut verdicts, later);
+                // The node is stopping when the writer is gone: replay decides again.
+                let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, record));
+            }
         }
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::assembler::HeldTrace;
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{
-    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, REPEATED_VERDICTS, REPEATED_VERDICTS_MS,
+    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS, REPEATED_VERDICTS_MS,
 };
 use crate::meters::Stage;
 use crate::shared::Shared;
@@ -61,14 +61,17 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
             acknowledged(again, first).await?;
         }
     }
-    for dropped in dropped_lately(again).await?.chunks(REPEATED_VERDICTS) {
-        sent.push_back(send_verdicts(again, dropped.to_vec())?);
+    let last = verdicts.split_off(verdicts.len().saturating_sub(RECORD_VERDICTS));
+    let dropped = dropped_lately(again).await?;
+    let more = dropped.chunks(RECORD_VERDICTS);
+    for some in more.chain(verdicts.chunks(RECORD_VERDICTS)) {
+        sent.push_back(send_verdicts(again, some.to_vec())?);
     }
     for one in sent {
         acknowledged(again, one).await?;
     }
     // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
-    let answer = send_verdicts(again, verdicts)?;
+    let answer = send_verdicts(again, last)?;
     // A replica may lead only when it knows what was decided.
     acknowledged(again, answer).await
 }
