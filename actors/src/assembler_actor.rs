@@ -16,7 +16,7 @@ use crate::assembler::{
     Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
     PagedTrace, Prior, Promotion, Recall, ShardSearch, ShardState, Step,
 };
-use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS, RECALL_PAUSE_MS, RECALL_TRIES};
+use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS};
 use crate::meters::Stage;
 use crate::query::Coordinator;
 use crate::replication::{Again, recall};
@@ -437,7 +437,7 @@ impl AssemblerState {
             return;
         };
         if self.role == ShardRole::Primary && !self.effects.verdicts.is_empty() {
-            let verdicts = std::mem::take(&mut self.effects.verdicts);
+            let mut verdicts = std::mem::take(&mut self.effects.verdicts);
             let checkpoints = &self.shared.checkpoints;
             // A drop that is kept after all needs records again that a trim may take any moment.
             let needs_again = |record: &VerdictRecord| {
@@ -448,8 +448,12 @@ impl AssemblerState {
             if verdicts.iter().any(needs_again) {
                 checkpoints.lower(self.shard, self.low_mark());
             }
-            // The node is stopping when the writer is gone: replay decides again.
-            let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, verdicts));
+            while !verdicts.is_empty() {
+                let later = verdicts.split_off(verdicts.len().min(RECORD_VERDICTS));
+                let record = std::mem::replace(&mut verdicts, later);
+                // The node is stopping when the writer is gone: replay decides again.
+                let _ = writer.cast(WriterMessage::Verdicts(self.shard, self.reign, record));
+            }
         }
         self.recall(&writer, myself);
         for (tenant, trace_id) in self.effects.confirm.drain(..) {

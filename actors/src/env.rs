@@ -6,6 +6,7 @@ use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
 
 use crate::membership::LinkFactory;
+use crate::start_phase::StartPhase;
 
 /// The wall clock.
 pub trait Clock: Send + Sync {
@@ -40,8 +41,10 @@ pub struct Env {
     pub halt: Arc<dyn Fn(&str) + Send + Sync>,
     /// The links to other nodes; [`NoLinks`](crate::membership::NoLinks) for a node that stays alone.
     pub links: Arc<dyn LinkFactory>,
-    /// 256 random bits that nobody can guess: for join tokens.
+    /// 256 random bits that nobody can guess, others each time: for join tokens, and to tell the starts of a node apart.
     pub secret: Arc<dyn Fn() -> [u8; 32] + Send + Sync>,
+    /// Is told how far the start has come.
+    pub start_phase: Arc<dyn Fn(StartPhase) + Send + Sync>,
 }
 
 impl Env {
@@ -49,6 +52,13 @@ impl Env {
     #[must_use]
     pub fn now(&self) -> UnixNanos {
         self.clock.now()
+    }
+
+    /// A random number, another one each time.
+    #[must_use]
+    pub(crate) fn random_number(&self) -> u64 {
+        let [a, b, c, d, e, f, g, h, ..] = (self.secret)();
+        u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 
     /// Runs blocking work and waits for it.

@@ -4,6 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use spandrel_raft::limits::MAX_EARLIER_LIVES;
+use spandrel_raft::state::NodeLife;
 use spandrel_storage::disk::Disk;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -11,12 +13,25 @@ use xxhash_rust::xxh3::xxh3_64;
 const FILE: &str = "identity.json";
 
 /// The identity of a data directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Invariant: `lives` is not empty, and has in it every life of which the cluster may know as the last one.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
     /// Random, drawn when the directory was new.
     pub(crate) disk_id: u64,
     /// How often it was opened.
     pub(crate) boot: u64,
+    /// The last life that the cluster has confirmed, if any, and those since; this one is the last.
+    lives: Vec<u64>,
+}
+
+/// What was drawn at random for an opening.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Drawn {
+    /// For a directory that is new.
+    pub(crate) disk_id: u64,
+    /// For this opening.
+    pub(crate) life: u64,
 }
 
 /// The file's content.
@@ -25,6 +40,9 @@ pub(crate) struct Identity {
 struct Stored {
     disk_id: u64,
     boot: u64,
+    /// Not in files of the first version.
+    #[serde(default)]
+    lives: Vec<u64>,
     checksum: u64,
 }
 
@@ -47,49 +65,84 @@ pub(crate) enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity of a directory, or draws one for a new directory, and counts this opening. Durable when
-    /// this returns.
+    /// Reads the identity of a directory, or makes one for a new directory, counts this opening and gives it its life.
+    /// Durable when this returns: the cluster never knows a life that the directory does not.
     pub(crate) fn open(
         disk: &dyn Disk,
         data_dir: &Path,
-        new_disk_id: u64,
+        drawn: Drawn,
     ) -> Result<Self, IdentityError> {
         let path = data_dir.join(FILE);
-        let failed = |what| {
-            let path = path.clone();
-            move |source| IdentityError::Disk { what, path, source }
-        };
-        let before = match disk.read(&path) {
+        let mut identity = match disk.read(&path) {
             Ok(bytes) => Self::decode(&bytes).map_err(|reason| IdentityError::Damaged {
                 path: path.clone(),
                 reason,
             })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Self {
-                disk_id: new_disk_id,
+                disk_id: drawn.disk_id,
                 boot: 0,
+                lives: Vec::new(),
             },
-            Err(error) => return Err(failed("read")(error)),
+            Err(source) => {
+                let what = "read";
+                return Err(IdentityError::Disk { what, path, source });
+            }
         };
-        let identity = Self {
-            boot: before.boot.saturating_add(1),
-            ..before
-        };
-        let bytes = identity
-            .encode()
-            .map_err(|error| failed("write")(io::Error::other(error)))?;
-        disk.write_atomically(&path, &bytes)
-            .map_err(failed("write"))?;
+        identity.boot = identity.boot.saturating_add(1);
+        // Past the bound the last one is used again: to forget one that the cluster knows would lock the node out.
+        if identity.lives.len() <= MAX_EARLIER_LIVES {
+            identity.lives.push(drawn.life);
+        }
+        identity.write(disk, data_dir)?;
         Ok(identity)
     }
 
-    fn checksum(self) -> u64 {
-        xxh3_64(&[self.disk_id.to_le_bytes(), self.boot.to_le_bytes()].concat())
+    /// The cluster knows this life: it will never ask for an earlier one. Durable when this returns.
+    pub(crate) fn confirm(
+        &mut self,
+        disk: &dyn Disk,
+        data_dir: &Path,
+    ) -> Result<(), IdentityError> {
+        let earlier = self.lives.len().saturating_sub(1);
+        self.lives.drain(..earlier);
+        self.write(disk, data_dir)
     }
 
-    fn encode(self) -> serde_json::Result<Vec<u8>> {
+    /// Which life this is, for the cluster.
+    pub(crate) fn life(&self) -> NodeLife {
+        match self.lives.split_last() {
+            Some((life, earlier)) => NodeLife {
+                life: *life,
+                earlier: earlier.to_vec(),
+            },
+            None => NodeLife::default(),
+        }
+    }
+
+    fn write(&self, disk: &dyn Disk, data_dir: &Path) -> Result<(), IdentityError> {
+        let path = data_dir.join(FILE);
+        let written = self
+            .encode()
+            .map_err(io::Error::other)
+            .and_then(|bytes| disk.write_atomically(&path, &bytes));
+        let what = "write";
+        written.map_err(|source| IdentityError::Disk { what, path, source })
+    }
+
+    /// Of all numbers in their order: of the first two alone in files of the first version, which have no lives.
+    fn checksum(&self) -> u64 {
+        let numbers = [self.disk_id, self.boot].into_iter();
+        let bytes = numbers
+            .chain(self.lives.iter().copied())
+            .flat_map(u64::to_le_bytes);
+        xxh3_64(&bytes.collect::<Vec<u8>>())
+    }
+
+    fn encode(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(&Stored {
             disk_id: self.disk_id,
             boot: self.boot,
+            lives: self.lives.clone(),
             checksum: self.checksum(),
         })
     }
@@ -99,6 +152,7 @@ impl Identity {
         let identity = Self {
             disk_id: stored.disk_id,
             boot: stored.boot,
+            lives: stored.lives,
         };
         if stored.checksum != identity.checksum() {
             return Err("its checksum does not match".to_owned());
@@ -112,30 +166,70 @@ mod tests {
     use super::*;
     use spandrel_storage::disk::SimulatedDisk;
 
+    fn open(disk: &SimulatedDisk, disk_id: u64, life: u64) -> Result<Identity, IdentityError> {
+        Identity::open(disk, Path::new("/data"), Drawn { disk_id, life })
+    }
+
     #[test]
     fn the_id_stays_and_openings_are_counted() {
         let disk = SimulatedDisk::new(1);
-        let open = |new_disk_id| Identity::open(&disk, Path::new("/data"), new_disk_id).unwrap();
-
-        assert_eq!((open(7).boot, open(8).boot), (1, 2));
+        let boot = |disk_id| open(&disk, disk_id, 1).unwrap().boot;
+        assert_eq!((boot(7), boot(8)), (1, 2));
 
         disk.power_loss();
-        let third = open(9);
+        let third = open(&disk, 9, 1).unwrap();
         assert_eq!((third.disk_id, third.boot), (7, 3));
+    }
+
+    #[test]
+    fn lives_are_told_until_one_is_confirmed() {
+        let disk = SimulatedDisk::new(1);
+        let earlier = |life| open(&disk, 7, life).unwrap().life().earlier;
+        assert!(earlier(11).is_empty());
+        assert_eq!(earlier(12), [11]);
+        disk.power_loss();
+        let mut third = open(&disk, 7, 13).unwrap();
+        assert_eq!(third.life().earlier, [11, 12]);
+        third.confirm(&disk, Path::new("/data")).unwrap();
+        disk.power_loss();
+        assert_eq!(earlier(14), [13]);
+    }
+
+    #[test]
+    fn the_life_that_was_confirmed_is_never_forgotten() {
+        let disk = SimulatedDisk::new(1);
+        let mut first = open(&disk, 7, 11).unwrap();
+        first.confirm(&disk, Path::new("/data")).unwrap();
+        for life in 0..100 {
+            let told = open(&disk, 7, life).unwrap().life();
+            assert!(told.earlier.len() <= MAX_EARLIER_LIVES);
+            assert_eq!(told.earlier.first(), Some(&11));
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_is_read() {
+        let disk = SimulatedDisk::new(1);
+        let checksum = xxh3_64(&[7u64.to_le_bytes(), 4u64.to_le_bytes()].concat());
+        let first = format!("{{\"disk_id\":7,\"boot\":4,\"checksum\":{checksum}}}");
+        disk.write_atomically(&Path::new("/data").join(FILE), first.as_bytes())
+            .unwrap();
+        let identity = open(&disk, 9, 11).unwrap();
+        assert_eq!((identity.disk_id, identity.boot), (7, 5));
+        assert!(identity.life().earlier.is_empty());
     }
 
     #[test]
     fn damage_anywhere_is_told_with_the_file_and_never_a_new_identity() {
         let disk = SimulatedDisk::new(1);
-        let data_dir = Path::new("/data");
-        Identity::open(&disk, data_dir, 7).unwrap();
-        let path = data_dir.join(FILE);
+        open(&disk, 7, 11).unwrap();
+        let path = Path::new("/data").join(FILE);
         for offset in 0..disk.len_of(&path).unwrap() {
             assert!(disk.flip(&path, offset, 1));
-            let error = Identity::open(&disk, data_dir, 8).unwrap_err();
+            let error = open(&disk, 8, 12).unwrap_err();
             assert!(error.to_string().contains("/data/identity.json is damaged"));
             assert!(disk.flip(&path, offset, 1));
         }
-        assert_eq!(Identity::open(&disk, data_dir, 8).unwrap().disk_id, 7);
+        assert_eq!(open(&disk, 8, 12).unwrap().disk_id, 7);
     }
 }

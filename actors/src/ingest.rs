@@ -100,7 +100,7 @@ impl IngestPort {
         let outcome = ExportOutcome {
             accepted,
             rejected: scanned.rejected.total(),
-            message: describe(&scanned.rejected),
+            message: describe(&scanned.rejected, tenant),
         };
         if accepted > 0 {
             let (rows, shards) = route(self.shared.router, &scanned.batch);
@@ -142,10 +142,11 @@ impl IngestPort {
     }
 }
 
-fn describe(rejected: &RejectedSpans) -> String {
+/// What `partial_success` says: empty when all spans were taken.
+fn describe(rejected: &RejectedSpans, tenant: &TenantId) -> String {
     if rejected.total() == 0 {
         String::new()
     } else {
-        rejected.to_string()
+        format!("spans of tenant `{tenant}` are rejected: {rejected}")
     }
 }

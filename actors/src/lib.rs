@@ -37,7 +37,11 @@ mod replication;
 mod route;
 pub mod settings;
 mod shared;
+mod start_phase;
 mod starting;
+#[cfg(test)]
+#[path = "../tests/support/mod.rs"]
+mod test_support;
 #[allow(dead_code)] // messages of services that nothing calls yet
 mod wire;
 mod writer;
@@ -46,3 +50,4 @@ pub use credit_account::CreditAccount;
 pub use env::{BlockingMode, Clock, Env};
 pub use node::{Node, NodeOptions, StartError};
 pub use recovery::Recovery;
+pub use start_phase::StartPhase;

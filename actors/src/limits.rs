@@ -1,5 +1,8 @@
 //! Every bound of this crate, with its unit and its reason.
 
+use spandrel_model::limits::MAX_SPAN_BYTES;
+use spandrel_raft::limits::MAX_SHARDS;
+
 use crate::link::MAX_LINK_MESSAGE_BYTES;
 
 /// Raw bytes at which a journal frame is closed: reading one back costs about 0.16 ms (measured).
@@ -114,11 +117,19 @@ pub const COPIES_SLACK_PERCENT: u64 = 5;
 pub const REPLICATION_TICK_MS: u64 = 20;
 /// Messages with frames that are on their way to one follower at once: enough to keep a link busy over a round trip.
 pub const FEEDER_MESSAGES: usize = 8;
-/// Bytes of frames in one message, unless a single frame has more: messages between nodes have at most 1 MiB.
+/// Bytes of frames and notices in one message, unless a single frame has more: messages between nodes have at most 1 MiB.
 pub const REPLICATE_MESSAGE_BYTES: usize = 512 * 1024;
-/// Raw bytes of spans that one record holds at most, unless a single span has more: a frame with it must fit a message
-/// even when its content does not compress.
-pub const MAX_RECORD_BYTES: usize = 512 * 1024;
+/// Raw bytes that one record holds at most: as much as the largest span, so that a frame with it fits a message even when
+/// its content does not compress. A frame is closed at [`FRAME_RAW_BYTES`]: it has at most that and a record.
+pub const MAX_RECORD_BYTES: usize = MAX_SPAN_BYTES;
+const _: () =
+    assert!(FRAME_RAW_BYTES + MAX_RECORD_BYTES + MAX_NOTICES_BYTES < MAX_LINK_MESSAGE_BYTES);
+/// Raw bytes that a record has of a span beside the span, its context and its trace id, at most: three numbers.
+pub const ROW_BYTES: usize = 16;
+/// Bytes of a notice of how far a shard's records count, at most, in a message with frames.
+pub const NOTICE_BYTES: usize = 36;
+/// Bytes of notices that come with one frame at most: one of each shard.
+pub const MAX_NOTICES_BYTES: usize = MAX_SHARDS as usize * NOTICE_BYTES;
 /// Milliseconds after which a message with frames counts as lost: an fsync on a busy disk, some times over.
 pub const REPLICATE_DEADLINE_MS: u64 = 2_000;
 /// Milliseconds before frames that were lost are sent again.
@@ -265,5 +276,5 @@ pub const LATE_AGAIN_MS: u64 = 120_000;
 pub const RECALL_TRIES: u32 = 10;
 /// Milliseconds after one in vain.
 pub const RECALL_PAUSE_MS: u64 = 1_000;
-/// Verdicts of one record of these: some 40 KiB.
-pub const REPEATED_VERDICTS: usize = 1_000;
+/// Verdicts of one record: some 40 KiB.
+pub const RECORD_VERDICTS: usize = 1_000;

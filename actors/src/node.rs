@@ -16,7 +16,7 @@ use crate::admin::AdminPort;
 use crate::assembler_actor::AssemblerMessage;
 use crate::credit_account::CreditAccount;
 use crate::env::Env;
-use crate::identity::Identity;
+use crate::identity::{Drawn, Identity};
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
 use crate::limits::DRAIN_MS;
@@ -29,6 +29,7 @@ use crate::recovery::{Recovery, report_damage};
 use crate::replay::{Recovered, replay};
 use crate::route::Dispatcher;
 use crate::shared::Shared;
+use crate::start_phase::StartPhase;
 use crate::starting::{Stop, empty_states, start_actors, start_controller};
 use crate::writer::WriterMessage;
 
@@ -106,15 +107,17 @@ impl Node {
     pub async fn start(options: NodeOptions, env: Env) -> Result<Self, StartError> {
         let options = Arc::new(options);
         let env = guard(&options, env).await?;
-        let identity = Identity::open(env.disk.as_ref(), &options.data_dir, options.new_disk_id)
+        let drawn = Drawn {
+            disk_id: options.new_disk_id,
+            life: env.random_number(),
+        };
+        let (disk, data_dir) = (env.disk.as_ref(), &options.data_dir);
+        let mut identity = Identity::open(disk, data_dir, drawn)
             .map_err(|error| start_error("open the data directory")(&error))?;
         let member = Member::open(&options, &env, &identity).await?;
-        let supervisor = start_controller(&member, &env).await;
-        let started = match supervisor {
-            Ok(supervisor) => {
-                Self::start_member(&member, supervisor, options, &env, &identity).await
-            }
-            Err(error) => Err(start_error("start the actors")(&error)),
+        let started = match identity.confirm(disk, data_dir) {
+            Ok(()) => Self::start_registered(&member, options, &env, &identity).await,
+            Err(error) => Err(start_error("open the data directory")(&error)),
         };
         if started.is_err() {
             member.close().await;
@@ -123,13 +126,15 @@ impl Node {
     }
 
     /// The rest of the start, once the node is in its cluster.
-    async fn start_member(
+    async fn start_registered(
         member: &Member,
-        supervisor: ActorRef<Stop>,
         options: Arc<NodeOptions>,
         env: &Env,
         identity: &Identity,
     ) -> Result<Self, StartError> {
+        let supervisor = start_controller(member, env)
+            .await
+            .map_err(|error| start_error("start the actors")(&error))?;
         let recovered = Self::recover(member, &options, env, identity).await;
         let (shared, recovered, recovery) = match recovered {
             Ok(recovered) => recovered,
@@ -156,6 +161,7 @@ impl Node {
         env: &Env,
         identity: &Identity,
     ) -> Result<(Arc<Shared>, Vec<Recovered>, Recovery), StartError> {
+        (env.start_phase)(StartPhase::Replaying);
         let state = member.settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
         let (node, boot) = (member.node(), identity.boot);

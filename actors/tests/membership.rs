@@ -1,216 +1,21 @@
-//! Nodes of one cluster in one process, over links in memory: joining, silence, failover, coming back.
+//! Nodes of one cluster in one process, over links in memory: joining, silence, failover, leaving.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use spandrel_actors::Node;
 use spandrel_actors::membership::{JoinSecret, NodeStart};
-use spandrel_actors::{Env, Node, NodeOptions, StartError};
-use spandrel_model::cluster::{ClusterView, NodeRole, NodeUse, NodeView};
-use spandrel_model::ids::{NodeId, ShardId, Term};
+use spandrel_model::cluster::{NodeUse, NodeView};
+use spandrel_model::ids::NodeId;
 use spandrel_model::policy::KEEP_ALL_POLICY;
-use spandrel_raft::state::{NodeAddresses, ShardChange, ShardRecord};
-use spandrel_raft::{ClusterState, Command, Conflict, ProposeError};
-use support::network::Network;
-use support::{TestClock, environment, options, pass};
-use tempfile::TempDir;
-
-/// Longest wait for something that the cluster does by itself, in seconds: elections and silence take one to three.
-const PATIENCE_S: u64 = 10;
-
-struct Cluster {
-    network: Arc<Network>,
-    clock: Arc<TestClock>,
-    dir: TempDir,
-    require_join_token: bool,
-}
-
-impl Cluster {
-    fn new() -> Self {
-        Self {
-            network: Arc::default(),
-            clock: TestClock::new(),
-            dir: TempDir::new().unwrap(),
-            require_join_token: false,
-        }
-    }
-
-    fn data_dir(&self, number: u64) -> PathBuf {
-        self.dir.path().join(number.to_string())
-    }
-
-    fn options(&self, number: u64, start: NodeStart) -> NodeOptions {
-        let mut options = options(&self.data_dir(number), KEEP_ALL_POLICY);
-        options.seed.replication = 3;
-        NodeOptions {
-            start,
-            require_join_token: self.require_join_token,
-            new_disk_id: number + 100,
-            addresses: NodeAddresses {
-                link: address(number),
-                ..NodeAddresses::default()
-            },
-            ..options
-        }
-    }
-
-    fn environment(&self, number: u64) -> Env {
-        Env {
-            links: self.network.links(&address(number)),
-            ..environment(&self.clock)
-        }
-    }
-
-    async fn try_start(&self, number: u64, start: NodeStart) -> Result<Node, StartError> {
-        Node::start(self.options(number, start), self.environment(number)).await
-    }
-
-    async fn found(&self) -> Node {
-        self.try_start(1, NodeStart::Found).await.unwrap()
-    }
-
-    /// The node numbered so, joining at the first.
-    async fn join(&self, number: u64) -> Node {
-        self.try_start(number, at(&[1])).await.unwrap()
-    }
-
-    /// The same node again, from its directory.
-    async fn restart(&self, number: u64) -> Node {
-        self.try_start(number, NodeStart::Found).await.unwrap()
-    }
-
-    /// Three nodes, all of them voters.
-    async fn three(&self) -> [Node; 3] {
-        let nodes = [self.found().await, self.join(2).await, self.join(3).await];
-        until(&nodes[0], |view| voters(view) == [1, 2, 3]).await;
-        nodes
-    }
-}
-
-fn address(number: u64) -> String {
-    format!("node-{number}:7200")
-}
-
-/// Joining at these nodes.
-fn at(numbers: &[u64]) -> NodeStart {
-    NodeStart::Join {
-        addresses: numbers.iter().copied().map(address).collect(),
-        token: None,
-        expected_shards: None,
-    }
-}
-
-fn voters(view: &ClusterView) -> Vec<u64> {
-    let nodes = view.nodes.iter();
-    let voting = nodes.filter(|node| matches!(node.role, NodeRole::Leader | NodeRole::Voter));
-    voting.map(|node| node.node.0).collect()
-}
-
-fn used(view: &ClusterView, node: u64) -> Option<NodeUse> {
-    let node = view.nodes.iter().find(|one| one.node == NodeId(node))?;
-    Some(node.state)
-}
-
-/// Waits until the cluster looks so at a node.
-async fn until(node: &Node, is_so: impl Fn(&ClusterView) -> bool) -> ClusterView {
-    let admin = node.admin();
-    let watching = async {
-        loop {
-            let view = admin.cluster().await;
-            if is_so(&view) {
-                return view;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    match tokio::time::timeout(Duration::from_secs(PATIENCE_S), watching).await {
-        Ok(view) => view,
-        Err(_) => panic!("not in time: {:#?}", admin.cluster().await),
-    }
-}
-
-/// Waits until nodes hold the same state, and returns it.
-async fn same_state(nodes: &[&Node]) -> Arc<ClusterState> {
-    let watching = async {
-        loop {
-            let states: Vec<_> = nodes.iter().map(|node| node.cluster()).collect();
-            if states.iter().all(|state| *state == states[0]) {
-                return states[0].clone();
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let limit = Duration::from_secs(PATIENCE_S);
-    tokio::time::timeout(limit, watching)
-        .await
-        .expect("in time")
-}
-
-/// Gives all shards to a primary and its in-sync copies, as replication will.
-async fn place(node: &Node, primary: u64, in_sync: &[u64]) {
-    let primary = NodeId(primary);
-    let isr: Vec<NodeId> = in_sync.iter().copied().map(NodeId).collect();
-    // The next primary must be in sync before it may lead.
-    set_shards(node, |old| ShardRecord {
-        term: Term(old.term.0 + 1),
-        isr: old
-            .isr
-            .iter()
-            .chain(&isr)
-            .copied()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect(),
-        filling: Vec::new(),
-        ..old.clone()
-    })
-    .await;
-    set_shards(node, |old| ShardRecord {
-        term: Term(old.term.0 + u64::from(old.primary != primary)),
-        primary,
-        isr: isr.clone(),
-        filling: Vec::new(),
-        ..old.clone()
-    })
-    .await;
-}
-
-/// Changes all shards at once; again when replication has changed one meanwhile.
-async fn set_shards(node: &Node, change: impl Fn(&ShardRecord) -> ShardRecord) {
-    let changing = async {
-        loop {
-            let state = node.settings().linearizable().await.unwrap();
-            let changes = (0..).map(ShardId).zip(&state.shard_map);
-            let changes = changes.map(|(shard, old)| ShardChange {
-                shard,
-                expected: old.clone(),
-                record: change(old),
-            });
-            let changes = changes.collect();
-            let proposed = node.settings().propose(Command::SetShards { changes });
-            match proposed.await {
-                Ok(_) => return,
-                Err(ProposeError::Conflict(Conflict::ShardChanged { .. })) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-    };
-    let limit = Duration::from_secs(PATIENCE_S);
-    tokio::time::timeout(limit, changing)
-        .await
-        .expect("in time");
-}
-
-async fn stop_all(nodes: impl IntoIterator<Item = Node>) {
-    for node in nodes {
-        node.stop().await;
-    }
-}
+use spandrel_raft::ClusterState;
+use support::members::{Cluster, address, at, place, same_state, stop_all, until, used, voters};
+use support::pass;
 
 #[tokio::test(start_paused = true)]
 async fn three_nodes_become_one_cluster_of_three_voters() {
@@ -241,34 +46,6 @@ async fn three_nodes_become_one_cluster_of_three_voters() {
         assert_eq!(node.admin().status().await.policy_version, 2);
     }
     stop_all(nodes).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_node_that_stops_is_down_and_comes_back_as_itself() {
-    let cluster = Cluster::new();
-    let [first, second, third] = cluster.three().await;
-    let before = first.cluster().nodes[&NodeId(3)].clone();
-    third.stop().await;
-    until(&first, |view| used(view, 3) == Some(NodeUse::Down)).await;
-    assert_eq!(used(&second.admin().cluster().await, 2), Some(NodeUse::Up));
-
-    let third = cluster.restart(3).await;
-    until(&first, |view| used(view, 3) == Some(NodeUse::Up)).await;
-    let after = first.cluster().nodes[&NodeId(3)].clone();
-    assert_eq!(after.disk_id, before.disk_id);
-    assert_eq!(
-        (after.boot, after.incarnation),
-        (before.boot + 1, before.incarnation + 1)
-    );
-    assert!(!third.recovery.created);
-
-    // joining again with a used directory is a restart, too
-    third.stop().await;
-    let third = cluster.try_start(3, at(&[9, 2])).await.unwrap();
-    let after = same_state(&[&first, &third]).await.nodes[&NodeId(3)].clone();
-    assert_eq!(after.boot, before.boot + 2);
-    assert_eq!(first.cluster().nodes.len(), 3);
-    stop_all([first, second, third]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -326,26 +103,6 @@ async fn a_shard_whose_last_full_copy_is_gone_waits_for_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_was_cut_off_comes_back_without_a_restart() {
-    let cluster = Cluster::new();
-    let nodes = cluster.three().await;
-    let before = nodes[0].cluster().nodes[&NodeId(2)].clone();
-    cluster.network.cut_off(&address(2));
-    until(&nodes[0], |view| used(view, 2) == Some(NodeUse::Down)).await;
-    cluster.network.heal(&address(2));
-    until(&nodes[0], |view| used(view, 2) == Some(NodeUse::Up)).await;
-    let after = nodes[0].cluster().nodes[&NodeId(2)].clone();
-    assert_eq!(
-        (after.boot, after.incarnation),
-        (before.boot, before.incarnation + 1)
-    );
-    until(&nodes[1], |_| true).await;
-    same_state(&[&nodes[0], &nodes[1], &nodes[2]]).await;
-    assert!(nodes[1].admin().status().await.ready);
-    stop_all(nodes).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_leader_that_was_cut_off_declares_nobody_down() {
     let cluster = Cluster::new();
     let nodes = cluster.three().await;
@@ -358,36 +115,6 @@ async fn a_leader_that_was_cut_off_declares_nobody_down() {
     let state = same_state(&[&nodes[0], &nodes[1], &nodes[2]]).await;
     assert_eq!(lives(&state), before, "the others were up all the time");
     stop_all(nodes).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_old_copy_of_a_directory_is_refused_and_an_empty_one_is_a_new_node() {
-    let cluster = Cluster::new();
-    let [first, second, third] = cluster.three().await;
-    third.stop().await;
-    let identity = cluster.data_dir(3).join("identity.json");
-    let old = std::fs::read(&identity).unwrap();
-    cluster.restart(3).await.stop().await;
-    cluster.restart(3).await.stop().await;
-    // given the identity as it was two starts ago
-    std::fs::write(&identity, old).unwrap();
-    let refused = cluster.try_start(3, NodeStart::Found).await.err().unwrap();
-    assert!(refused.reason.contains("older copy"), "{refused}");
-    assert!(refused.reason.contains("spandrel node join"), "{refused}");
-
-    // when the directory is emptied (and with it the disk's id is another one)
-    std::fs::remove_dir_all(cluster.data_dir(3)).unwrap();
-    let options = NodeOptions {
-        new_disk_id: 333,
-        ..cluster.options(3, at(&[2]))
-    };
-    let fourth = Node::start(options, cluster.environment(3)).await.unwrap();
-    assert_eq!(fourth.admin().status().await.node, NodeId(4));
-    // then the old one can be removed, and its place is taken by the new one
-    until(&first, |view| used(view, 3) == Some(NodeUse::Down)).await;
-    first.admin().remove_node(NodeId(3)).await.unwrap();
-    until(&first, |view| voters(view) == [1, 2, 4]).await;
-    stop_all([first, second, fourth]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,14 +8,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+use opentelemetry_proto::tonic::trace::v1::span::Event;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, TracesData};
+use prost::Message;
 use spandrel_actors::membership::NodeStart;
 use spandrel_actors::{Env, Node, NodeOptions};
 use spandrel_model::ids::{NodeId, SpanId, TenantId};
 use spandrel_model::policy::KEEP_ALL_POLICY;
+use spandrel_model::ports::ExportOutcome;
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::NodeAddresses;
 use support::network::Network;
-use support::{Sent, TestClock, TestNode, environment, options, span};
+use support::{Sent, TestClock, TestNode, environment, options, span, trace_id};
 use tempfile::TempDir;
 
 /// Longest wait for something that the cluster does by itself, in seconds.
@@ -244,5 +250,92 @@ async fn what_was_acknowledged_survives_the_loss_of_any_node() {
             until_spans(rest[0], trace, &ids(&[1, 2, 3])).await;
             until_spans(rest[1], trace, &ids(&[1, 2, 3])).await;
         }
+    }
+}
+
+/// Bytes that do not compress.
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut noise = Vec::with_capacity(bytes + 8);
+    while noise.len() < bytes {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        noise.extend(state.to_le_bytes());
+    }
+    noise.truncate(bytes);
+    noise
+}
+
+/// A span of about so many times 128,000 bytes, none of which compress.
+fn large_span(trace: u8, times: u64) -> Span {
+    let value = |seed| AnyValue {
+        value: Some(any_value::Value::BytesValue(noise(seed, 2_000))),
+    };
+    let attribute = |seed| KeyValue {
+        key: format!("noise.{seed}"),
+        value: Some(value(seed)),
+        ..KeyValue::default()
+    };
+    let event = |number: u64| Event {
+        name: "noise".to_owned(),
+        attributes: (0..times)
+            .map(|at| attribute(number * times + at + 1))
+            .collect(),
+        ..Event::default()
+    };
+    Span {
+        trace_id: trace_id(trace).0.to_vec(),
+        span_id: vec![1; 8],
+        name: "large".to_owned(),
+        start_time_unix_nano: 1_800_000_000_000_000_000,
+        end_time_unix_nano: 1_800_000_000_000_000_001,
+        events: (0..64).map(event).collect(),
+        ..Span::default()
+    }
+}
+
+async fn export(node: &TestNode, spans: Vec<Span>) -> ExportOutcome {
+    let request = TracesData {
+        resource_spans: vec![ResourceSpans {
+            scope_spans: vec![ScopeSpans {
+                spans,
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        }],
+    };
+    let (tenant, bytes) = (TenantId::default(), Bytes::from(request.encode_to_vec()));
+    let ingest = node.node.ingest();
+    let credit = ingest.admit(&tenant, bytes.len() as u64).unwrap();
+    ingest.export(&tenant, bytes, credit).await.unwrap()
+}
+
+/// A frame with one span of more than a message between nodes was sent again for ever, and its shard stood still; sent
+/// to another node than its primary, the whole request was refused.
+#[tokio::test(start_paused = true)]
+async fn the_largest_spans_are_copied_and_larger_ones_rejected_alone() {
+    let cluster = Cluster::new(3);
+    let nodes = cluster.three().await;
+    for (number, node) in (0u8..).zip(&nodes) {
+        // many at once, some for each node, and one that is too large among them
+        let traces = number * 20..number * 20 + 12;
+        let mut large: Vec<Span> = traces.clone().map(|trace| large_span(trace, 4)).collect();
+        large.insert(5, large_span(200, 9));
+        let outcome = export(node, large).await;
+        assert_eq!((outcome.accepted, outcome.rejected), (12, 1));
+        for named in ["`default`", "524288 bytes", "resource and scope"] {
+            assert!(outcome.message.contains(named), "{}", outcome.message);
+        }
+        // then they are on every copy, and what comes after them as well
+        let last = number * 20 + 12;
+        node.send(&TenantId::default(), &spans(last..last + 8, 1, 0))
+            .await;
+        for trace in traces.start..last + 8 {
+            until_held(&nodes.each_ref(), trace, &ids(&[1]), 3).await;
+        }
+    }
+    for node in nodes {
+        node.node.stop().await;
     }
 }

@@ -44,8 +44,32 @@ pub(crate) async fn accept(
     listener: TcpListener,
     router: Router,
     protocols: Protocols,
-    mut stopped: watch::Receiver<()>,
+    stopped: watch::Receiver<()>,
 ) {
+    let mut connections = accept_for_now(name, &listener, router, protocols, stopped).await;
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained)
+        .await
+        .is_err()
+    {
+        tracing::warn!(
+            listener = name,
+            "requests did not end in time and are cut off"
+        );
+        connections.shutdown().await;
+    }
+}
+
+/// Serves what connects to `listener` until the sender of `stopped` is gone. Returns the connections, which end after
+/// the requests that are open on them; the listener goes on listening.
+pub(crate) async fn accept_for_now(
+    name: &'static str,
+    listener: &TcpListener,
+    router: Router,
+    protocols: Protocols,
+    mut stopped: watch::Receiver<()>,
+) -> JoinSet<()> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let open = Arc::new(AtomicUsize::new(0));
     let mut connections = JoinSet::new();
@@ -56,7 +80,7 @@ pub(crate) async fn accept(
         };
         let (place, accepted) = tokio::select! {
             biased;
-            _ = stopped.changed() => break,
+            _ = stopped.changed() => return connections,
             next = next => next,
         };
         while connections.try_join_next().is_some() {}
@@ -80,18 +104,6 @@ pub(crate) async fn accept(
             let builder = builder(protocols, wide);
             serve_connection(builder, stream, peer, router, stopped).await;
         });
-    }
-    drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    if tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained)
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            listener = name,
-            "requests did not end in time and are cut off"
-        );
-        connections.shutdown().await;
     }
 }
 

@@ -20,9 +20,11 @@ mod query_service;
 mod question;
 mod rpc_status;
 mod serve;
+mod starting;
 mod telemetry;
 mod tempo;
 mod tenant;
 pub mod time;
 
 pub use serve::{Listeners, Ports, ServeError, serve};
+pub use starting::serve_until_started;

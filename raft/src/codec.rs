@@ -28,7 +28,9 @@ pub(crate) enum Kind {
     SnapshotMeta = 5,
     /// The state without join tokens: read, no longer written.
     State1 = 6,
-    State = 7,
+    /// The state without the lives of nodes and those that leave: read, no longer written.
+    State2 = 7,
+    State = 8,
     Request = 16,
     Answer = 17,
 }

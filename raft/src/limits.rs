@@ -65,6 +65,9 @@ pub const MAX_ADDRESS_BYTES: usize = 260;
 pub const MAX_HOLDERS: usize = 1_048_576;
 /// Most changes of holders in one command, so that it stays below [`MAX_COMMAND_BYTES`].
 pub const MAX_HOLDER_CHANGES: usize = 4_096;
+/// Most lives of a node that the cluster may not have confirmed: starts in a row that ended before the node had
+/// registered. A node that has had so many uses the last one again.
+pub const MAX_EARLIER_LIVES: usize = 32;
 /// Most join tokens that are valid at once: each lives for a day, and one lets any number of nodes join.
 pub const MAX_JOIN_TOKENS: usize = 64;
 /// Voters of a cluster of three or four nodes: one may fail.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use spandrel_actors::membership::{NoLinks, NodeStart};
-use spandrel_actors::{BlockingMode, Env, Node, NodeOptions};
+use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::Query;
 use spandrel_raft::ClusterSeed;
@@ -206,7 +206,7 @@ async fn ending(world: &Arc<World>, signals: &Signals) -> End {
 
 fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> Env {
     let (noting, told) = (Arc::clone(world), Arc::clone(signals));
-    let life = disk.clone();
+    let (life, clock) = (disk.clone(), world.clock.clone());
     Env {
         clock: world.clock.clone(),
         disk: Arc::new(disk.clone()),
@@ -221,8 +221,13 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
             told.changed.notify_one();
         }),
         links: Arc::new(NoLinks),
-        // No life makes join tokens.
-        secret: Arc::new(|| [0; 32]),
+        // No life makes join tokens, and no two starts draw at the same time.
+        secret: Arc::new(move || {
+            let mut secret = [0; 32];
+            secret[..8].copy_from_slice(&clock.now().0.to_le_bytes());
+            secret
+        }),
+        start_phase: Arc::new(drop),
     }
 }
 

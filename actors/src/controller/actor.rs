@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::NodeId;
-use spandrel_raft::state::{NodeRegistration, NodeState};
+use spandrel_raft::state::NodeState;
 use spandrel_raft::{ClusterState, Command, ProposeError, Response, Settings};
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use super::leadership::Leadership;
 use crate::env::Env;
 use crate::limits::{CONTROLLER_TICK_MS, REGISTER_RETRY_MS};
 use crate::link::Link;
+use crate::membership::{Registration, refused};
 
 pub(crate) struct Controller;
 
@@ -29,7 +30,7 @@ pub(crate) struct ControllerArguments {
     pub(crate) settings: Settings,
     pub(crate) link: Arc<dyn Link>,
     /// What the node has registered with.
-    pub(crate) registration: NodeRegistration,
+    pub(crate) registration: Registration,
     /// The other nodes and their addresses, as the state said when the links were told.
     pub(crate) peers: BTreeMap<NodeId, String>,
     /// The node stops: it was set down by itself.
@@ -126,7 +127,7 @@ impl ControllerState {
 
     /// Tells the links who is in the cluster.
     fn connect(&mut self, cluster: &ClusterState) {
-        let peers = peer_addresses(cluster, self.arguments.registration.node);
+        let peers = peer_addresses(cluster, self.arguments.registration.node.node);
         if peers != self.arguments.peers {
             self.arguments.link.set_peers(peers.clone());
             self.arguments.peers = peers;
@@ -136,8 +137,9 @@ impl ControllerState {
     /// Registers again when the others took this node for dead, and stops it when they took it out.
     fn stay_in(&mut self, cluster: &ClusterState, myself: &ActorRef<ControllerMessage>) {
         let registration = &self.arguments.registration;
-        let Some(record) = cluster.nodes.get(&registration.node) else {
-            let (node, id) = (registration.node.0, cluster.cluster_id);
+        let node = registration.node.node;
+        let Some(record) = cluster.nodes.get(&node) else {
+            let (node, id) = (node.0, cluster.cluster_id);
             (self.arguments.env.halt)(&format!(
                 "node {node} was removed from cluster {id:016x}: to come back as a new node, `spandrel node join` with an empty data directory"
             ));
@@ -152,14 +154,20 @@ impl ControllerState {
         }
         self.registered_at = Some(Instant::now());
         tracing::warn!(
-            node = registration.node.0,
+            node = node.0,
             "the others took this node for dead: it registers again"
         );
         counter!("spandrel_node_returns_total").increment(1);
-        let command = Command::RegisterNode(registration.clone());
+        let command = registration.command();
         let settings = self.arguments.settings.clone();
+        let halt = Arc::clone(&self.arguments.env.halt);
         self.run(Job::Registration, myself, async move {
-            note("register node", settings.propose(command).await)
+            let proposed = settings.propose(command).await;
+            // An image of the directory has been started and registered meanwhile: there is one node of this id too many.
+            if let Err(ProposeError::Conflict(conflict)) = &proposed {
+                halt(&refused(conflict));
+            }
+            note("register node", proposed)
         });
     }
 

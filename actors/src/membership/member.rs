@@ -10,7 +10,7 @@ use super::handler::{MembershipHandler, describe};
 use super::join::{ask_to_join, check_membership};
 use super::message::Join;
 use super::raft_link::{RaftHandler, RaftLink};
-use super::register::register;
+use super::register::{Registration, register};
 use super::{LinkIdentity, NodeStart, PeerRouter};
 use crate::controller::{ControllerArguments, peer_addresses};
 use crate::env::Env;
@@ -34,7 +34,7 @@ pub(crate) struct Member {
     pub(crate) router: Arc<PeerRouter>,
     /// Counts the node's lives: what it tells others carries it.
     pub(crate) incarnation: u64,
-    registration: NodeRegistration,
+    registration: Registration,
     /// The other nodes as this one knew them when it opened its settings.
     peers: BTreeMap<NodeId, String>,
     /// The node stops, and does not mind being taken for dead.
@@ -113,18 +113,21 @@ impl Member {
             link: Arc::clone(link),
             router: Arc::clone(router),
             incarnation: 0,
-            registration: NodeRegistration {
-                node: beginning.node,
-                addresses: options.addresses.clone(),
-                zone: options.zone.clone(),
-                disk_id: identity.disk_id,
-                boot: identity.boot,
+            registration: Registration {
+                node: NodeRegistration {
+                    node: beginning.node,
+                    addresses: options.addresses.clone(),
+                    zone: options.zone.clone(),
+                    disk_id: identity.disk_id,
+                    boot: identity.boot,
+                },
+                life: identity.life(),
             },
             peers,
             stopping: Arc::default(),
         };
         match member
-            .enter(matches!(beginning.start, Start::Found(_)))
+            .enter(matches!(beginning.start, Start::Found(_)), env)
             .await
         {
             Ok(()) => Ok(member),
@@ -135,25 +138,21 @@ impl Member {
         }
     }
 
-    async fn enter(&mut self, founds: bool) -> Result<(), StartError> {
+    async fn enter(&mut self, founds: bool, env: &Env) -> Result<(), StartError> {
         // A crash may have come between any two steps of the founding.
-        let alone = self
-            .settings
-            .members()
-            .voters
-            .iter()
-            .eq([&self.registration.node]);
+        let alone = self.settings.members().voters.iter().eq([&self.node()]);
         if founds && alone && self.settings.state().nodes.is_empty() {
+            let founder = &self.registration.node;
             let admit = Command::AdmitNode {
-                disk_id: self.registration.disk_id,
-                addresses: self.registration.addresses.clone(),
-                zone: self.registration.zone.clone(),
+                disk_id: founder.disk_id,
+                addresses: founder.addresses.clone(),
+                zone: founder.zone.clone(),
             };
             self.propose(admit).await?;
         }
-        self.incarnation = register(&self.settings, &self.registration).await?;
+        self.incarnation = register(&self.settings, &self.registration, env).await?;
         if founds && alone && self.settings.state().shard_map.is_empty() {
-            let node = self.registration.node;
+            let node = self.node();
             let record = ShardRecord {
                 term: Term(1),
                 primary: node,
@@ -224,7 +223,7 @@ impl Member {
 
     /// This node.
     pub(crate) fn node(&self) -> NodeId {
-        self.registration.node
+        self.registration.node.node
     }
 
     /// Takes part no more. The others notice by its silence.

@@ -26,6 +26,7 @@ pub(crate) use member::Member;
 pub use no_link::{NoLink, NoLinks};
 #[cfg(test)]
 pub(crate) use raft_link::RaftLink;
+pub(crate) use register::{Registration, refused};
 pub use router::PeerRouter;
 pub use start::NodeStart;
 pub use token::JoinSecret;

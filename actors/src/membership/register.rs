@@ -2,31 +2,51 @@
 
 use std::time::Duration;
 
-use spandrel_raft::state::NodeRegistration;
+use spandrel_raft::state::{NodeLife, NodeRegistration};
 use spandrel_raft::{Applied, ClusterState, Command, Conflict, ProposeError, Settings};
 
+use crate::env::Env;
 use crate::limits::{REGISTER_RETRY_MS, WAITING_LOG_MS};
 use crate::node::{StartError, start_error};
+use crate::start_phase::StartPhase;
+
+/// What a node says when it registers, at its start and whenever the others took it for dead.
+#[derive(Debug, Clone)]
+pub(crate) struct Registration {
+    pub(crate) node: NodeRegistration,
+    pub(crate) life: NodeLife,
+}
+
+impl Registration {
+    pub(crate) fn command(&self) -> Command {
+        Command::RegisterLife {
+            registration: self.node.clone(),
+            life: self.life.clone(),
+        }
+    }
+}
 
 /// Waits until the settings have reached this node and hold it, and registers. Returns its incarnation.
 ///
 /// Waits as long as it takes: after a power cut of the whole cluster the others may come much later.
 pub(crate) async fn register(
     settings: &Settings,
-    registration: &NodeRegistration,
+    registration: &Registration,
+    env: &Env,
 ) -> Result<u64, StartError> {
-    let node = registration.node;
+    let node = registration.node.node;
+    (env.start_phase)(StartPhase::WaitingForSettings);
     wait_for(settings, |state| state.nodes.contains_key(&node)).await?;
+    (env.start_phase)(StartPhase::WaitingForMajority);
     loop {
-        let proposed = settings
-            .propose(Command::RegisterNode(registration.clone()))
-            .await;
-        match proposed {
+        match settings.propose(registration.command()).await {
             Ok(response) => match response.applied {
                 Applied::Incarnation(incarnation) => return Ok(incarnation),
                 other => return Err(start_error("register")(&format!("answered {other:?}"))),
             },
-            Err(ProposeError::Conflict(conflict)) => return Err(refused(&conflict)),
+            Err(ProposeError::Conflict(conflict)) => {
+                return Err(start_error("register")(&refused(&conflict)));
+            }
             Err(error @ ProposeError::Stopped { .. }) => {
                 return Err(start_error("register")(&error));
             }
@@ -57,9 +77,9 @@ async fn wait_for(
 }
 
 /// What an operator can do about a registration that is refused for good.
-fn refused(conflict: &Conflict) -> StartError {
+pub(crate) fn refused(conflict: &Conflict) -> String {
     let advice = match conflict {
-        Conflict::WipedNode { .. } => {
+        Conflict::WipedNode { .. } | Conflict::ImageOfNode { .. } => {
             "this data directory is an older copy, or another one, than the cluster knows: what it acknowledged since then is missing here. Start it no more; `spandrel node join ADDRESS` with an empty --data-dir makes a new node of this machine, and `spandrel node remove` takes the old one out"
         }
         Conflict::UnknownNode { .. } => {
@@ -67,5 +87,5 @@ fn refused(conflict: &Conflict) -> StartError {
         }
         _ => "the cluster does not take it",
     };
-    start_error("register")(&format!("{conflict}: {advice}"))
+    format!("{conflict}: {advice}")
 }

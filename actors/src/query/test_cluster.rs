@@ -24,9 +24,7 @@ use crate::link::{
     PeerService, Peers, Reachability,
 };
 
-#[path = "../../tests/support/mod.rs"]
-pub(super) mod support;
-
+pub(super) use crate::test_support as support;
 use support::{Sent, TestClock, TestNode, pass, span, start, trace_id};
 
 /// One node for each shard, none with a copy.

@@ -13,7 +13,7 @@ use spandrel_model::ids::NodeId;
 use spandrel_storage::journal::LsnRange;
 
 use crate::limits::{
-    FEEDER_MESSAGES, FEEDER_RETRY_MS, REPLICATE_DEADLINE_MS, REPLICATE_MESSAGE_BYTES,
+    FEEDER_MESSAGES, FEEDER_RETRY_MS, NOTICE_BYTES, REPLICATE_DEADLINE_MS, REPLICATE_MESSAGE_BYTES,
 };
 use crate::link::{Link, LinkClass, PeerService};
 use crate::shared::Shared;
@@ -205,8 +205,9 @@ impl FeederState {
         let (mut frames, mut ranges, mut committed) = (Vec::new(), Vec::new(), Vec::new());
         let mut bytes = 0;
         while let Some(feed) = self.waiting.front() {
-            let more = feed.frame.as_ref().map_or(0, |(frame, _)| frame.len());
-            if !frames.is_empty() && bytes + more > REPLICATE_MESSAGE_BYTES {
+            let frame = feed.frame.as_ref().map_or(0, |(frame, _)| frame.len());
+            let more = frame + feed.committed.len() * NOTICE_BYTES;
+            if bytes > 0 && bytes + more > REPLICATE_MESSAGE_BYTES {
                 break;
             }
             let Some(feed) = self.waiting.pop_front() else {

@@ -1,5 +1,5 @@
-//! The keeper: one actor per node that proposes what the shards led here want changed, holds a shard while a change
-//! needs it to be still, and carries each new shard map to the writer, and new settings into force.
+//! The keeper: one actor per node that has proposed what the shards led here want changed, and carries each new shard
+//! map to the writer, and new settings into force.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU8;
@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
-use spandrel_raft::state::{NodeState, ShardChange};
-use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
+use spandrel_raft::state::NodeState;
+use spandrel_raft::{ClusterState, Command, Settings};
 use tokio::sync::oneshot;
 
 use super::holders::holder_changes;
+use super::proposals::Proposals;
 use super::wishes::{Wish, wishes};
-use crate::limits::{HOLD_DEADLINE_MS, KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
+use crate::limits::{KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
 use crate::opening::adopt_settings;
 use crate::placement::{PlacementNode, Replicas, plan};
 use crate::shared::Shared;
@@ -60,6 +61,7 @@ pub(crate) struct KeeperState {
     arguments: KeeperArguments,
     /// The plan, and the epoch that it was made for.
     plan: (u64, Vec<Replicas>),
+    proposals: Proposals,
     /// A look is on its way.
     looks: bool,
 }
@@ -96,9 +98,11 @@ impl Actor for Keeper {
                 }
             }
         });
+        let proposals = Proposals::new(arguments.settings.clone(), arguments.writer.clone());
         Ok(KeeperState {
             arguments,
             plan: (0, Vec::new()),
+            proposals,
             looks: false,
         })
     }
@@ -130,35 +134,33 @@ impl Actor for Keeper {
 impl KeeperState {
     async fn look(&mut self) {
         let state = self.arguments.settings.state();
-        let me = self.arguments.shared.node;
         self.say_who_holds(&state).await;
+        let wishes = self.wishes(&state).await.unwrap_or_default();
+        self.proposals.round(wishes).await;
+    }
+
+    /// What the shards led here want. Nothing while the writer knows another map than this one.
+    async fn wishes(&mut self, state: &ClusterState) -> Option<Vec<Wish>> {
+        let me = self.arguments.shared.node;
         let leads_none = state.shard_map.iter().all(|record| record.primary != me);
         if leads_none || state.nodes.len() < 2 {
-            return;
+            return None;
         }
         if self.plan.0 != state.epoch || self.plan.1.is_empty() {
-            self.plan = (state.epoch, planned(&state));
+            self.plan = (state.epoch, planned(state));
         }
         let (reply, progress) = oneshot::channel();
-        let asked = self.arguments.writer.cast(WriterMessage::Progress(reply));
-        let (Ok(()), Ok((epoch, progress))) = (asked, progress.await) else {
-            return;
-        };
+        let asked = WriterMessage::Progress(reply);
+        self.arguments.writer.cast(asked).ok()?;
+        let (epoch, progress) = progress.await.ok()?;
         if epoch != state.epoch {
             // What the writer says is of another map: a replica that has left and come back is full by the older one. The
             // next look comes when the writer has this one.
-            return;
+            return None;
         }
         let progress: BTreeMap<ShardId, ShardProgress> =
             progress.into_iter().map(|one| (one.shard, one)).collect();
-        let wishes = wishes(&state, me, &progress, &self.plan.1);
-        let (holding, plain): (Vec<Wish>, Vec<Wish>) =
-            wishes.into_iter().partition(|wish| wish.holds);
-        if !plain.is_empty() {
-            let _ = self.propose(&plain).await;
-        }
-        let held = holding.iter().map(|wish| self.hold_and_propose(wish));
-        futures_util::future::join_all(held).await;
+        Some(wishes(state, me, &progress, &self.plan.1))
     }
 
     /// Writes down who holds what is written now, and on the leader forgets what has expired.
@@ -187,56 +189,6 @@ impl KeeperState {
             if let Err(error) = settings.propose(command).await {
                 tracing::debug!(%error, "holders not written down");
             }
-        }
-    }
-
-    async fn propose(&self, wishes: &[Wish]) -> Result<(), ProposeError> {
-        let changes = wishes.iter().map(|wish| ShardChange {
-            shard: wish.shard,
-            expected: wish.expected.clone(),
-            record: wish.record.clone(),
-        });
-        let command = Command::SetShards {
-            changes: changes.collect(),
-        };
-        match self.arguments.settings.propose(command).await {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                // The next look sees what has changed.
-                tracing::debug!(%error, shards = wishes.len(), "owners of shards not changed");
-                Err(error)
-            }
-        }
-    }
-
-    /// Holds a shard, waits until nothing of it is on its way, and proposes. What becomes of a proposal whose outcome
-    /// is not known decides whether numbers are given out again: a read that a majority confirms shows it.
-    async fn hold_and_propose(&self, wish: &Wish) {
-        let (shard, term) = (wish.shard, wish.expected.term);
-        let (reply, drained) = oneshot::channel();
-        let writer = &self.arguments.writer;
-        if writer
-            .cast(WriterMessage::Hold(shard, term, reply))
-            .is_err()
-        {
-            return;
-        }
-        let deadline = Duration::from_millis(HOLD_DEADLINE_MS);
-        let is_drained = matches!(tokio::time::timeout(deadline, drained).await, Ok(Ok(true)));
-        if is_drained {
-            let mut proposed = self.propose(std::slice::from_ref(wish)).await;
-            while let Err(ProposeError::OutcomeUnknown { .. }) = proposed {
-                proposed = match self.arguments.settings.linearizable().await {
-                    Ok(_) => Ok(()),
-                    Err(ProposeError::Stopped { .. }) => return,
-                    Err(_) => continue,
-                };
-            }
-        }
-        // When the change took place, the writer has another term by now or soon, and this one is nobody's.
-        let state = self.arguments.settings.state();
-        if state.shard(shard).is_some_and(|record| record.term == term) {
-            let _ = writer.cast(WriterMessage::Release(shard, term));
         }
     }
 }

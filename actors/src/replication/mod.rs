@@ -17,6 +17,7 @@ mod keeper;
 mod model_test;
 mod pressure;
 mod primary;
+mod proposals;
 mod recall;
 mod refill;
 mod wishes;

@@ -16,8 +16,8 @@ use tokio::sync::oneshot;
 use crate::assembler::HeldTrace;
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::{
-    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, REPEATED_JOURNAL_BYTES,
-    REPEATED_VERDICTS, REPEATED_VERDICTS_MS,
+    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS, REPEATED_JOURNAL_BYTES,
+    REPEATED_VERDICTS_MS,
 };
 use crate::meters::Stage;
 use crate::settings::Epoch;
@@ -66,7 +66,7 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     }
     let mut sent = VecDeque::new();
     // First: so replicas know the spans that follow for late ones, which no verdict has read.
-    for dropped in dropped.chunks(REPEATED_VERDICTS) {
+    for dropped in dropped.chunks(RECORD_VERDICTS) {
         sent.push_back(send_verdicts(again, dropped.to_vec())?);
     }
     for (lsn, traces) in wanted {
@@ -77,11 +77,11 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
             acknowledged(first).await?;
         }
     }
-    for decided in decided_lately(again, owned)
-        .await?
-        .chunks(REPEATED_VERDICTS)
-    {
-        sent.push_back(send_verdicts(again, decided.to_vec())?);
+    let last = verdicts.split_off(verdicts.len().saturating_sub(RECORD_VERDICTS));
+    let decided = decided_lately(again, owned).await?;
+    let more = decided.chunks(RECORD_VERDICTS);
+    for some in more.chain(verdicts.chunks(RECORD_VERDICTS)) {
+        sent.push_back(send_verdicts(again, some.to_vec())?);
         if sent.len() >= MAX_REFILL_RECORDS
             && let Some(first) = sent.pop_front()
         {
@@ -92,7 +92,7 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
         acknowledged(one).await?;
     }
     // Also when there are none: every replica that joined has a record of the log then, behind which it goes on.
-    let answer = send_verdicts(again, verdicts)?;
+    let answer = send_verdicts(again, last)?;
     // A replica may lead only when it knows what was decided.
     acknowledged(answer).await
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 use spandrel_model::credit::Credit;
-use spandrel_model::error::{ErrorClass, PortError};
+use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_storage::journal::{EncodedFrame, Frame, FrameBatch, FrameBuilder, JournalError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only};
-use crate::limits::{FORWARD_DEADLINE_MS, MAX_RECORD_BYTES, PRESSURE_RETRY_MS};
+use crate::limits::{FORWARD_DEADLINE_MS, FRAME_RAW_BYTES, PRESSURE_RETRY_MS};
 use crate::link::{LinkClass, LinkError, PeerService};
 use crate::meters::Stage;
 use crate::replication::growth;
@@ -73,13 +73,9 @@ impl Dispatcher {
             .call(node, PeerService::Shards, LinkClass::Bulk, request, left);
         let answer = match called.await {
             Ok(answer) => answer,
+            // No span that was taken is that large, and no record has more than one of that size.
             Err(error @ LinkError::TooLarge { .. }) => {
-                let message = format!("a span is too large to be sent to another node: {error}");
-                return Err(PortError::new(
-                    ErrorClass::Invalid,
-                    "span_too_large",
-                    message,
-                ));
+                return Err(PortError::internal(error.to_string()));
             }
             Err(error) => {
                 tracing::debug!(node = node.0, %error, "spans not forwarded");
@@ -114,7 +110,7 @@ fn build(
     for part in parts {
         let rows = rows.get(part.start..part.end).unwrap_or_default();
         builder.push_spans(part.shard, Term(0), Lsn(0), batch, rows)?;
-        if builder.raw_bytes() >= MAX_RECORD_BYTES {
+        if builder.raw_bytes() >= FRAME_RAW_BYTES {
             frames.push(builder.finish()?);
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::limits::{
     ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, EXPORT_DEADLINE_MS, MAX_RECORD_BYTES,
-    PRESSURE_RETRY_MS, ROUTE_RETRY_MS,
+    PRESSURE_RETRY_MS, ROUTE_RETRY_MS, ROW_BYTES,
 };
 use crate::link::Link;
 use crate::settings::Epoch;
@@ -176,7 +176,8 @@ fn no_memory() -> PortError {
 }
 
 /// The rows of a batch sorted by shard and trace, and each shard's part of them: in several pieces where it is large,
-/// so that a record fits a message between nodes.
+/// so that a record fits a message between nodes. A context counts whenever it is another one than that of the span before:
+/// the record stores it once.
 pub(crate) fn route(router: ShardRouter, batch: &SpanBatch) -> (Arc<[u32]>, Vec<ShardRows>) {
     let seed = router.tenant_seed(&batch.tenant);
     let mut keyed: Vec<(u64, u32)> = (0u32..)
@@ -189,7 +190,7 @@ pub(crate) fn route(router: ShardRouter, batch: &SpanBatch) -> (Arc<[u32]>, Vec<
         .collect();
     keyed.sort_unstable();
     let mut shards: Vec<ShardRows> = Vec::new();
-    let (mut previous, mut bytes) = (None, 0);
+    let (mut previous, mut bytes, mut context) = (None, 0, None);
     for (at, (key, row)) in keyed.iter().enumerate() {
         let span = &batch.spans[*row as usize];
         let shard = router.shard(router.hash(seed, span.trace_id));
@@ -198,14 +199,17 @@ pub(crate) fn route(router: ShardRouter, batch: &SpanBatch) -> (Arc<[u32]>, Vec<
         let growth = ENTRY_BYTES_PER_SPAN
             + u64::from(span.name.len)
             + if new_trace { ENTRY_BYTES_PER_TRACE } else { 0 };
-        bytes += span.span.len as usize;
+        let alone = span.span.len as usize + ROW_BYTES;
+        let beside = batch.context(span).stored_bytes();
+        let is_new = context.replace(span.context) != Some(span.context);
+        bytes += alone + if is_new { beside } else { 0 };
         match shards.last_mut() {
             Some(part) if part.shard == shard && bytes <= MAX_RECORD_BYTES => {
                 part.end = at + 1;
                 part.growth += growth;
             }
             _ => {
-                bytes = span.span.len as usize;
+                bytes = alone + beside;
                 shards.push(ShardRows {
                     shard,
                     start: at,
@@ -216,4 +220,66 @@ pub(crate) fn route(router: ShardRouter, batch: &SpanBatch) -> (Arc<[u32]>, Vec<
         }
     }
     (keyed.into_iter().map(|(_, row)| row).collect(), shards)
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, TracesData};
+    use prost::Message;
+    use spandrel_model::ids::{Lsn, TenantId, Term, UnixNanos};
+    use spandrel_model::interest::Interests;
+    use spandrel_model::otlp::{AttributePolicy, ScanRules, scan_request};
+    use spandrel_storage::journal::FrameBuilder;
+
+    use super::*;
+    use crate::writer::FRAME_LEVEL;
+
+    /// Spans of one trace, each with a resource of its own: of so many bytes, about.
+    fn batch(spans: u8, resource_bytes: usize, span_bytes: usize) -> SpanBatch {
+        let of_resource = |id: u8| ResourceSpans {
+            schema_url: char::from(b'A' + id).to_string().repeat(resource_bytes),
+            scope_spans: vec![ScopeSpans {
+                spans: vec![Span {
+                    trace_id: vec![7; 16],
+                    span_id: vec![id + 1; 8],
+                    trace_state: "x".repeat(span_bytes),
+                    ..Span::default()
+                }],
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        };
+        let request = TracesData {
+            resource_spans: (0..spans).map(of_resource).collect(),
+        };
+        let (now, tenant) = (UnixNanos(1_800_000_000_000_000_000), TenantId::default());
+        let rules = ScanRules::new(Arc::new(Interests::default()), &AttributePolicy::default());
+        let request = request.encode_to_vec().into();
+        scan_request(request, tenant, now, &rules).unwrap().batch
+    }
+
+    /// Records were cut by the bytes of their spans alone: with large resources a frame did not fit a message.
+    #[test]
+    fn every_record_fits_a_message_with_the_resources_of_its_spans() {
+        let router = ShardRouter::new(1, 1).unwrap();
+        for (resource_bytes, span_bytes) in [(30_000, 10), (10, 30_000), (300_000, 200_000), (0, 0)]
+        {
+            let batch = batch(48, resource_bytes, span_bytes);
+            assert_eq!(batch.spans.len(), 48);
+            let (rows, parts) = route(router, &batch);
+            let mut next = 0;
+            for part in parts {
+                assert_eq!(part.start, next);
+                next = part.end;
+                let mut builder = FrameBuilder::new(FRAME_LEVEL).unwrap();
+                let rows = &rows[part.start..part.end];
+                let pushed = builder.push_spans(part.shard, Term(1), Lsn(1), &batch, rows);
+                pushed.unwrap();
+                let head = 64;
+                let bytes = builder.raw_bytes();
+                assert!(bytes <= MAX_RECORD_BYTES + head, "{bytes}");
+            }
+            assert_eq!(next, 48);
+        }
+    }
 }

@@ -65,6 +65,9 @@ pub(crate) fn build_frames(
                     } else {
                         builder.push_verdicts(item.shard, item.term, item.lsn, records)?;
                     }
+                    if builder.raw_bytes() >= FRAME_RAW_BYTES {
+                        frames.push(close(builder)?);
+                    }
                 }
             }
         }

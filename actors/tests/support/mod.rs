@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+pub mod members;
 pub mod network;
 
 use std::collections::BTreeSet;
@@ -100,7 +101,15 @@ pub fn environment(clock: &Arc<TestClock>) -> Env {
         blocking: BlockingMode::Inline,
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
         links: Arc::new(NoLinks),
-        secret: Arc::new(|| [7; 32]),
+        secret: Arc::new(|| {
+            // Another one each time, as at random: all starts of a test binary differ.
+            static DRAWN: AtomicU64 = AtomicU64::new(1);
+            let mut secret = [7; 32];
+            let drawn = DRAWN.fetch_add(1, Ordering::Relaxed);
+            secret[..8].copy_from_slice(&drawn.to_le_bytes());
+            secret
+        }),
+        start_phase: Arc::new(drop),
     }
 }
 

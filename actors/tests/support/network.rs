@@ -47,6 +47,11 @@ impl Network {
         self.cut_off.lock().unwrap().insert(address.to_owned());
     }
 
+    /// Nobody listens at the address any more: its process has died.
+    pub fn detach(&self, address: &str) {
+        self.nodes.lock().unwrap().remove(address);
+    }
+
     pub fn heal(&self, address: &str) {
         self.cut_off.lock().unwrap().remove(address);
     }

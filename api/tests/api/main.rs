@@ -11,4 +11,5 @@ mod client;
 mod native;
 mod otlp_grpc;
 mod otlp_http;
+mod starting;
 mod support;

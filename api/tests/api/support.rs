@@ -39,6 +39,11 @@ pub const GONE: &str = "dddddddddddddddddddddddddddddddd";
 /// One that breaks off after its first piece.
 pub const BROKEN: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
+/// A free port of this machine.
+pub async fn bind() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
 /// What the fakes answer and what they saw.
 pub struct Fake {
     pub pool: Arc<CreditPool>,
@@ -396,9 +401,13 @@ pub struct Node {
 
 impl Node {
     pub async fn start(fake: Fake) -> Self {
-        let bind = async || TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(bind().await, fake).await
+    }
+
+    /// With a listener of the native API that is there already.
+    pub async fn start_on(http: TcpListener, fake: Fake) -> Self {
         let listeners = Listeners {
-            http: bind().await,
+            http,
             otlp_grpc: bind().await,
             otlp_http: bind().await,
         };

@@ -9,9 +9,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use rustix::time::ClockId;
 use spandrel_actors::membership::NodeStart;
-use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions, StartPhase};
 use spandrel_api::client::address_flag;
-use spandrel_api::{Listeners, Ports, serve};
+use spandrel_api::{Listeners, Ports, serve, serve_until_started};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_raft::ClusterSeed;
@@ -80,7 +80,7 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
     let node_options = node_options(&options, start)?;
     let credit_bytes = node_options.credit_bytes;
     let policy_yaml = node_options.seed.policy_yaml.clone();
-    let node = Node::start(node_options, environment(&options)).await?;
+    let node = start_node(&listeners.http, node_options, environment(&options)).await?;
     let ports = Ports {
         ingest: node.ingest(),
         query: node.query(),
@@ -112,6 +112,20 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
     Ok(())
 }
 
+/// Starts the node, and tells those who ask meanwhile how far it is.
+async fn start_node(http: &TcpListener, options: NodeOptions, env: Env) -> anyhow::Result<Node> {
+    let (phase, at) = watch::channel(StartPhase::default());
+    let env = Env {
+        start_phase: Arc::new(move |reached| {
+            phase.send_replace(reached);
+        }),
+        ..env
+    };
+    let reason = Arc::new(move || at.borrow().to_string());
+    let node = serve_until_started(http, reason, Node::start(options, env)).await?;
+    Ok(node)
+}
+
 fn environment(options: &NodeStartOptions) -> Env {
     let halt: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|reason| {
         tracing::error!(
@@ -129,6 +143,7 @@ fn environment(options: &NodeStartOptions) -> Env {
         clock: Arc::new(SystemClock),
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Threads,
+        start_phase: Arc::new(drop),
         secret: Arc::new(|| {
             #[allow(clippy::disallowed_methods)]
             // the one source of secrets behind `Env` in production

@@ -416,6 +416,19 @@ fn node_command() -> impl Strategy<Value = Command> {
             zone: "a".to_owned(),
         }),
         (1u64..6, 0u64..6, 0u64..4).prop_map(|(node, disk_id, boot)| register(node, disk_id, boot)),
+        (
+            1u64..6,
+            0u64..6,
+            0u64..4,
+            0u64..5,
+            prop::collection::vec(0u64..5, 0..3)
+        )
+            .prop_map(
+                |(node, disk_id, boot, life, earlier)| Command::RegisterLife {
+                    registration: registration(node, disk_id, boot),
+                    life: NodeLife { life, earlier },
+                }
+            ),
         (node(), 0u64..4, node_state(), node_state()).prop_map(
             |(node, expected_incarnation, expected, state)| Command::SetNodeState {
                 node,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use spandrel_model::ids::{Bucket, NodeId, TenantId, UnixNanos};
 use spandrel_model::otlp::AttributeRule;
 
-use super::node::{NodeAddresses, NodeRegistration, NodeState};
+use super::node::{NodeAddresses, NodeLife, NodeRegistration, NodeState};
 use super::settings::{SpanLimits, TenantSettings};
 use super::shard::{HolderChange, ShardChange, ShardRecord};
 use super::token::JoinToken;
@@ -93,7 +93,8 @@ pub enum Command {
         /// Its zone; may be empty.
         zone: String,
     },
-    /// A node has started. Compared: its disk id, and that its boot counter has grown.
+    /// A node of the version before lives were told has started. Compared: its disk id, that its boot counter has not
+    /// gone back, and that no life of it is known.
     RegisterNode(NodeRegistration),
     /// Changes what a node may be used for.
     SetNodeState {
@@ -140,6 +141,14 @@ pub enum Command {
         /// The proposer's clock.
         now: UnixNanos,
     },
+    /// A node has started. Compared: its disk id, that its boot counter has not gone back, and that its directory knows
+    /// the last life of it that the cluster knows.
+    RegisterLife {
+        /// What it says of itself.
+        registration: NodeRegistration,
+        /// Which life of its directory it is.
+        life: NodeLife,
+    },
 }
 
 impl Command {
@@ -151,6 +160,7 @@ impl Command {
             Self::SeedCluster(_)
                 | Self::AdmitNode { .. }
                 | Self::RegisterNode(_)
+                | Self::RegisterLife { .. }
                 | Self::SetNodeState { .. }
                 | Self::RemoveNode { .. }
                 | Self::StartShards { .. }
@@ -177,7 +187,7 @@ impl Command {
             Self::CreateTenant { .. } => "create tenant",
             Self::SetTenant { .. } => "set tenant",
             Self::AdmitNode { .. } => "admit node",
-            Self::RegisterNode(_) => "register node",
+            Self::RegisterNode(_) | Self::RegisterLife { .. } => "register node",
             Self::SetNodeState { .. } => "set node state",
             Self::RemoveNode { .. } => "remove node",
             Self::StartShards { .. } => "start shards",

@@ -127,6 +127,14 @@ pub enum Conflict {
         /// The holders in force.
         actual: Vec<NodeId>,
     },
+    /// The node's data directory is an image from before a life that the cluster knows.
+    #[error("node {} runs from an image of its directory: the cluster knows its life {known_life:016x}, which that directory has not had", node.0)]
+    ImageOfNode {
+        /// The node.
+        node: NodeId,
+        /// The last life that registered.
+        known_life: u64,
+    },
 }
 
 impl Conflict {

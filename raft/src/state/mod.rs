@@ -1,6 +1,6 @@
 //! The replicated state of a cluster: who is in, what is configured, who holds what. Never spans.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -14,15 +14,17 @@ mod apply;
 mod apply_test;
 mod command;
 mod conflict;
+#[cfg(test)]
+mod lives_test;
 mod node;
 mod settings;
 mod shard;
 mod token;
-mod version1;
+mod versions;
 
 pub use command::{Applied, ClusterSeed, Command};
 pub use conflict::Conflict;
-pub use node::{NodeAddresses, NodeRecord, NodeRegistration, NodeState};
+pub use node::{NodeAddresses, NodeLife, NodeRecord, NodeRegistration, NodeState};
 pub use settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
 pub use shard::{HolderChange, HolderKey, ShardChange, ShardRecord};
 pub use token::{JoinToken, TokenHash};
@@ -70,6 +72,10 @@ pub struct ClusterState {
     pub applied_index: u64,
     /// Tokens that let nodes join, and until when.
     pub join_tokens: BTreeMap<TokenHash, UnixNanos>,
+    /// The last life of each node that has told one: whoever continues it must know it.
+    pub lives: BTreeMap<NodeId, u64>,
+    /// Nodes that went down while they were draining: they go on with it when they are back.
+    pub leaving: BTreeSet<NodeId>,
 }
 
 impl ClusterState {
@@ -128,6 +134,11 @@ impl ClusterState {
         assert!(self.join_tokens.len() <= MAX_JOIN_TOKENS);
         assert!(self.nodes.len() <= MAX_NODES && self.holder_count() <= MAX_HOLDERS);
         assert!(self.nodes.keys().all(|node| node.0 < self.next_node));
+        assert!(self.lives.keys().all(|node| self.nodes.contains_key(node)));
+        for node in &self.leaving {
+            let record = self.nodes.get(node);
+            assert!(record.is_some_and(|record| record.state == NodeState::Down));
+        }
         assert!(
             self.shard_map.is_empty() || self.shard_map.len() == usize::from(self.shards),
             "{} shard records for {} shards",

@@ -56,6 +56,24 @@ pub struct NodeRecord {
     pub state: NodeState,
 }
 
+/// Which life of a data directory this is: each start draws one, so that two that start from one image differ.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeLife {
+    /// Random, of this start.
+    pub life: u64,
+    /// The lives that the cluster may know of the directory: the last one that it has confirmed, and those since. At
+    /// most [`MAX_EARLIER_LIVES`](crate::limits::MAX_EARLIER_LIVES).
+    pub earlier: Vec<u64>,
+}
+
+impl NodeLife {
+    /// True when this life is that one, or comes after it.
+    #[must_use]
+    pub fn continues(&self, known: u64) -> bool {
+        self.life == known || self.earlier.contains(&known)
+    }
+}
+
 /// What a node says of itself when it starts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRegistration {

@@ -178,6 +178,7 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
         blocking: BlockingMode::Inline,
         halt: Arc::clone(&halt),
         links: Arc::new(SimulatedLinks { place, seed, halt }),
+        start_phase: Arc::new(drop),
         // No run makes join tokens.
         secret: Arc::new(|| [0; 32]),
     }

@@ -163,6 +163,20 @@ pub struct Context {
     pub attributes: Run,
 }
 
+impl Context {
+    /// Bytes that are stored of it.
+    #[must_use]
+    pub fn stored_bytes(&self) -> usize {
+        let parts = [
+            self.resource,
+            self.resource_schema_url,
+            self.scope,
+            self.scope_schema_url,
+        ];
+        parts.iter().map(|part| part.len as usize).sum()
+    }
+}
+
 /// What the scanner read of one span.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpanHeader {

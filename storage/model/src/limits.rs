@@ -24,6 +24,10 @@ pub const MAX_NAME_BYTES: usize = 1_024;
 pub const MAX_TRACE_SPANS: u32 = 100_000;
 /// Most bytes of a trace's spans (API.md).
 pub const MAX_TRACE_BYTES: u64 = 5_000_000;
+/// Largest span in bytes, as it is stored, with its resource, its scope and their schema urls: half of the largest message
+/// between nodes, so that any span can be copied, whether or not it compresses. A cluster of one keeps to it too: it may
+/// grow.
+pub const MAX_SPAN_BYTES: usize = 512 * 1_024;
 /// Distinct span classes that a summary names before it is marked truncated.
 pub const MAX_SUMMARY_CLASSES: usize = 96;
 /// Of these, classes that only a service that the trace did not have yet may take: a result names every service of

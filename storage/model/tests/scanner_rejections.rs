@@ -10,7 +10,7 @@ use otlp_support::build::{attribute, of_resource, request, resource_spans, span,
 use otlp_support::generate::bytes_field;
 use otlp_support::oracle;
 use prost::Message;
-use spandrel_model::limits::{MAX_NAME_BYTES, MAX_VALUE_DEPTH};
+use spandrel_model::limits::{MAX_NAME_BYTES, MAX_SPAN_BYTES, MAX_VALUE_DEPTH};
 use spandrel_model::otlp::RejectReason;
 
 /// Puts the span between two good ones.
@@ -96,6 +96,50 @@ fn names_past_their_limit() {
     };
     let scanned = oracle::scan(&request(vec![longest])).unwrap();
     assert!(scanned.rejected.is_empty());
+}
+
+/// One that did not compress could not be sent to another node: its shard stood still, and with it all others that wait
+/// for that node.
+#[test]
+fn spans_too_large_for_a_message_between_nodes() {
+    check_span(RejectReason::SpanTooLarge, |span| {
+        span.trace_state = "x".repeat(MAX_SPAN_BYTES);
+    });
+    // its resource counts as well, to the byte
+    let taken = |bytes: usize| {
+        let mut large = span(1);
+        large.trace_state = "x".repeat(400_000);
+        let mut resource = resource_spans(vec![large.clone()]);
+        resource.schema_url = "u".repeat(bytes - large.encoded_len());
+        let scope = &mut resource.scope_spans[0];
+        scope.scope = None;
+        scope.schema_url.clear();
+        resource.resource = None;
+        let scanned = oracle::scan(&of_resource(resource)).unwrap();
+        assert_eq!(
+            scanned.batch.spans.len() as u64 + scanned.rejected.total(),
+            1
+        );
+        scanned.rejected.is_empty()
+    };
+    assert!(taken(MAX_SPAN_BYTES));
+    assert!(!taken(MAX_SPAN_BYTES + 1));
+    // and what is cut fits
+    let cut = Span {
+        attributes: vec![text("long", &"x".repeat(2 * MAX_SPAN_BYTES))],
+        ..span(1)
+    };
+    assert!(
+        oracle::scan(&request(vec![cut]))
+            .unwrap()
+            .rejected
+            .is_empty()
+    );
+    assert!(
+        RejectReason::SpanTooLarge
+            .description()
+            .contains(&MAX_SPAN_BYTES.to_string())
+    );
 }
 
 #[test]

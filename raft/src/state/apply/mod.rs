@@ -61,7 +61,10 @@ impl ClusterState {
                 addresses,
                 zone,
             } => self.admit_node(*disk_id, addresses, zone),
-            Command::RegisterNode(registration) => self.register_node(registration),
+            Command::RegisterNode(registration) => self.register_node(registration, None),
+            Command::RegisterLife { registration, life } => {
+                self.register_node(registration, Some(life))
+            }
             Command::SetNodeState {
                 node,
                 expected_incarnation,

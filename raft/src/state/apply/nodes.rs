@@ -3,9 +3,10 @@
 use spandrel_model::ids::{NodeId, ShardId};
 
 use super::{in_range, too_many, unchanged};
-use crate::limits::{MAX_ADDRESS_BYTES, MAX_NODES};
+use crate::limits::{MAX_ADDRESS_BYTES, MAX_EARLIER_LIVES, MAX_NODES};
 use crate::state::{
-    Applied, ClusterState, Conflict, NodeAddresses, NodeRecord, NodeRegistration, NodeState,
+    Applied, ClusterState, Conflict, NodeAddresses, NodeLife, NodeRecord, NodeRegistration,
+    NodeState,
 };
 
 impl ClusterState {
@@ -33,10 +34,34 @@ impl ClusterState {
         Ok(Applied::Node(id))
     }
 
-    pub(super) fn register_node(&mut self, new: &NodeRegistration) -> Result<Applied, Conflict> {
+    pub(super) fn register_node(
+        &mut self,
+        new: &NodeRegistration,
+        life: Option<&NodeLife>,
+    ) -> Result<Applied, Conflict> {
         check_place(&new.addresses, &new.zone)?;
+        let told = life.map_or(0, |life| life.earlier.len() as u64);
+        in_range("earlier lives", "", (0, MAX_EARLIER_LIVES as u64), told)?;
+        let known_life = self.lives.get(&new.node).copied();
+        let applied = if self.nodes.contains_key(&new.node) {
+            self.register_known(new, known_life, life)?
+        } else {
+            self.register_unknown(new)?
+        };
+        if let Some(life) = life {
+            self.lives.insert(new.node, life.life);
+        }
+        Ok(applied)
+    }
+
+    fn register_known(
+        &mut self,
+        new: &NodeRegistration,
+        known_life: Option<u64>,
+        life: Option<&NodeLife>,
+    ) -> Result<Applied, Conflict> {
         let Some(known) = self.nodes.get_mut(&new.node) else {
-            return self.register_unknown(new);
+            return Err(Conflict::UnknownNode { node: new.node });
         };
         if known.disk_id != new.disk_id || new.boot < known.boot {
             return Err(Conflict::WipedNode {
@@ -47,7 +72,13 @@ impl ClusterState {
                 known_boot: known.boot,
             });
         }
-        let is_repeated = new.boot == known.boot && known.incarnation > 0;
+        let continues = |known_life| life.is_some_and(|life| life.continues(known_life));
+        if let Some(known_life) = known_life.filter(|known_life| !continues(*known_life)) {
+            let node = new.node;
+            return Err(Conflict::ImageOfNode { node, known_life });
+        }
+        let same_life = life.is_none_or(|life| known_life == Some(life.life));
+        let is_repeated = new.boot == known.boot && known.incarnation > 0 && same_life;
         if is_repeated && known.state != NodeState::Down {
             // The same start said twice: the answer to the first was lost.
             return Ok(Applied::Incarnation(known.incarnation));
@@ -58,9 +89,15 @@ impl ClusterState {
         known.incarnation = known.incarnation.saturating_add(1);
         known.addresses = new.addresses.clone();
         known.zone = new.zone.clone();
-        // A node that was told to leave goes on leaving after a restart.
+        // A node that was told to leave goes on leaving. The version before lives were told forgot that, and programs of
+        // it in this cluster still do: for its registrations all must come to the same state.
+        let goes_on = self.leaving.remove(&new.node) && life.is_some();
         if known.state == NodeState::Down {
-            known.state = NodeState::Up;
+            known.state = if goes_on {
+                NodeState::Draining
+            } else {
+                NodeState::Up
+            };
         }
         Ok(Applied::Incarnation(known.incarnation))
     }
@@ -113,6 +150,11 @@ impl ClusterState {
             });
         }
         known.state = state;
+        match (expected, state) {
+            (NodeState::Draining, NodeState::Down) => self.leaving.insert(node),
+            (NodeState::Down, NodeState::Down) => false,
+            _ => self.leaving.remove(&node),
+        };
         Ok(Applied::Done)
     }
 
@@ -135,6 +177,8 @@ impl ClusterState {
             }
         }
         self.nodes.remove(&node);
+        self.lives.remove(&node);
+        self.leaving.remove(&node);
         Ok(Applied::Done)
     }
 }

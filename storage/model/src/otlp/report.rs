@@ -131,6 +131,8 @@ reasons! {
         NameTooLong => "name_too_long", "name or service.name is longer than 1024 bytes";
         /// Name, `service.name`, `trace_state` or a value of interest.
         InvalidUtf8 => "invalid_utf8", "name, service.name, trace_state or an indexed value is not UTF-8";
+        /// As it would be stored, with its resource and scope, it is too large to be copied to another node.
+        SpanTooLarge => "span_too_large", "span with its resource and scope is larger than 524288 bytes";
     }
 }
 

@@ -14,7 +14,7 @@ use super::walk::{WalkedContext, WalkedSpan, Walker};
 use super::wire::{Reader, WireFault};
 use crate::batch::{Attribute, Context, Run, Slice, SpanBatch, SpanHeader};
 use crate::ids::{TenantId, UnixNanos};
-use crate::limits::{MAX_TIME_AHEAD_NANOS, MIN_TIME_NANOS};
+use crate::limits::{MAX_SPAN_BYTES, MAX_TIME_AHEAD_NANOS, MIN_TIME_NANOS};
 
 /// What a scan found.
 #[derive(Debug, Clone)]
@@ -220,6 +220,7 @@ impl<'r> Scan<'r> {
             scope_schema_url: schema_url,
             ..context
         };
+        let beside = context.stored_bytes();
         // A context is stored with its first span: empty scopes cost two bytes to send and must cost us nothing.
         let mut number = None;
         let mut rest = message;
@@ -230,7 +231,7 @@ impl<'r> Scan<'r> {
             let span = field.bytes().map_err(&fault)?;
             let taken = match resource_fault.or(walked.fault) {
                 Some(reason) => Err(reason),
-                None => self.span(span),
+                None => self.span(span, beside),
             };
             match taken {
                 Err(reason) => self.rejected.add(reason, 1),
@@ -310,16 +311,16 @@ impl<'r> Scan<'r> {
         Ok((slice, walked))
     }
 
-    /// Takes one span; without its context.
+    /// Takes one span; without its context, which has this many bytes.
     #[inline]
-    fn span(&mut self, message: Reader<'_>) -> Result<SpanHeader, RejectReason> {
+    fn span(&mut self, message: Reader<'_>, beside: usize) -> Result<SpanHeader, RejectReason> {
         let attributes_before = self.attributes.len();
         match self.walker.span(message, &mut self.attributes) {
             Ok(WalkedSpan {
                 header,
                 rewrite: false,
-            }) => Ok(self.finished(header, message.rest(), attributes_before)),
-            Ok(_) => self.changed_span(message, attributes_before),
+            }) => self.finished(header, message.rest(), attributes_before, beside),
+            Ok(_) => self.changed_span(message, attributes_before, beside),
             Err(reason) => {
                 self.attributes.truncate(attributes_before);
                 Err(reason)
@@ -332,6 +333,7 @@ impl<'r> Scan<'r> {
         &mut self,
         message: Reader<'_>,
         attributes_before: usize,
+        beside: usize,
     ) -> Result<SpanHeader, RejectReason> {
         self.attributes.truncate(attributes_before);
         let rewritten = rewrite(message.rest(), &SPAN, self.rules.policy())?;
@@ -346,7 +348,8 @@ impl<'r> Scan<'r> {
                 Err(reason)
             }
             Ok(walked) => {
-                let header = self.finished(walked.header, final_message.rest(), attributes_before);
+                let span = final_message.rest();
+                let header = self.finished(walked.header, span, attributes_before, beside)?;
                 if let Some(rewritten) = &rewritten {
                     self.changed.merge(&rewritten.changes);
                     self.appended.extend_from_slice(&rewritten.bytes);
@@ -361,13 +364,18 @@ impl<'r> Scan<'r> {
         mut header: SpanHeader,
         span: &[u8],
         attributes_before: usize,
-    ) -> SpanHeader {
+        beside: usize,
+    ) -> Result<SpanHeader, RejectReason> {
+        if span.len() + beside > MAX_SPAN_BYTES {
+            self.attributes.truncate(attributes_before);
+            return Err(RejectReason::SpanTooLarge);
+        }
         if let Some(reason) = normalise_times(&mut header, self.received_at) {
             self.changed.add(reason, 1);
         }
         header.hash = xxh3_64(span);
         header.attributes = self.run_since(attributes_before);
-        header
+        Ok(header)
     }
 
     fn run_since(&self, start: usize) -> Run {

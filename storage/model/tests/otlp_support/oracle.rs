@@ -157,6 +157,10 @@ fn expected(resource: &lenient::Resource, bytes: &[u8]) -> Result<lenient::Span,
     {
         return Err(RejectReason::InvalidUtf8);
     }
+    // About: what was rewritten is not written in the same way here.
+    if span.encoded_len() + resource.encoded_len() > limits::MAX_SPAN_BYTES {
+        return Err(RejectReason::SpanTooLarge);
+    }
     Ok(span)
 }
 

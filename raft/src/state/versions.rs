@@ -1,16 +1,25 @@
-//! The state as the first version stored it: without join tokens.
+//! The state as earlier versions stored it: the first without join tokens, the second without the lives of nodes
+//! and those that leave.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spandrel_model::ids::{Bucket, NodeId, TenantId};
+use spandrel_model::ids::{Bucket, NodeId, TenantId, UnixNanos};
 
 use super::{
     AttributeSettings, BucketHolders, ClusterState, NodeRecord, PolicyDocument, ShardRecord,
-    SpanLimits, TenantSettings,
+    SpanLimits, TenantSettings, TokenHash,
 };
 use crate::codec::{CodecError, Kind, unseal};
+
+/// What the second version added to the first. Fields as in [`ClusterState`], in the order of the bytes: bincode writes
+/// a struct in a struct as its fields. Never changes.
+#[derive(Serialize, Deserialize)]
+struct ClusterState2 {
+    first: ClusterState1,
+    join_tokens: BTreeMap<TokenHash, UnixNanos>,
+}
 
 /// Fields as in [`ClusterState`], in the order of the bytes. Never changes.
 #[derive(Serialize, Deserialize)]
@@ -33,14 +42,26 @@ struct ClusterState1 {
 }
 
 impl ClusterState {
-    /// Decodes a sealed state of this version or the first.
+    /// Decodes a sealed state of this version or an earlier one.
     pub(crate) fn unseal(bytes: &[u8]) -> Result<Self, CodecError> {
-        let first = Kind::State1 as u8;
+        let (first, second) = (Kind::State1 as u8, Kind::State2 as u8);
         match unseal::<Self>(Kind::State, bytes) {
             Err(CodecError::Kind { actual, .. }) if actual == first => {
                 unseal::<ClusterState1>(Kind::State1, bytes).map(Self::from)
             }
+            Err(CodecError::Kind { actual, .. }) if actual == second => {
+                unseal::<ClusterState2>(Kind::State2, bytes).map(Self::from)
+            }
             decoded => decoded,
+        }
+    }
+}
+
+impl From<ClusterState2> for ClusterState {
+    fn from(old: ClusterState2) -> Self {
+        Self {
+            join_tokens: old.join_tokens,
+            ..Self::from(old.first)
         }
     }
 }
@@ -64,6 +85,8 @@ impl From<ClusterState1> for ClusterState {
             epoch: old.epoch,
             applied_index: old.applied_index,
             join_tokens: BTreeMap::new(),
+            lives: BTreeMap::new(),
+            leaving: BTreeSet::new(),
         }
     }
 }
@@ -73,9 +96,8 @@ mod tests {
     use super::*;
     use crate::codec::seal;
 
-    #[test]
-    fn a_state_of_the_first_version_is_read() {
-        let old = ClusterState1 {
+    fn old() -> ClusterState1 {
+        ClusterState1 {
             cluster_id: 5,
             routing_key: 7,
             shards: 4,
@@ -91,13 +113,42 @@ mod tests {
             holders: BTreeMap::new(),
             epoch: 8,
             applied_index: 9,
-        };
-        let bytes = seal(Kind::State1, &old).unwrap();
-        let expected = ClusterState::from(old);
+        }
+    }
+
+    #[test]
+    fn a_state_of_an_earlier_version_is_read() {
+        let bytes = seal(Kind::State1, &old()).unwrap();
+        let mut expected = ClusterState::from(old());
         assert_eq!(ClusterState::unseal(&bytes).unwrap(), expected);
+
+        let tokens = BTreeMap::from([(TokenHash([3; 32]), UnixNanos(4))]);
+        let second = ClusterState2 {
+            first: old(),
+            join_tokens: tokens.clone(),
+        };
+        let bytes = seal(Kind::State2, &second).unwrap();
+        expected.join_tokens = tokens;
+        assert_eq!(ClusterState::unseal(&bytes).unwrap(), expected);
+
         // and one of this version as well
+        expected.lives.insert(NodeId(1), 6);
+        expected.leaving.insert(NodeId(1));
         let bytes = seal(Kind::State, &expected).unwrap();
         assert_eq!(ClusterState::unseal(&bytes).unwrap(), expected);
         assert!(ClusterState::unseal(&seal(Kind::Vote, &expected).unwrap()).is_err());
+    }
+
+    /// The bytes of a state that the second version wrote, but for its version, kind and checksum.
+    #[test]
+    fn the_second_version_is_the_first_with_tokens_behind_it() {
+        let second = ClusterState2 {
+            first: old(),
+            join_tokens: BTreeMap::new(),
+        };
+        let of_second = seal(Kind::State2, &second).unwrap();
+        let of_first = seal(Kind::State1, &old()).unwrap();
+        let value = |bytes: &[u8]| bytes[2..bytes.len() - 8].to_vec();
+        assert_eq!(value(&of_second), [value(&of_first), vec![0]].concat());
     }
 }

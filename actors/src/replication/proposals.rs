@@ -1,0 +1,248 @@
+//! Proposes changes of shards, and holds those shards that must be still for it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ractor::ActorRef;
+use spandrel_model::ids::{ShardId, Term};
+use spandrel_raft::state::ShardChange;
+use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
+use tokio::sync::oneshot;
+
+use super::wishes::Wish;
+use crate::limits::HOLD_DEADLINE_MS;
+use crate::writer::WriterMessage;
+
+/// Carries wishes to the settings.
+///
+/// Invariant: a shard in `in_doubt` is held in the term that stands there, unless that term is over.
+pub(super) struct Proposals {
+    settings: Settings,
+    writer: ActorRef<WriterMessage>,
+    /// Shards whose change was proposed and may have taken place.
+    in_doubt: BTreeMap<ShardId, Term>,
+}
+
+impl Proposals {
+    pub(super) fn new(settings: Settings, writer: ActorRef<WriterMessage>) -> Self {
+        Self {
+            settings,
+            writer,
+            in_doubt: BTreeMap::new(),
+        }
+    }
+
+    /// One round: what needs no hold first. Nothing more is held while something is in doubt: without a majority each
+    /// round would stop more shards that could go on.
+    pub(super) async fn round(&mut self, mut wishes: Vec<Wish>) {
+        wishes.retain(|wish| !self.in_doubt.contains_key(&wish.shard));
+        let (holding, plain): (Vec<Wish>, Vec<Wish>) =
+            wishes.into_iter().partition(|wish| wish.holds);
+        if !plain.is_empty() {
+            let _ = self.propose(&plain).await;
+        }
+        if self.in_doubt.is_empty() {
+            let held = holding.iter().map(|wish| self.hold_and_propose(wish));
+            let doubts = futures_util::future::join_all(held).await;
+            self.in_doubt = doubts.into_iter().flatten().collect();
+        }
+        self.settle().await;
+    }
+
+    async fn propose(&self, wishes: &[Wish]) -> Result<(), ProposeError> {
+        let changes = wishes.iter().map(|wish| ShardChange {
+            shard: wish.shard,
+            expected: wish.expected.clone(),
+            record: wish.record.clone(),
+        });
+        let command = Command::SetShards {
+            changes: changes.collect(),
+        };
+        match self.settings.propose(command).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // The next look sees what has changed.
+                tracing::debug!(%error, shards = wishes.len(), "owners of shards not changed");
+                Err(error)
+            }
+        }
+    }
+
+    /// Holds a shard, waits until nothing of it is on its way, and proposes. Returns the shard and its term when what
+    /// became of the proposal is not known: it then stays held.
+    async fn hold_and_propose(&self, wish: &Wish) -> Option<(ShardId, Term)> {
+        let (shard, term) = (wish.shard, wish.expected.term);
+        let (reply, drained) = oneshot::channel();
+        let held = WriterMessage::Hold(shard, term, reply);
+        self.writer.cast(held).ok()?;
+        let deadline = Duration::from_millis(HOLD_DEADLINE_MS);
+        let is_drained = matches!(tokio::time::timeout(deadline, drained).await, Ok(Ok(true)));
+        if is_drained {
+            let proposed = self.propose(std::slice::from_ref(wish)).await;
+            if let Err(ProposeError::OutcomeUnknown { .. }) = proposed {
+                return Some((shard, term));
+            }
+        }
+        self.release_unless_changed(&self.settings.state(), shard, term);
+        None
+    }
+
+    /// Asks once what became of the proposals in doubt. Only a read that a majority confirms can tell that a change did
+    /// not take place, so that numbers may be given out again.
+    async fn settle(&mut self) {
+        if self.in_doubt.is_empty() {
+            return;
+        }
+        match self.settings.linearizable().await {
+            Ok(state) => {
+                for (shard, term) in std::mem::take(&mut self.in_doubt) {
+                    self.release_unless_changed(&state, shard, term);
+                }
+            }
+            Err(error) => tracing::debug!(
+                %error,
+                shards = self.in_doubt.len(),
+                "shards are held until a majority says whether their owners have changed"
+            ),
+        }
+    }
+
+    fn release_unless_changed(&self, state: &ClusterState, shard: ShardId, term: Term) {
+        // When the change took place, the writer has another term by now or soon, and this one is nobody's.
+        if state.shard(shard).is_some_and(|record| record.term == term) {
+            let _ = self.writer.cast(WriterMessage::Release(shard, term));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ractor::{Actor, ActorProcessingErr};
+    use spandrel_raft::state::ShardRecord;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+    use crate::node::Node;
+    use crate::test_support::members::{Cluster, address, stop_all};
+    use crate::test_support::pass;
+
+    /// What the writer was told.
+    #[derive(Debug, PartialEq, Eq)]
+    enum Told {
+        Hold(ShardId),
+        Release(ShardId),
+    }
+
+    /// A writer of which every shard is drained at once.
+    struct FakeWriter;
+
+    impl Actor for FakeWriter {
+        type Msg = WriterMessage;
+        type State = UnboundedSender<Told>;
+        type Arguments = UnboundedSender<Told>;
+
+        async fn pre_start(
+            &self,
+            _: ActorRef<WriterMessage>,
+            told: UnboundedSender<Told>,
+        ) -> Result<UnboundedSender<Told>, ActorProcessingErr> {
+            Ok(told)
+        }
+
+        async fn handle(
+            &self,
+            _: ActorRef<WriterMessage>,
+            message: WriterMessage,
+            told: &mut UnboundedSender<Told>,
+        ) -> Result<(), ActorProcessingErr> {
+            match message {
+                WriterMessage::Hold(shard, _, reply) => {
+                    told.send(Told::Hold(shard)).unwrap();
+                    reply.send(true).unwrap();
+                }
+                WriterMessage::Release(shard, _) => told.send(Told::Release(shard)).unwrap(),
+                _ => {}
+            }
+            Ok(())
+        }
+    }
+
+    /// Three nodes, all of which vote, and whose shards are where they should be: on one each, so that none fails over.
+    async fn three() -> (Cluster, [Node; 3]) {
+        let cluster = Cluster {
+            replication: 1,
+            ..Cluster::new()
+        };
+        let nodes = cluster.three().await;
+        pass(5).await;
+        (cluster, nodes)
+    }
+
+    async fn proposals(settings: &Settings) -> (Proposals, UnboundedReceiver<Told>) {
+        let (tell, told) = unbounded_channel();
+        let (writer, _) = Actor::spawn(None, FakeWriter, tell).await.unwrap();
+        (Proposals::new(settings.clone(), writer), told)
+    }
+
+    /// A wish of the same primary in its next term.
+    fn wish(state: &ClusterState, shard: u16) -> Wish {
+        let expected = state.shard(ShardId(shard)).unwrap().clone();
+        Wish {
+            shard: ShardId(shard),
+            record: ShardRecord {
+                term: expected.term.next(),
+                ..expected.clone()
+            },
+            expected,
+            holds: true,
+        }
+    }
+
+    /// Without a majority the keeper asked for ever what had become of one shard's change, and did nothing else.
+    #[tokio::test(start_paused = true)]
+    async fn a_round_ends_without_a_majority_and_the_shard_stays_held_until_there_is_one() {
+        let (cluster, nodes) = three().await;
+        let settings = nodes[0].settings();
+        let (mut proposals, mut told) = proposals(settings).await;
+        let state = settings.linearizable().await.unwrap();
+
+        // when the outcome of a change cannot be learned
+        cluster.network.cut_off(&address(1));
+        let round = proposals.round(vec![wish(&state, 0)]);
+        let limit = Duration::from_secs(30);
+        tokio::time::timeout(limit, round).await.expect("it ends");
+        assert_eq!(told.try_recv(), Ok(Told::Hold(ShardId(0))));
+
+        // then it stays held, and no other shard is stopped in vain
+        proposals
+            .round(vec![wish(&state, 0), wish(&state, 1)])
+            .await;
+        assert!(told.try_recv().is_err());
+
+        // and with a majority it is let go, since its term is still the old one
+        cluster.network.heal(&address(1));
+        while !proposals.in_doubt.is_empty() {
+            proposals.round(Vec::new()).await;
+        }
+        assert_eq!(settings.state().shard(ShardId(0)), state.shard(ShardId(0)));
+        pass(1).await;
+        assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(0))));
+        stop_all(nodes).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_whose_change_took_place_is_not_let_go_in_its_old_term() {
+        let (_cluster, nodes) = three().await;
+        let settings = nodes[0].settings();
+        let (mut proposals, mut told) = proposals(settings).await;
+        let term = settings.state().shard(ShardId(0)).unwrap().term;
+        proposals.in_doubt.insert(ShardId(0), Term(term.0 - 1));
+        proposals.in_doubt.insert(ShardId(1), term);
+        proposals.round(Vec::new()).await;
+        pass(1).await;
+        assert!(proposals.in_doubt.is_empty());
+        assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(1))));
+        assert!(told.try_recv().is_err());
+        stop_all(nodes).await;
+    }
+}
