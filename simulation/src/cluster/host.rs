@@ -168,7 +168,7 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
     });
     let mut seed = [0; 32];
     stream(
-        fleet.world.plan.seed ^ fleet.world.elapsed_ms(),
+        fleet.world.plan.seed ^ fleet.world.elapsed_ms() ^ ((place as u64) << 40),
         Stream::Runtime,
     )
     .fill_bytes(&mut seed);
@@ -179,8 +179,8 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
         halt: Arc::clone(&halt),
         links: Arc::new(SimulatedLinks { place, seed, halt }),
         start_phase: Arc::new(drop),
-        // No run makes join tokens.
-        secret: Arc::new(|| [0; 32]),
+        // Another one for each start, by its time: a process draws one life.
+        secret: Arc::new(move || seed),
     }
 }
 
