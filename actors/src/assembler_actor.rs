@@ -22,7 +22,7 @@ use crate::query::Coordinator;
 use crate::replication::{Again, recall};
 use crate::settings::Epoch;
 use crate::shared::Shared;
-use crate::writer::{ShardCommit, WriterMessage};
+use crate::writer::{ReplicaRecord, ShardCommit, WriterMessage};
 
 /// What this node is to the shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(crate) enum AssemblerMessage {
     /// The writer, once: verdicts go there.
     Writer(ActorRef<WriterMessage>),
     /// Who is asked for spans that are elsewhere, once.
-    Cluster(Box<Coordinator>),
+    Cluster(Arc<Coordinator>),
     /// Spans that were elsewhere are here, or this is to be tried again.
     Recalled(Option<(Recall, u32)>),
     Committed(Vec<ShardCommit>),
@@ -212,7 +212,7 @@ impl AssemblerState {
         let step = step(&shared, &epoch, &decided, self.role);
         match message {
             AssemblerMessage::Writer(writer) => self.writer = Some(writer),
-            AssemblerMessage::Cluster(cluster) => self.cluster = Some(Arc::from(cluster)),
+            AssemblerMessage::Cluster(cluster) => self.cluster = Some(cluster),
             AssemblerMessage::Recalled(failed) => {
                 self.recalling = false;
                 self.recall_later(failed);
@@ -334,10 +334,10 @@ impl AssemblerState {
     }
 
     fn committed(&mut self, commit: ShardCommit, step: &Step<'_>) {
-        self.state.count(commit.lsn());
-        match commit {
-            ShardCommit::Spans {
-                lsn,
+        let lsn = commit.lsn;
+        self.state.count(lsn);
+        match commit.record {
+            ReplicaRecord::Spans {
                 batch,
                 epoch,
                 rows,
@@ -356,11 +356,7 @@ impl AssemblerState {
                 drop(request);
                 self.credit.join(credit);
             }
-            ShardCommit::Verdicts {
-                lsn,
-                records,
-                again,
-            } => {
+            ReplicaRecord::Verdicts { records, again } => {
                 self.decided(again, lsn, &records, step);
                 // Each verdict is counted once in the cluster, by whoever decided it.
                 if self.role == ShardRole::Primary && !again {
@@ -372,9 +368,11 @@ impl AssemblerState {
 
     fn apply(&mut self, again: bool, lsn: Lsn, batch: &SpanBatch, rows: &[u32], step: &Step<'_>) {
         let node = self.shared.node.0;
-        let traces = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
-        for span in traces {
-            tracing::trace!(node, trace = %span.trace_id, again, lsn = lsn.0, "a span counts");
+        if tracing::enabled!(tracing::Level::TRACE) {
+            let spans = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
+            for span in spans {
+                tracing::trace!(node, trace = %span.trace_id, again, lsn = lsn.0, "a span counts");
+            }
         }
         let (state, effects) = (&mut self.state, &mut self.effects);
         let applied = if again {

@@ -168,9 +168,9 @@ pub(crate) async fn start_actors(
         options,
         recovery,
     };
+    let cluster = Arc::new(node.coordinator());
     for shard in node.shards.iter() {
-        let cluster = Box::new(node.coordinator());
-        let _ = shard.cast(AssemblerMessage::Cluster(cluster));
+        let _ = shard.cast(AssemblerMessage::Cluster(Arc::clone(&cluster)));
     }
     let questions = Arc::new(node.query_server());
     node.member.router.set(PeerService::Query, questions);

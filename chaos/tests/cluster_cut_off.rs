@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 
 use cluster::{Trial, all_but, receipts_without};
 use spandrel_chaos::cluster_process::Wiring;
-use spandrel_chaos::examination::{ensure_none, examine};
-use spandrel_chaos::observe::Receipts;
-use spandrel_chaos::oracle::judge_keeps;
 
 const NODES: usize = 3;
 /// Requests to the node that is cut off, once each.
@@ -57,41 +54,14 @@ async fn a_node_that_is_cut_off_acknowledges_nothing_and_decides_nothing() {
     assert_eq!(asked.acknowledged().await.unwrap(), 0);
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
-    let history = trial.load.history();
-    let before = examine(
-        &trial.cluster,
-        &others,
-        &history,
-        trial.start,
-        receipts_without(victim),
-    )
-    .await
-    .unwrap();
+    let receipts = receipts_without(victim);
+    let before = trial.examined(&others, receipts).await.unwrap();
 
     // when: the wire is whole again
     trial.load.run();
     trial.load.wait_for(20).await.unwrap();
     trial.cluster.wires().unwrap().heal();
-    trial
-        .cluster
-        .wait_until_settled(others[0], NODES)
-        .await
-        .unwrap();
-    trial.load.wait_for(30).await.unwrap();
-    trial.load.stop().await.unwrap();
-    trial.say("with the victim back");
 
     // then: everything holds through every node, also through the one that was cut off
-    let history = trial.load.history();
-    let places: Vec<usize> = (0..NODES).collect();
-    let after = examine(
-        &trial.cluster,
-        &places,
-        &history,
-        trial.start,
-        Receipts::Complete,
-    )
-    .await
-    .unwrap();
-    ensure_none("before and after", &judge_keeps(&before, &after)).unwrap();
+    trial.ends_well(others[0], &before).await.unwrap();
 }

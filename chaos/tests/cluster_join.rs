@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use cluster::Trial;
 use spandrel_chaos::cluster_process::Wiring;
-use spandrel_chaos::examination::examine;
 use spandrel_chaos::observe::Receipts;
 
 const NODES: usize = 3;
@@ -51,15 +50,6 @@ async fn a_node_that_joins_under_load_takes_its_share_and_no_client_notices() {
     assert!(report.unanswered.is_empty(), "{report:?}");
 
     // and: everything holds through every node, also through the new one
-    let history = trial.load.history();
     let places: Vec<usize> = (0..=NODES).collect();
-    examine(
-        &trial.cluster,
-        &places,
-        &history,
-        trial.start,
-        Receipts::Complete,
-    )
-    .await
-    .unwrap();
+    trial.examined(&places, Receipts::Complete).await.unwrap();
 }

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use cluster::{Trial, all_but, receipts_without};
 use spandrel_chaos::cluster_process::Wiring;
-use spandrel_chaos::examination::{ensure_none, examine};
+use spandrel_chaos::examination::ensure_none;
 use spandrel_chaos::observe::{Receipts, fetch_all_as};
-use spandrel_chaos::oracle::{Stage, Violation, judge_keeps, judge_traces};
+use spandrel_chaos::oracle::{Stage, Violation, judge_traces};
 use tokio::sync::Mutex;
 
 /// Two clusters at once are too many for a small machine.
@@ -86,44 +86,17 @@ async fn survives_the_death_of(victim: Victim) {
     trial.load.wait_for(50).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
-    let history = trial.load.history();
-    let before = examine(
-        &trial.cluster,
-        &others,
-        &history,
-        trial.start,
-        receipts_without(victim),
-    )
-    .await
-    .unwrap();
+    let receipts = receipts_without(victim);
+    let before = trial.examined(&others, receipts).await.unwrap();
 
     // when: it starts again under load
     trial.load.run();
     trial.load.wait_for(20).await.unwrap();
     trial.cluster.node_mut(victim).restart().await.unwrap();
     trial.cluster.ensure_same_identity(victim).await.unwrap();
-    trial
-        .cluster
-        .wait_until_settled(others[0], NODES)
-        .await
-        .unwrap();
-    trial.load.wait_for(30).await.unwrap();
-    trial.load.stop().await.unwrap();
-    trial.say("with the victim back");
 
     // then: everything holds through every node, also through the one that came back
-    let history = trial.load.history();
-    let places: Vec<usize> = (0..NODES).collect();
-    let after = examine(
-        &trial.cluster,
-        &places,
-        &history,
-        trial.start,
-        Receipts::Complete,
-    )
-    .await
-    .unwrap();
-    ensure_none("before and after", &judge_keeps(&before, &after)).unwrap();
+    trial.ends_well(others[0], &before).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 
 use cluster::{Trial, all_but, receipts_without};
 use spandrel_chaos::cluster_process::Wiring;
-use spandrel_chaos::examination::{ensure_none, examine};
-use spandrel_chaos::observe::Receipts;
-use spandrel_chaos::oracle::judge_keeps;
 use tokio::sync::Mutex;
 
 /// Two clusters at once are too many for a small machine.
@@ -66,16 +63,8 @@ async fn survives_a_pause_of(victim: Victim) {
     trial.load.wait_for(50).await.unwrap();
     trial.load.stop().await.unwrap();
     trial.say("without the victim");
-    let history = trial.load.history();
-    let before = examine(
-        &trial.cluster,
-        &others,
-        &history,
-        trial.start,
-        receipts_without(victim),
-    )
-    .await
-    .unwrap();
+    let receipts = receipts_without(victim);
+    let before = trial.examined(&others, receipts).await.unwrap();
 
     // when: it goes on, with requests in its sockets that came meanwhile
     let otlp = trial.cluster.node(victim).ports().otlp_grpc;
@@ -85,28 +74,9 @@ async fn survives_a_pause_of(victim: Victim) {
     trial.cluster.node(victim).resume().unwrap();
     let late = waiting.acknowledged().await.unwrap();
     eprintln!("{late} of {WAITING_REQUESTS} requests were acknowledged when it went on");
-    trial
-        .cluster
-        .wait_until_settled(others[0], NODES)
-        .await
-        .unwrap();
-    trial.load.wait_for(30).await.unwrap();
-    trial.load.stop().await.unwrap();
-    trial.say("with the victim back");
 
     // then: everything holds through every node, what it acknowledged late included
-    let history = trial.load.history();
-    let places: Vec<usize> = (0..NODES).collect();
-    let after = examine(
-        &trial.cluster,
-        &places,
-        &history,
-        trial.start,
-        Receipts::Complete,
-    )
-    .await
-    .unwrap();
-    ensure_none("before and after", &judge_keeps(&before, &after)).unwrap();
+    trial.ends_well(others[0], &before).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -12,8 +12,10 @@ use cluster::Trial;
 use spandrel_chaos::cluster_process::Wiring;
 use spandrel_chaos::examination::examine;
 use spandrel_chaos::observe::Receipts;
+use spandrel_chaos::oracle::Fetched;
 use spandrel_chaos::workload::{Export, SentSpan};
 use spandrel_model::ids::SpanId;
+use spandrel_model::search::TraceState;
 
 const NODES: usize = 10;
 
@@ -40,25 +42,22 @@ async fn ten_nodes_start_settle_and_serve() {
     assert!(report.unanswered.is_empty(), "{report:?}");
 
     // then: everything holds, through the first and the last one
-    let history = trial.load.history();
-    examine(
-        &trial.cluster,
-        &[0, NODES - 1],
-        &history,
-        trial.start,
-        Receipts::Complete,
-    )
-    .await
-    .unwrap();
+    let asked = trial.examined(&[0, NODES - 1], Receipts::Complete);
+    let answers = asked.await.unwrap();
     eprintln!("all asked after {:?}", began.elapsed());
 
     // and: the examination notices one span that is claimed and was never there
-    let mut claimed = history.clone();
-    let (trace, _) = history.traces().next().unwrap();
+    let mut claimed = trial.load.history();
+    let is_kept = |answer: &Fetched| {
+        let kept = TraceState::Kept;
+        matches!(answer, Fetched::Found { state, .. } if *state == kept)
+    };
+    let mut kept = answers.iter().filter(|(_, answer)| is_kept(answer));
+    let (trace, _) = kept.next().unwrap();
     let export = Export {
         bytes: Bytes::new(),
         spans: vec![SentSpan {
-            trace,
+            trace: *trace,
             span: SpanId([0xee; 8]),
             error: false,
         }],

@@ -26,7 +26,7 @@ use crate::disk::{LifeDisk, LifeDiskParts, Struck};
 use crate::limits::{DISK_RESERVE_BYTES, HALT_MS};
 use crate::model::Tally;
 use crate::operators;
-use crate::plan::{Fault, LifePlan};
+use crate::plan::{Fault, LifePlan, Plan};
 use crate::random::{Stream, stream};
 use crate::world::World;
 
@@ -232,16 +232,24 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
 }
 
 fn node_options(world: &World, purpose: Purpose) -> NodeOptions {
-    let plan = &world.plan;
-    let mut random = stream(plan.seed, Stream::Product);
     let searches = !matches!(purpose, Purpose::Faulty(_));
+    let options = options_of(&world.plan);
     NodeOptions {
-        data_dir: data_dir(),
         credit_bytes: if searches {
             SEARCHING_CREDIT_BYTES
         } else {
-            plan.credit_bytes
+            options.credit_bytes
         },
+        ..options
+    }
+}
+
+/// What a plan says of a node that founds its cluster and stays alone.
+pub(crate) fn options_of(plan: &Plan) -> NodeOptions {
+    let mut random = stream(plan.seed, Stream::Product);
+    NodeOptions {
+        data_dir: data_dir(),
+        credit_bytes: plan.credit_bytes,
         frame_cache_bytes: 1 << 20,
         store_cache_bytes: 4 << 20,
         recovery_window_seconds: plan.window_seconds,

@@ -166,7 +166,7 @@ pub(crate) enum BuildContent {
     Verdicts(Arc<[VerdictRecord]>, bool),
 }
 
-/// A record of a frame that came from the shard's primary, read and paid for.
+/// A record of a shard, read and paid for: of a frame that came from its primary, or of what this node numbered.
 pub(crate) enum ReplicaRecord {
     Spans {
         batch: Arc<SpanBatch>,
@@ -190,33 +190,7 @@ pub(crate) enum ReplicaRecord {
 impl ReplicaRecord {
     /// The notice of the record for its assembler.
     pub(crate) fn into_commit(self, lsn: Lsn) -> ShardCommit {
-        match self {
-            Self::Spans {
-                batch,
-                epoch,
-                rows,
-                start,
-                end,
-                again,
-                credit,
-                request,
-            } => ShardCommit::Spans {
-                lsn,
-                batch,
-                epoch,
-                rows,
-                start,
-                end,
-                again,
-                credit,
-                request,
-            },
-            Self::Verdicts { records, again } => ShardCommit::Verdicts {
-                lsn,
-                records,
-                again,
-            },
-        }
+        ShardCommit { lsn, record: self }
     }
 }
 
@@ -246,34 +220,9 @@ pub(crate) struct Replication {
 }
 
 /// A record that counts, for its shard's assembler.
-pub(crate) enum ShardCommit {
-    /// Spans.
-    Spans {
-        lsn: Lsn,
-        batch: Arc<SpanBatch>,
-        epoch: Arc<Epoch>,
-        rows: Arc<[u32]>,
-        start: usize,
-        end: usize,
-        again: bool,
-        credit: Credit,
-        request: Arc<Credit>,
-    },
-    /// Verdicts.
-    Verdicts {
-        lsn: Lsn,
-        records: Arc<[VerdictRecord]>,
-        again: bool,
-    },
-}
-
-impl ShardCommit {
-    /// The record's number.
-    pub(crate) fn lsn(&self) -> Lsn {
-        match self {
-            Self::Spans { lsn, .. } | Self::Verdicts { lsn, .. } => *lsn,
-        }
-    }
+pub(crate) struct ShardCommit {
+    pub(crate) lsn: Lsn,
+    pub(crate) record: ReplicaRecord,
 }
 
 impl Work {

@@ -6,10 +6,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use spandrel_chaos::cluster_process::{ClusterOptions, ClusterProcess, Wiring};
+use spandrel_chaos::examination::{Answers, ensure_none, examine};
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::limits::DECIDED_DEADLINE;
 use spandrel_chaos::load::Load;
 use spandrel_chaos::observe::{Receipts, wait_until};
+use spandrel_chaos::oracle::judge_keeps;
 use spandrel_model::ids::UnixNanos;
 
 /// Another one is taken from `SPANDREL_CHAOS_SEED`.
@@ -68,6 +70,29 @@ impl Trial {
             wait_until("decisions", DECIDED_DEADLINE, decided).await?;
         }
         Ok(())
+    }
+
+    /// Everything holds through the nodes at these places, now that the load has stopped.
+    pub(crate) async fn examined(
+        &self,
+        places: &[usize],
+        receipts: Receipts,
+    ) -> anyhow::Result<Answers> {
+        let history = self.load.history();
+        examine(&self.cluster, places, &history, self.start, receipts).await
+    }
+
+    /// All nodes are well again, under load: the cluster settles as the node at `asked` sees it, everything holds through
+    /// every node, and what was kept `before` still is.
+    pub(crate) async fn ends_well(&mut self, asked: usize, before: &Answers) -> anyhow::Result<()> {
+        let nodes = self.cluster.len();
+        self.cluster.wait_until_settled(asked, nodes).await?;
+        self.load.wait_for(30).await?;
+        self.load.stop().await?;
+        self.say("with the victim back");
+        let places: Vec<usize> = (0..nodes).collect();
+        let after = self.examined(&places, Receipts::Complete).await?;
+        ensure_none("before and after", &judge_keeps(before, &after))
     }
 
     /// For the log of the test: figures, and no verdict.

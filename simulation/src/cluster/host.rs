@@ -16,8 +16,7 @@ use super::streams::{SimulatedLinks, address};
 use crate::check::{Phase, Violation, check_all, check_trace, search_is_exact, violation};
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
-use crate::life::data_dir;
-use crate::limits::DISK_RESERVE_BYTES;
+use crate::life::options_of;
 use crate::random::{Stream, stream};
 
 /// Milliseconds between two checks of a trace while spans arrive.
@@ -185,10 +184,7 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
 }
 
 fn options(fleet: &Fleet, place: usize) -> NodeOptions {
-    let plan = &fleet.world.plan;
-    let mut random = stream(plan.seed, Stream::Product);
-    let (cluster_id, routing_key) = (random.next_u64().max(1), random.next_u64());
-    let disk_id = random.next_u64().wrapping_add(place as u64).max(1);
+    let options = options_of(&fleet.world.plan);
     // Whoever starts on an empty disk while others may be there joins them.
     let start = if place == 0 && !fleet.has_started(place) {
         NodeStart::Found
@@ -201,31 +197,17 @@ fn options(fleet: &Fleet, place: usize) -> NodeOptions {
         }
     };
     NodeOptions {
-        data_dir: data_dir(),
-        credit_bytes: plan.credit_bytes,
-        frame_cache_bytes: 1 << 20,
-        store_cache_bytes: 4 << 20,
-        recovery_window_seconds: plan.window_seconds,
-        journal_max_bytes: 1 << 40,
-        disk_reserve_bytes: Some(DISK_RESERVE_BYTES),
-        bucket_nanos: plan.bucket_seconds * spandrel_model::ids::UnixNanos::PER_SECOND,
-        require_tenant: false,
         start,
-        require_join_token: false,
         seed: ClusterSeed {
-            cluster_id,
-            routing_key,
-            shards: plan.shards,
             replication: fleet.plan.replication,
-            retention_seconds: plan.retention_seconds,
-            policy_yaml: plan.policy_yaml(),
+            ..options.seed
         },
-        new_disk_id: disk_id,
+        new_disk_id: options.new_disk_id.wrapping_add(place as u64).max(1),
         addresses: NodeAddresses {
             link: address(place),
             http: format!("node-{}:8080", place + 1),
             grpc: format!("node-{}:4317", place + 1),
         },
-        zone: String::new(),
+        ..options
     }
 }
