@@ -201,6 +201,8 @@ impl NodeProcess {
             .args(["--otlp-grpc-addr", &ports.otlp_grpc.to_string()])
             .args(["--otlp-http-addr", &ports.otlp_http.to_string()])
             .args(["--link-addr", &ports.link.to_string()])
+            // What else is on the disk of the machine is no part of a test.
+            .args(["--disk-reserve", "0B"])
             .args(&self.arguments)
             .stdin(Stdio::null());
         command

@@ -68,6 +68,10 @@ pub struct NodeSettings {
     /// Most bytes of the journal; its recovery window shrinks before that [default: 10GiB]
     #[arg(long, env = "SPANDREL_JOURNAL_MAX_BYTES", value_name = "SIZE")]
     pub journal_max_bytes: Option<String>,
+    /// With less of the disk free than this, exports are refused until there is more [default: 5 % of the disk, at
+    /// least 2GiB]
+    #[arg(long, env = "SPANDREL_DISK_RESERVE", value_name = "SIZE")]
+    pub disk_reserve: Option<String>,
 }
 
 /// The settings of one node, checked.
@@ -109,6 +113,8 @@ pub struct NodeStartOptions {
     pub journal_recovery_window_ms: u64,
     /// Bytes of the journal at which its recovery window shrinks.
     pub journal_max_bytes: u64,
+    /// Free bytes of the disk below which exports are refused; none means by the size of the disk.
+    pub disk_reserve_bytes: Option<u64>,
     /// Names of the cluster's settings that were given rather than left at their defaults: on a used directory the
     /// cluster's own values stand, and the node warns about these.
     pub given_seeds: Vec<&'static str>,
@@ -209,6 +215,7 @@ impl NodeSettings {
                 .journal_recovery_window
                 .or(other.journal_recovery_window),
             journal_max_bytes: self.journal_max_bytes.or(other.journal_max_bytes),
+            disk_reserve: self.disk_reserve.or(other.disk_reserve),
         }
     }
 
@@ -262,6 +269,11 @@ impl NodeSettings {
                 "journal_max_bytes",
                 self.journal_max_bytes.as_deref().unwrap_or("10GiB"),
             )?,
+            disk_reserve_bytes: self
+                .disk_reserve
+                .as_deref()
+                .map(|text| bytes("disk_reserve", text))
+                .transpose()?,
             given_seeds,
         };
         options.check()?;
@@ -307,6 +319,7 @@ impl NodeStartOptions {
             demo: Some(self.demo),
             journal_recovery_window: Some(period(self.journal_recovery_window_ms)),
             journal_max_bytes: Some(exact_size(self.journal_max_bytes)),
+            disk_reserve: self.disk_reserve_bytes.map(exact_size),
         }
     }
 

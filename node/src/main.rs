@@ -1,21 +1,17 @@
 //! Spandrel's binary.
 
-use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
 use spandrel_node::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
-/// The server allocates from many threads in many sizes; it returns memory to the system better than the system's own.
+/// Its settings are compiled in by `.cargo/config.toml`; docs/decisions/0015-jemalloc.md has the measurements.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if cli.command.runs_a_node() {
-        return_memory_soon();
-    }
     log_to_stderr();
     match runtime(&cli)
         .map_err(anyhow::Error::from)
@@ -26,26 +22,6 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Starts this program again, in the same process, with the allocator told to give freed memory back soon: kept for a
-/// second, as is its default, it doubled the anonymous memory while pages are built (measured: 720 against 370 MB);
-/// given back at once, it is faulted in again for the next request, which costs 8 % of the processor time (measured).
-/// mimalloc reads that from its environment, before `main`. When it cannot be done the node runs all the same.
-#[allow(clippy::disallowed_methods)] // the allocator's own setting, not one of ours
-fn return_memory_soon() {
-    const PURGE_DELAY: &str = "MIMALLOC_PURGE_DELAY";
-    if std::env::var_os(PURGE_DELAY).is_some() {
-        return;
-    }
-    if let Ok(program) = std::env::current_exe() {
-        let arguments = std::env::args_os().skip(1);
-        let failed = std::process::Command::new(program)
-            .args(arguments)
-            .env(PURGE_DELAY, "10")
-            .exec();
-        eprintln!("warning: freed memory is returned late: {failed}");
     }
 }
 

@@ -200,7 +200,7 @@ fn node_options(options: &NodeStartOptions, start: NodeStart) -> anyhow::Result<
         store_cache_bytes: usize::try_from(STORE_CACHE_BYTES)?,
         recovery_window_seconds: options.journal_recovery_window_ms / 1_000,
         journal_max_bytes: options.journal_max_bytes,
-        disk_reserve_bytes: None,
+        disk_reserve_bytes: options.disk_reserve_bytes,
         bucket_nanos: BUCKET_NANOS,
         require_tenant: options.require_tenant,
         start,
