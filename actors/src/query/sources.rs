@@ -46,11 +46,11 @@ pub(super) enum Origin {
 }
 
 impl Origin {
-    pub(super) fn rank(&self) -> (u8, Reverse<Lsn>) {
+    pub(super) fn rank(&self) -> (u8, Reverse<(u64, u64)>) {
         match self {
-            Self::Live(_) | Self::Unverified(_) => (0, Reverse(Lsn(0))),
-            Self::Recent(summary) => (1, Reverse(summary.fragment)),
-            Self::Stored { fragment, .. } => (2, Reverse(*fragment)),
+            Self::Live(_) | Self::Unverified(_) => (0, Reverse((0, 0))),
+            Self::Recent(summary) => (1, Reverse(summary.fragment.age())),
+            Self::Stored { fragment, .. } => (2, Reverse(fragment.age())),
         }
     }
 }
@@ -223,7 +223,7 @@ pub(super) fn recent(
         let known = newest
             .entry(summary.trace_id)
             .or_insert_with(|| Arc::clone(summary));
-        if known.fragment < summary.fragment {
+        if known.fragment.age() < summary.fragment.age() {
             *known = Arc::clone(summary);
         }
     };

@@ -217,6 +217,40 @@ impl Lsn {
     /// Bits of a number that count the records of one term: 55 years at 10,000 records a second.
     const RECORD_BITS: u32 = 44;
 
+    /// Marks the number of a fragment that was copied from another node.
+    const COPIED: u64 = 1 << 43;
+    /// Bits of a number that count the records of one term as far as fragments of it can be copied: four centuries at
+    /// ten records a second, five months at 10,000.
+    const COPYABLE_BITS: u32 = 37;
+    /// Which node a copy is from: its id, as far as six bits tell.
+    const SOURCES: u64 = 0x3f;
+
+    /// The number under which a fragment of node `from` stands in the block of another one: nodes give the same number
+    /// to fragments with different spans, since each builds its own pages. A copy of a copy keeps its number. `None`
+    /// when the term has too many records.
+    #[must_use]
+    pub fn copied_from(self, from: NodeId) -> Option<Self> {
+        let count = self.0 & ((1 << Self::RECORD_BITS) - 1);
+        if count & Self::COPIED != 0 {
+            return Some(self);
+        }
+        let source = (from.0 & Self::SOURCES) << Self::COPYABLE_BITS;
+        (count >> Self::COPYABLE_BITS == 0).then_some(Self(self.0 | Self::COPIED | source))
+    }
+
+    /// Of two fragments of one trace, the one with the greater age is the newer one, whether they were written here or
+    /// copied.
+    #[must_use]
+    pub fn age(self) -> (u64, u64) {
+        let marks = Self::COPIED | (Self::SOURCES << Self::COPYABLE_BITS);
+        let plain = if self.0 & Self::COPIED == 0 {
+            self.0
+        } else {
+            self.0 & !marks
+        };
+        (plain, self.0)
+    }
+
     /// The number after this one, of the same term.
     #[must_use]
     pub fn next(self) -> Self {
@@ -321,6 +355,19 @@ mod tests {
         ] {
             assert!(bad.parse::<TraceId>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_copy_is_as_old_as_its_original() {
+        let term = Lsn::before_term(Term(7));
+        let (early, late) = (Lsn(term.0 + 3), Lsn(term.0 + 4));
+        let copy = early.copied_from(NodeId(2)).unwrap();
+        assert_ne!(copy, early.copied_from(NodeId(3)).unwrap());
+        assert_eq!(copy.copied_from(NodeId(3)), Some(copy), "of a copy");
+        assert_eq!(copy.term(), Term(7));
+        assert!(copy > late, "by its number");
+        assert!(early.age() < copy.age() && copy.age() < late.age());
+        assert_eq!(Lsn(term.0 + (1 << 37)).copied_from(NodeId(2)), None);
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl BlockStore {
         found
     }
 
-    fn summary_at(
+    pub(super) fn summary_at(
         &self,
         bucket: Bucket,
         sequence: u64,
@@ -165,7 +165,7 @@ impl BlockStore {
 
 fn newest_with_summary(fragments: &[FragmentLocation]) -> Option<&FragmentLocation> {
     let with_summary = fragments.iter().filter(|fragment| fragment.sequence > 0);
-    with_summary.max_by_key(|location| location.fragment)
+    with_summary.max_by_key(|location| location.fragment.age())
 }
 
 fn open_batch(stored: &[u8], bucket: Bucket) -> Result<Batch, BlockError> {

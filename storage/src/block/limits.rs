@@ -14,6 +14,8 @@ pub const FIRST_FILTER_LAYER_TRACES: usize = 4_096;
 pub const SUMMARY_BATCH: usize = 128;
 /// Most raw bytes of a stored batch of summaries: 128 of the largest size fit.
 pub const MAX_SUMMARY_BATCH_BYTES: usize = 64 << 20;
+/// Pages that are read at most for one part of a copy: with a few fragments of each, some hundred milliseconds.
+pub const EXPORT_PAGES: usize = 64;
 /// Most tenants of one block: their numbers are 16 bits wide and the cluster has at most 10,000.
 pub const MAX_BLOCK_TENANTS: usize = 65_535;
 /// Fewest files that stay open: the current bucket, the one before it and those of a query.

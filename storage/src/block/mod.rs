@@ -7,6 +7,7 @@
 mod batches;
 mod commit;
 mod error;
+mod export;
 mod file;
 mod filter;
 pub mod limits;
@@ -25,10 +26,13 @@ mod block_life_test;
 #[cfg(test)]
 mod block_test;
 #[cfg(test)]
+mod export_test;
+#[cfg(test)]
 mod failed_sync_test;
 
 pub use commit::BlockWrite;
 pub use error::BlockError;
+pub use export::{BlockExport, PagePlace, Renumber};
 pub use read::{AttributeScope, FragmentLocation};
 pub use scan::{BlockScan, FoundFragment, ScanRequest, ScannedPage};
 pub use store::{BlockInfo, BlockOptions, BlockStore};

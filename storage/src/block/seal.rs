@@ -6,17 +6,15 @@ use redb::{ReadableTable, WriteTransaction};
 use spandrel_model::ids::{Bucket, UnixNanos};
 
 use super::commit::{self, Key};
-use super::error::{BlockError, corrupt};
+use super::error::BlockError;
 use super::file::exact_filter;
 use super::open_files::Purpose;
 use super::schema::{
     CHUNKS, FILTER, LOCATOR, Located, Meta, PAGES, RESOURCES, TENANTS, locator_key,
 };
 use super::store::BlockStore;
-use super::stored_page::{StoredPage, read_resource};
-use crate::page::{
-    EncodedPage, PageBuilder, PageReader, PageSpan, PlacedFragment, RebuiltSpan, read_context,
-};
+use super::stored_page::{ReadFragment, StoredPage, page_spans, read_fragments};
+use crate::page::{EncodedPage, PageBuilder};
 
 /// A page of less than this part of a full one is rewritten.
 const SMALL_PART: u32 = 2;
@@ -135,7 +133,14 @@ fn merge_run(
     }
     let mut read = Vec::new();
     for &page in pages {
-        match read_page(transaction, tenant, page)? {
+        let source = StoredPage {
+            chunks: transaction.open_table(CHUNKS)?,
+            tenant,
+            page,
+            cache: None,
+        };
+        let resources = transaction.open_table(RESOURCES)?;
+        match read_fragments(&source, &resources, &|_| true) {
             Some(fragments) => read.push((page, fragments)),
             None => tracing::error!(page, "corrupt page left as it is"),
         }
@@ -145,14 +150,7 @@ fn merge_run(
     }
     for (_, fragments) in &read {
         for (fragment, spans) in fragments {
-            let spans = spans
-                .iter()
-                .map(|(context, span)| {
-                    let context = read_context(context).ok_or_else(|| corrupt("resource"))?;
-                    Ok(PageSpan { context, span })
-                })
-                .collect::<Result<Vec<_>, BlockError>>()?;
-            builder.push(fragment.head, &spans)?;
+            builder.push(fragment.head, &page_spans(spans)?)?;
         }
     }
     let Some(page) = builder.finish()? else {
@@ -160,50 +158,6 @@ fn merge_run(
     };
     replace(transaction, tenant, &read, &page, meta)?;
     Ok(read.len())
-}
-
-type ReadFragment = (PlacedFragment, Vec<(Vec<u8>, Vec<u8>)>);
-
-/// All of a page; `None` when it is corrupt.
-fn read_page(
-    transaction: &WriteTransaction,
-    tenant: u16,
-    page: u64,
-) -> Result<Option<Vec<ReadFragment>>, BlockError> {
-    let source = StoredPage {
-        chunks: transaction.open_table(CHUNKS)?,
-        tenant,
-        page,
-        cache: None,
-    };
-    let resources = transaction.open_table(RESOURCES)?;
-    let Ok(mut reader) = PageReader::open(&source) else {
-        return Ok(None);
-    };
-    let (Ok(fragments), Ok(hashes)) = (reader.fragments(), reader.contexts().map(<[_]>::to_vec))
-    else {
-        return Ok(None);
-    };
-    let mut contexts = BTreeMap::new();
-    for hash in hashes {
-        let Ok(stored) = read_resource(&resources, tenant, hash) else {
-            return Ok(None);
-        };
-        contexts.insert(hash, stored);
-    }
-    let mut read = Vec::with_capacity(fragments.len());
-    for fragment in fragments {
-        let mut spans = Vec::with_capacity(fragment.rows as usize);
-        let mut keep = |span: RebuiltSpan<'_>| {
-            let context = contexts.get(&span.context).cloned().unwrap_or_default();
-            spans.push((context, span.span.to_vec()));
-        };
-        if reader.visit(&fragment, &mut keep).is_err() {
-            return Ok(None);
-        }
-        read.push((fragment, spans));
-    }
-    Ok(Some(read))
 }
 
 fn replace(

@@ -1,5 +1,7 @@
 //! A page in its chunks.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -10,7 +12,10 @@ use super::error::{BlockError, corrupt};
 use super::limits::CHUNK_BYTES;
 use super::schema::resource_key;
 use crate::byte_cache::ByteCache;
-use crate::page::{ContextHash, CorruptPage, PageBytes, PageError, PagePart, Unpacked};
+use crate::page::{
+    ContextHash, CorruptPage, PageBytes, PageError, PagePart, PageReader, PageSpan, PlacedFragment,
+    RebuiltSpan, Unpacked, read_context,
+};
 
 /// Chunks of one page, read when asked for.
 pub(super) struct StoredPage<'a, T> {
@@ -104,6 +109,45 @@ pub(super) fn read_resource(
         true => Ok(row.value().to_vec()),
         false => Err(corrupt("hash of a resource")),
     }
+}
+
+/// A fragment with its spans: resource and scope, and the message, of each.
+pub(super) type ReadFragment = (PlacedFragment, Vec<(Vec<u8>, Vec<u8>)>);
+
+/// The fragments of a page that are `wanted`; `None` when the page is corrupt.
+pub(super) fn read_fragments<T: ReadableTable<(u16, u64, u32), &'static [u8]>>(
+    source: &StoredPage<'_, T>,
+    resources: &impl ReadableTable<&'static [u8; 18], &'static [u8]>,
+    wanted: &dyn Fn(&PlacedFragment) -> bool,
+) -> Option<Vec<ReadFragment>> {
+    let mut reader = PageReader::open(source).ok()?;
+    let fragments = reader.fragments().ok()?;
+    let mut contexts = BTreeMap::new();
+    let mut read = Vec::new();
+    for fragment in fragments.into_iter().filter(wanted) {
+        for hash in reader.contexts_of(&fragment).ok()? {
+            if let Entry::Vacant(place) = contexts.entry(hash) {
+                place.insert(read_resource(resources, source.tenant, hash).ok()?);
+            }
+        }
+        let mut spans = Vec::with_capacity(fragment.rows as usize);
+        let mut keep = |span: RebuiltSpan<'_>| {
+            let context = contexts.get(&span.context).cloned().unwrap_or_default();
+            spans.push((context, span.span.to_vec()));
+        };
+        reader.visit(&fragment, &mut keep).ok()?;
+        read.push((fragment, spans));
+    }
+    Some(read)
+}
+
+/// The spans as a builder takes them.
+pub(super) fn page_spans(spans: &[(Vec<u8>, Vec<u8>)]) -> Result<Vec<PageSpan<'_>>, BlockError> {
+    let spans = spans.iter().map(|(context, span)| {
+        let context = read_context(context).ok_or_else(|| corrupt("resource"))?;
+        Ok(PageSpan { context, span })
+    });
+    spans.collect()
 }
 
 /// Names the page of an error.

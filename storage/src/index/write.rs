@@ -81,7 +81,7 @@ impl IndexStore {
             let known = newest
                 .entry((summary.trace_id, &summary.tenant))
                 .or_insert(summary);
-            if known.fragment < summary.fragment {
+            if known.fragment.age() < summary.fragment.age() {
                 *known = summary;
             }
         }
@@ -241,7 +241,7 @@ fn mark_superseded<'a>(
                     continue;
                 }
                 if let Err(place) = stale.binary_search(&document) {
-                    if segment.fragment(document) < summary.fragment {
+                    if segment.fragment(document).age() < summary.fragment.age() {
                         stale.insert(place, document);
                     } else {
                         outdated.insert((summary.trace_id, &summary.tenant));

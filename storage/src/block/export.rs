@@ -1,0 +1,285 @@
+//! Fragments on their way to the block of another node.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use redb::ReadableTable;
+use spandrel_model::ids::{Bucket, Lsn, TenantId};
+use spandrel_model::summary::TraceSummary;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::commit::BlockWrite;
+use super::error::{BlockError, corrupt};
+use super::file::View;
+use super::limits::{EXPORT_PAGES, SUMMARY_BATCH};
+use super::read::stored_page;
+use super::schema::{LOCATOR, Located, PAGES, RESOURCES, TENANTS, locator_key};
+use super::store::BlockStore;
+use super::stored_page::{page_spans, read_fragments};
+use super::summaries::{self, Batch};
+use crate::page::wire::{Wire, put_bytes, put_varint};
+use crate::page::{
+    ContextHash, EncodedPage, FragmentHead, PageBuilder, PageReader, PlacedFragment, StoredContext,
+};
+
+const VERSION: u8 = 1;
+
+/// How far the pages of a block were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct PagePlace {
+    /// Number of the tenant in the block.
+    pub tenant: u16,
+    /// The page.
+    pub page: u64,
+}
+
+/// Some of the fragments of a block.
+#[derive(Debug, Clone, Default)]
+pub struct BlockExport {
+    /// What the other block is to be given; `None` when the pages that were read have nothing for it.
+    pub write: Option<BlockWrite>,
+    /// Where to go on; `None`: these were the last pages.
+    pub next: Option<PagePlace>,
+}
+
+/// Says under which number a fragment goes into the other block; `None`: it does not.
+pub type Renumber<'a> = &'a dyn Fn(&FragmentHead) -> Option<Lsn>;
+
+/// Fragments of one tenant, up to a full page.
+#[derive(Default)]
+struct Filling {
+    tenant: Option<u16>,
+    builder: PageBuilder,
+    summaries: Vec<TraceSummary>,
+}
+
+impl BlockStore {
+    /// Reads on behind `after`: of one tenant, as many spans as a full page has, but at least one page and at most
+    /// [`EXPORT_PAGES`]. A seal may move fragments to later pages: then they come a second time, and are known there.
+    ///
+    /// # Errors
+    /// When a page or a summary cannot be read: a copy with a hole must not pass for a whole one.
+    pub fn export(
+        &self,
+        bucket: Bucket,
+        renumber: Renumber<'_>,
+        after: PagePlace,
+    ) -> Result<BlockExport, BlockError> {
+        let view = match self.view(bucket) {
+            Err(BlockError::NoBlock { .. }) => return Ok(BlockExport::default()),
+            other => other?,
+        };
+        let mut filling = Filling::default();
+        let mut last = after;
+        let mut next = None;
+        let first = (after.tenant, after.page.saturating_add(1));
+        for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
+            let (tenant, page) = row?.0.value();
+            let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
+            if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), renumber)? {
+                next = Some(last);
+                break;
+            }
+            last = PagePlace { tenant, page };
+        }
+        let Some(tenant) = filling.tenant else {
+            return Ok(BlockExport { write: None, next });
+        };
+        let page = filling.builder.finish()?;
+        let write = BlockWrite {
+            bucket,
+            tenant: tenant_name(&view, tenant)?,
+            pages: page.into_iter().collect(),
+            summaries: filling.summaries,
+        };
+        Ok(BlockExport {
+            write: Some(write),
+            next,
+        })
+    }
+
+    /// Adds what is wanted of a page; false when there is no room for it.
+    fn fill(
+        &self,
+        view: &View,
+        filling: &mut Filling,
+        bucket: Bucket,
+        (tenant, page): (u16, u64),
+        renumber: Renumber<'_>,
+    ) -> Result<bool, BlockError> {
+        let wanted = |fragment: &PlacedFragment| renumber(&fragment.head).is_some();
+        let source = stored_page(view, tenant, page)?;
+        let read = read_fragments(&source, &view.table(RESOURCES)?, &wanted);
+        let read = read.ok_or_else(|| corrupt("page that is to be copied"))?;
+        let spans: usize = read.iter().map(|(_, spans)| spans.len()).sum();
+        let has = filling.builder.span_count() as usize;
+        if has > 0 && has + spans > self.options.full_page_spans as usize {
+            return Ok(false);
+        }
+        for (fragment, spans) in &read {
+            let Some(copy) = renumber(&fragment.head) else {
+                continue;
+            };
+            let head = FragmentHead {
+                fragment: copy,
+                ..fragment.head
+            };
+            filling.builder.push(head, &page_spans(spans)?)?;
+            filling.tenant = Some(tenant);
+            if let Some(summary) = self.summary_of_fragment(view, bucket, tenant, fragment)? {
+                filling.summaries.push(TraceSummary {
+                    fragment: copy,
+                    ..summary
+                });
+            }
+        }
+        Ok(true)
+    }
+
+    fn summary_of_fragment(
+        &self,
+        view: &View,
+        bucket: Bucket,
+        tenant: u16,
+        fragment: &PlacedFragment,
+    ) -> Result<Option<TraceSummary>, BlockError> {
+        let (shard, trace, lsn) = fragment.head.key();
+        let key = locator_key(tenant, shard, trace, lsn);
+        let row = view.table(LOCATOR)?.get(&key)?;
+        let located = row.and_then(|row| Located::decode(row.value()));
+        let located = located.ok_or_else(|| corrupt("locator"))?;
+        if located.sequence == 0 {
+            return Ok(None);
+        }
+        let summary = self.summary_at(bucket, located.sequence)?;
+        let summary = summary.ok_or_else(|| corrupt("summary of a fragment"))?;
+        Ok(Some(summary))
+    }
+}
+
+fn tenant_name(view: &View, number: u16) -> Result<TenantId, BlockError> {
+    for row in view.table(TENANTS)?.iter()? {
+        let (name, found) = row?;
+        if found.value() == number {
+            return name.value().parse().map_err(|_| corrupt("tenant"));
+        }
+    }
+    Err(corrupt("tenant"))
+}
+
+impl BlockWrite {
+    /// Its form between nodes: docs/formats/block.md.
+    ///
+    /// # Errors
+    /// When zstd cannot work, which means that memory is short.
+    pub fn pack(&self) -> std::io::Result<Bytes> {
+        let mut out = vec![VERSION];
+        put_varint(&mut out, u64::from(self.bucket.0));
+        put_bytes(&mut out, self.tenant.as_str().as_bytes());
+        put_varint(&mut out, self.pages.len() as u64);
+        for page in &self.pages {
+            put_bytes(&mut out, &page.bytes);
+            put_varint(&mut out, page.contexts.len() as u64);
+            for context in &page.contexts {
+                put_bytes(&mut out, &context.bytes);
+            }
+        }
+        let summaries: Vec<&TraceSummary> = self.summaries.iter().collect();
+        put_varint(&mut out, summaries.len().div_ceil(SUMMARY_BATCH) as u64);
+        for batch in summaries.chunks(SUMMARY_BATCH) {
+            put_bytes(&mut out, &summaries::encode(&self.tenant, batch)?);
+        }
+        let checksum = xxh3_64(&out);
+        out.extend_from_slice(&checksum.to_le_bytes());
+        Ok(out.into())
+    }
+
+    /// Reads what [`Self::pack`] has written.
+    ///
+    /// # Errors
+    /// When the bytes are nothing of the kind, or something in them is not what it says.
+    pub fn unpack(packed: &Bytes) -> Result<Self, BlockError> {
+        let (covered, checksum) = packed.split_last_chunk::<8>().ok_or_else(malformed)?;
+        if xxh3_64(covered) != u64::from_le_bytes(*checksum) {
+            return Err(malformed());
+        }
+        let mut wire = Wire::new(covered);
+        let write = Self::read(&mut wire, packed)?;
+        match wire.is_empty() {
+            true => Ok(write),
+            false => Err(malformed()),
+        }
+    }
+
+    fn read(wire: &mut Wire<'_>, packed: &Bytes) -> Result<Self, BlockError> {
+        if wire.byte() != Some(VERSION) {
+            return Err(malformed());
+        }
+        let bucket = wire.minimal_varint().and_then(|it| u32::try_from(it).ok());
+        let bucket = Bucket(bucket.ok_or_else(malformed)?);
+        let name = std::str::from_utf8(piece(wire)?).map_err(|_| malformed())?;
+        let tenant: TenantId = name.parse().map_err(|_| malformed())?;
+        let mut pages = Vec::new();
+        for _ in 0..wire.minimal_varint().ok_or_else(malformed)? {
+            let bytes = packed.slice_ref(piece(wire)?);
+            let mut contexts = Vec::new();
+            for _ in 0..wire.minimal_varint().ok_or_else(malformed)? {
+                contexts.push(packed.slice_ref(piece(wire)?));
+            }
+            pages.push(page_of(bytes, contexts)?);
+        }
+        let mut summaries = Vec::new();
+        for _ in 0..wire.minimal_varint().ok_or_else(malformed)? {
+            let batch = Batch::open(piece(wire)?, bucket).ok_or_else(malformed)?;
+            for number in 0..batch.len() {
+                let summary = batch.summary(number).ok_or_else(malformed)?;
+                if summary.tenant != tenant {
+                    return Err(malformed());
+                }
+                summaries.push(summary);
+            }
+        }
+        Ok(Self {
+            bucket,
+            tenant,
+            pages,
+            summaries,
+        })
+    }
+}
+
+fn malformed() -> BlockError {
+    corrupt("fragments of another node")
+}
+
+fn piece<'a>(wire: &mut Wire<'a>) -> Result<&'a [u8], BlockError> {
+    wire.minimal_bytes().ok_or_else(malformed)
+}
+
+/// A page that another node has built, with the resources and scopes that it names.
+fn page_of(bytes: Bytes, contexts: Vec<Bytes>) -> Result<EncodedPage, BlockError> {
+    let invalid = |_| malformed();
+    let contexts = contexts.into_iter().map(|bytes| StoredContext {
+        hash: ContextHash::of(&bytes),
+        bytes,
+    });
+    let contexts: Vec<StoredContext> = contexts.collect();
+    let known: BTreeSet<_> = contexts.iter().map(|context| context.hash).collect();
+    let mut reader = PageReader::open(&bytes).map_err(invalid)?;
+    let fragments = reader.fragments().map_err(invalid)?;
+    let mut named = reader.contexts().map_err(invalid)?.iter();
+    if !named.all(|hash| known.contains(hash)) {
+        return Err(malformed());
+    }
+    let (min_start, max_start) = reader.starts();
+    let span_count = reader.span_count();
+    drop(reader);
+    Ok(EncodedPage {
+        bytes,
+        fragments,
+        contexts,
+        min_start,
+        max_start,
+        span_count,
+    })
+}
