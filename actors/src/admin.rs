@@ -18,6 +18,7 @@ use crate::membership::Member;
 use crate::opening::adopt_settings;
 use crate::pager::PagerMessage;
 use crate::query::QueryPort;
+use crate::repair::CopierMessage;
 use crate::shared::{Gauges, Shared};
 
 /// Changes and shows the settings of a node.
@@ -26,6 +27,7 @@ pub(crate) struct AdminPort {
     pub(crate) member: Member,
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
+    pub(crate) copier: ActorRef<CopierMessage>,
     pub(crate) query: QueryPort,
 }
 
@@ -122,8 +124,12 @@ impl Admin for AdminPort {
         self.member.leave().await
     }
 
-    async fn remove_node(&self, node: NodeId) -> Result<(), PortError> {
-        self.member.remove(node).await
+    async fn remove_node(&self, node: NodeId, accepts_loss: bool) -> Result<(), PortError> {
+        self.member.remove(node, accepts_loss).await
+    }
+
+    async fn repair(&self) -> Result<(), PortError> {
+        self.copier.cast(CopierMessage::Look).map_err(unavailable)
     }
 
     async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
@@ -64,6 +64,8 @@ pub(crate) enum AssemblerMessage {
     /// The shard starts anew here, and of this node's records those up to the one named count. Answered when no trace is
     /// left: the kept ones go to a block first.
     StartAnew(Lsn, oneshot::Sender<()>),
+    /// Whether all that records of terms up to this one brought into the bucket is in its block.
+    Settled(Bucket, Term, oneshot::Sender<bool>),
     /// What a replica that joins must know of.
     Held(oneshot::Sender<Vec<HeldTrace>>),
     View(TenantId, TraceId, Depth, oneshot::Sender<Option<EntryView>>),
@@ -238,6 +240,14 @@ impl AssemblerState {
                 self.state.count(counted);
                 self.leaving.push(reply);
                 self.let_go(self.state.counted());
+            }
+            AssemblerMessage::Settled(bucket, term, reply) => {
+                // A follower may not have been told yet that the last records of a term count.
+                let counted = self.state.counted();
+                let last = self.shared.journal.last_lsn(self.shard);
+                let knows =
+                    self.role == ShardRole::None || counted.term() > term || counted >= last;
+                let _ = reply.send(knows && !self.state.waits_for_page(bucket, term));
             }
             AssemblerMessage::Held(reply) => {
                 let _ = reply.send(self.state.held());

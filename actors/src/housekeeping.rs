@@ -1,6 +1,7 @@
 //! The housekeeper: once a second it reads the memory pressure, prepares journal slices, trims what nobody needs,
 //! expires what is old, and watches the disk's reserve.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -202,6 +203,7 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
 /// One a call, because the pages of a bucket are read and written again.
 fn seal_one(shared: &Shared, now: UnixNanos) {
     let waited = PAGE_MAX_AGE_MS * UnixNanos::PER_MILLI;
+    let copying = shared.copying.load(Ordering::Relaxed);
     let due = shared
         .blocks
         .buckets()
@@ -209,7 +211,9 @@ fn seal_one(shared: &Shared, now: UnixNanos) {
         .into_iter()
         .find(|block| {
             let end = block.bucket.end(shared.bucket_nanos);
-            !block.sealed && block.unopenable.is_none() && now.since(end) > waited
+            let is_copied = copying == u64::from(block.bucket.0);
+            let is_open = !block.sealed && block.unopenable.is_none();
+            is_open && !is_copied && now.since(end) > waited
         });
     if let Some(block) = due
         && let Err(error) = shared.measured(Stage::Seal, || shared.blocks.seal(block.bucket))
@@ -219,7 +223,7 @@ fn seal_one(shared: &Shared, now: UnixNanos) {
 }
 
 /// The buckets before this one have expired by `at`.
-fn expired_before(shared: &Shared, at: UnixNanos, retention_seconds: u64) -> Bucket {
+pub(crate) fn expired_before(shared: &Shared, at: UnixNanos, retention_seconds: u64) -> Bucket {
     let retention = retention_seconds.saturating_mul(UnixNanos::PER_SECOND);
     Bucket::containing(at.minus(retention), shared.bucket_nanos)
 }

@@ -32,6 +32,7 @@ pub mod placement;
 mod query;
 mod recent;
 mod recovery;
+mod repair;
 mod replay;
 mod replication;
 mod route;

@@ -278,3 +278,23 @@ pub const RECALL_TRIES: u32 = 10;
 pub const RECALL_PAUSE_MS: u64 = 1_000;
 /// Verdicts of one record: some 40 KiB.
 pub const RECORD_VERDICTS: usize = 1_000;
+/// Milliseconds between two looks of the copier at what this node is to hold.
+pub const COPY_LOOK_MS: u64 = 2_000;
+/// Milliseconds before a holder that has refused is asked for the same bucket again: mostly a page is waited for.
+pub const COPY_RETRY_MS: u64 = 5_000;
+/// Bytes a second that a node copies at most: an hour of 20,000 kept spans a second (4 GB) in three and a half minutes.
+pub const COPY_BYTES_PER_SECOND: u64 = 20 << 20;
+/// Bytes of one answer with older data: half of what a message between nodes may have.
+pub const COPY_PIECE_BYTES: usize = 512 * 1024;
+/// Bytes of one part of a copy: a page of the largest trace, packed, some times over.
+pub const MAX_COPY_PART_BYTES: u64 = 256 << 20;
+/// Milliseconds that a holder takes for one piece at most: it reads up to 64 pages.
+pub const COPY_DEADLINE_MS: u64 = 4_000;
+/// Milliseconds that the copier waits for it.
+pub const COPY_CALL_MS: u64 = 5_000;
+/// Pieces that a node makes at once for others: each reads and encodes pages.
+pub const MAX_COPIES_GIVEN: usize = 2;
+/// Summaries that wait for the index at which a copy waits too: some 20 MB of memory.
+pub const COPY_UNINDEXED: usize = 20_000;
+/// Milliseconds after which a node that is down counts for lost: what it held is copied by others (DESIGN.md, 4).
+pub const DEAD_AFTER_MS: u64 = 600_000;

@@ -28,15 +28,17 @@ pub(crate) enum Stage {
     Seal,
     /// Reading for queries.
     Query,
+    /// Giving and taking copies of older data.
+    Copy,
 }
 
 /// A counter for each stage, looked up once.
-pub(crate) struct StageCounters([Counter; 8]);
+pub(crate) struct StageCounters([Counter; 9]);
 
 impl StageCounters {
     pub(crate) fn new() -> Self {
         let names = [
-            "scan", "frame", "commit", "assemble", "page", "index", "seal", "query",
+            "scan", "frame", "commit", "assemble", "page", "index", "seal", "query", "copy",
         ];
         Self(names.map(|stage| counter!("spandrel_stage_cpu_nanoseconds_total", "stage" => stage)))
     }

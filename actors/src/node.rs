@@ -26,6 +26,7 @@ use crate::opening::{compile, guard, open_storage};
 use crate::pager::PagerMessage;
 use crate::query::{Coordinator, CoordinatorParts, QueryPort, QueryServer};
 use crate::recovery::{Recovery, report_damage};
+use crate::repair::CopierMessage;
 use crate::replay::{Recovered, replay};
 use crate::route::Dispatcher;
 use crate::shared::Shared;
@@ -93,6 +94,7 @@ pub struct Node {
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
+    pub(crate) copier: ActorRef<CopierMessage>,
     pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
     pub(crate) options: Arc<NodeOptions>,
     /// What recovery found.
@@ -257,6 +259,7 @@ impl Node {
             member: self.member.clone(),
             pager: self.pager.clone(),
             indexer: self.indexer.clone(),
+            copier: self.copier.clone(),
             query: self.query_port(),
         })
     }

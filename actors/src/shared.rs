@@ -91,6 +91,10 @@ pub(crate) struct Shared {
     own_pressure: AtomicU8,
     pressure: AtomicU8,
     pub(crate) follower_pressure: FollowerPressure,
+    /// Held by whoever writes to a block and shows what it wrote.
+    pub(crate) block_writes: Mutex<()>,
+    /// The bucket that older data is being copied to; `u64::MAX`: none.
+    pub(crate) copying: AtomicU64,
 }
 
 /// What [`Shared::new`] takes.
@@ -126,6 +130,8 @@ impl Shared {
             own_pressure: AtomicU8::new(0),
             pressure: AtomicU8::new(0),
             follower_pressure: FollowerPressure::default(),
+            block_writes: Mutex::new(()),
+            copying: AtomicU64::new(u64::MAX),
         }
     }
 

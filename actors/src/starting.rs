@@ -16,6 +16,7 @@ use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
 use crate::pager::{Pager, PagerArguments};
 use crate::recovery::Recovery;
+use crate::repair::{Copier, CopierArguments, CopyServer};
 use crate::replay::Recovered;
 use crate::replication::{Intake, Keeper, KeeperArguments};
 use crate::shared::Shared;
@@ -157,8 +158,16 @@ pub(crate) async fn start_actors(
         options: Arc::clone(&options),
     };
     Actor::spawn_linked(None, Housekeeper, arguments, cell()).await?;
+    let arguments = CopierArguments {
+        shared: Arc::clone(&shared),
+        settings: member.settings.clone(),
+        link: Arc::clone(&member.link),
+    };
+    let (copier, _) = Actor::spawn_linked(None, Copier, arguments, cell()).await?;
+    let has_holes = recovery.lost_frames > 0 || recovery.lost_slices > 0;
     let node = Node {
         shared,
+        copier,
         member,
         supervisor,
         writer,
@@ -174,5 +183,15 @@ pub(crate) async fn start_actors(
     }
     let questions = Arc::new(node.query_server());
     node.member.router.set(PeerService::Query, questions);
+    let copies = CopyServer::new(
+        Arc::clone(&node.shared),
+        Arc::clone(&node.shards),
+        node.pager.clone(),
+        node.member.settings.watch(),
+        has_holes,
+    );
+    node.member
+        .router
+        .set(PeerService::Copies, Arc::new(copies));
     Ok(node)
 }

@@ -204,11 +204,23 @@ async fn a_node_leaves_and_is_removed() {
     third.admin().leave_node().await.unwrap();
     third.admin().leave_node().await.unwrap();
     until(&first, |view| used(view, 3) == Some(NodeUse::Draining)).await;
-    let up = first.admin().remove_node(NodeId(2)).await.unwrap_err();
+    let up = first
+        .admin()
+        .remove_node(NodeId(2), false)
+        .await
+        .unwrap_err();
     assert_eq!(up.code, "node_is_up");
-    let own = first.admin().remove_node(NodeId(1)).await.unwrap_err();
+    let own = first
+        .admin()
+        .remove_node(NodeId(1), false)
+        .await
+        .unwrap_err();
     assert_eq!(own.code, "own_node");
-    let unknown = first.admin().remove_node(NodeId(8)).await.unwrap_err();
+    let unknown = first
+        .admin()
+        .remove_node(NodeId(8), false)
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code, "unknown_node");
     // when its shards have gone elsewhere and it has stopped
     until(&first, |view| {
@@ -217,7 +229,7 @@ async fn a_node_leaves_and_is_removed() {
     })
     .await;
     third.stop().await;
-    first.admin().remove_node(NodeId(3)).await.unwrap();
+    first.admin().remove_node(NodeId(3), false).await.unwrap();
     until(&first, |view| voters(view) == [1] && view.nodes.len() == 2).await;
     let last = [
         first.admin().cluster().await,

@@ -64,7 +64,16 @@ pub enum NodeCommand {
     Remove {
         /// Its number, as `node status` shows it
         node: u64,
+        /// Remove it even if no other node holds some of the data that it holds
+        #[arg(long)]
+        i_accept_loss: bool,
         /// How to reach another node
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Have older data copied now that has too few copies, and wait until it has them
+    Repair {
+        /// How to reach a node
         #[command(flatten)]
         client: ClientArgs,
     },

@@ -1,6 +1,6 @@
 //! What replicas need of a shard: state that is repeated for one that joins, obeying, starting anew.
 
-use spandrel_model::ids::{Lsn, TenantId, TraceId};
+use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId};
 use spandrel_model::verdict::VerdictRecord;
 
 use super::entry::Phase;
@@ -94,6 +94,24 @@ impl ShardState {
                 kept.ready = true;
             }
         }
+    }
+
+    /// Whether something that records of terms up to `term` brought is still to be written to the block of a bucket.
+    #[must_use]
+    pub fn waits_for_page(&self, bucket: Bucket, term: Term) -> bool {
+        self.slots.iter().flatten().any(|entry| {
+            let (of, first) = match &entry.phase {
+                Phase::Kept(kept) if kept.stored.is_some() => (entry.bucket, kept.at),
+                Phase::Kept(kept) => (kept.record.bucket, kept.at),
+                Phase::Deciding(deciding) => (deciding.record.bucket, self.applied),
+                Phase::Open | Phase::Unconfirmed | Phase::LateDropped(_) => return false,
+            };
+            let first = entry
+                .references
+                .first()
+                .map_or(first, |lsn| first.min(*lsn));
+            of == bucket && first.term() <= term
+        })
     }
 
     /// The last record that is known to count.

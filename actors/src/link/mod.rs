@@ -75,6 +75,8 @@ pub enum PeerService {
     Query = 3,
     /// Joining, leaving, what one node asks of another about itself.
     Membership = 4,
+    /// Older data for a node that is to hold it.
+    Copies = 5,
 }
 
 impl PeerService {
@@ -86,6 +88,7 @@ impl PeerService {
             2 => Self::Shards,
             3 => Self::Query,
             4 => Self::Membership,
+            5 => Self::Copies,
             _ => return None,
         })
     }

@@ -10,6 +10,7 @@ use super::view::{Known, cluster_view, versions};
 use super::{JoinSecret, Member};
 use crate::env::Env;
 use crate::limits::{JOIN_TOKEN_SECONDS, PRESSURE_RETRY_MS};
+use crate::repair::held_alone;
 
 fn unavailable(error: ProposeError) -> PortError {
     PortError::unavailable("settings", error.to_string(), PRESSURE_RETRY_MS)
@@ -77,7 +78,7 @@ impl Member {
     }
 
     /// Takes a node out of the cluster.
-    pub(crate) async fn remove(&self, node: NodeId) -> Result<(), PortError> {
+    pub(crate) async fn remove(&self, node: NodeId, accepts_loss: bool) -> Result<(), PortError> {
         let state = self.settings.state();
         let Some(record) = state.nodes.get(&node) else {
             return Err(unknown(node));
@@ -93,6 +94,13 @@ impl Member {
                 "node {id} is up: let it hand over by `spandrel node leave` there, or stop it for good"
             );
             return Err(refused("node_is_up", message));
+        }
+        let alone = held_alone(&state, node);
+        if alone > 0 && !accepts_loss {
+            let message = format!(
+                "no other node holds {alone} pieces of older data that node {id} holds: start it again and let it leave, or remove it with --i-accept-loss"
+            );
+            return Err(refused("only_copy", message));
         }
         let command = Command::RemoveNode {
             node,

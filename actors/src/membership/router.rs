@@ -12,6 +12,7 @@ pub struct PeerRouter {
     shards: Slot,
     query: Slot,
     membership: Slot,
+    copies: Slot,
 }
 
 type Slot = RwLock<Option<Arc<dyn PeerHandler>>>;
@@ -29,6 +30,7 @@ impl PeerRouter {
             PeerService::Shards,
             PeerService::Query,
             PeerService::Membership,
+            PeerService::Copies,
         ] {
             self.put(service, None);
         }
@@ -48,6 +50,7 @@ impl PeerRouter {
             PeerService::Shards => &self.shards,
             PeerService::Query => &self.query,
             PeerService::Membership => &self.membership,
+            PeerService::Copies => &self.copies,
         }
     }
 }

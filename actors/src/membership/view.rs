@@ -13,6 +13,7 @@ use super::handler::describe;
 use super::message::{Answer, Request};
 use crate::limits::DESCRIBE_MS;
 use crate::link::{Link, LinkClass, PeerService};
+use crate::repair::{lacking, needed_of};
 
 /// What one node knows.
 pub(super) struct Known<'a> {
@@ -50,6 +51,7 @@ pub(super) fn cluster_view(known: &Known<'_>) -> ClusterView {
         lacking: copies
             .filter(|lack| lack.copies < effective_replication)
             .collect(),
+        lacking_copies: count(0..lacking(state, &BTreeSet::new())),
     }
 }
 
@@ -75,6 +77,7 @@ fn node_view(known: &Known<'_>, id: NodeId, node: &NodeRecord) -> NodeView {
         primary_shards: count(shards.iter().filter(|record| record.primary == id)),
         in_sync_shards: count(shards.iter().filter(|record| record.isr.contains(&id))),
         filling_shards: count(shards.iter().filter(|record| record.filling.contains(&id))),
+        needed_copies: count(0..needed_of(known.state, id)),
     }
 }
 

@@ -9,6 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{ShardId, UnixNanos};
 use tokio::sync::oneshot;
 
+pub(crate) use self::write::commit_pages;
 use self::write::{Buffers, write_pages};
 use crate::assembler::{KeptTrace, PagedTrace};
 use crate::assembler_actor::AssemblerMessage;

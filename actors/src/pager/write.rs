@@ -4,7 +4,7 @@ use spandrel_model::ids::{Bucket, ShardId};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
 use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::gather::{Gathered, gather};
 use crate::arena::SpanArena;
@@ -105,7 +105,17 @@ fn write_group(
         pages,
         summaries,
     };
-    let blocks = &shared.blocks;
+    commit_pages(shared, write)
+}
+
+/// Writes pages to their block, and shows their summaries to search.
+pub(crate) fn commit_pages(shared: &Shared, write: BlockWrite) -> Result<(), String> {
+    // So that the summaries of a bucket come in the order of their numbers: the pager and the copier both write.
+    let _one = shared
+        .block_writes
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let (blocks, bucket) = (&shared.blocks, write.bucket);
     let sequences = blocks.commit(&write).map_err(|error| error.to_string())?;
     let count = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
     let written: Vec<(u64, TraceSummary)> = if count == write.summaries.len() {

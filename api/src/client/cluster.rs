@@ -28,13 +28,26 @@ impl Client {
     /// Takes a node out of the cluster for good.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when it is up or a shard still names it, and as every call.
-    pub async fn remove_node(&self, node: u64) -> Result<(), ClientError> {
+    /// [`ClientError::Refused`] when it is up or a shard still names it, when it alone holds some of the older data and
+    /// `accept_loss` is false, and as every call.
+    pub async fn remove_node(&self, node: u64, accept_loss: bool) -> Result<(), ClientError> {
         let body = RemoveNodeRequest {
             node: node.to_string(),
+            accept_loss,
         };
         let DoneResponse {} = self
             .call(Method::POST, "/v1/admin/nodes/remove", Some(&body))
+            .await?;
+        Ok(())
+    }
+
+    /// Lets the node look at once for older data that it is to copy.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn repair_node(&self) -> Result<(), ClientError> {
+        let DoneResponse {} = self
+            .call::<(), _>(Method::POST, "/v1/admin/nodes/repair", None)
             .await?;
         Ok(())
     }

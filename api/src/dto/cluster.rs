@@ -35,6 +35,8 @@ pub struct ClusterNode {
     pub in_sync_shards: u32,
     /// Shards of which its copy is being filled.
     pub filling_shards: u32,
+    /// Pieces of older data (of one shard, term and hour) that have too few copies without it.
+    pub needed_copies: u32,
 }
 
 /// A shard with fewer full copies than there can be.
@@ -69,14 +71,19 @@ pub struct ClusterResponse {
     pub nodes: Vec<ClusterNode>,
     /// Shards with fewer full copies than there can be.
     pub lacking: Vec<LackingShard>,
+    /// Pieces of older data (of one shard, term and hour) that have fewer copies than there can be.
+    pub lacking_copies: u32,
 }
 
 /// `POST /v1/admin/nodes/remove`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoveNodeRequest {
     /// The node's id.
     pub node: String,
+    /// Remove it also when nobody else holds some of what it holds.
+    #[serde(default)]
+    pub accept_loss: bool,
 }
 
 /// `POST /v1/admin/tokens/join`. Never logged.
@@ -104,6 +111,7 @@ impl From<NodeView> for ClusterNode {
             primary_shards: view.primary_shards,
             in_sync_shards: view.in_sync_shards,
             filling_shards: view.filling_shards,
+            needed_copies: view.needed_copies,
         }
     }
 }
@@ -125,6 +133,7 @@ impl From<ClusterView> for ClusterResponse {
             effective_replication: view.effective_replication,
             nodes: view.nodes.into_iter().map(Into::into).collect(),
             lacking: lacking.collect(),
+            lacking_copies: view.lacking_copies,
         }
     }
 }

@@ -28,7 +28,13 @@ pub(super) async fn remove(
         let message = "the node must be the number that `spandrel node status` shows";
         ApiError::invalid("node", message.to_owned())
     })?;
-    native.ports.admin.remove_node(NodeId(node)).await?;
+    let admin = &native.ports.admin;
+    admin.remove_node(NodeId(node), body.accept_loss).await?;
+    Ok(json_response(&DoneResponse {}))
+}
+
+pub(super) async fn repair(_: Local, State(native): State<Native>) -> Result<Response, ApiError> {
+    native.ports.admin.repair().await?;
     Ok(json_response(&DoneResponse {}))
 }
 

@@ -77,6 +77,7 @@ pub(crate) fn router(native: Native) -> Router {
         .route("/v1/cluster", get(cluster::cluster))
         .route("/v1/admin/nodes/leave", post(cluster::leave))
         .route("/v1/admin/nodes/remove", post(cluster::remove))
+        .route("/v1/admin/nodes/repair", post(cluster::repair))
         .route("/v1/admin/tokens/join", post(cluster::create_join_token))
         .merge(crate::tempo::routes())
         .fallback(no_such_route)

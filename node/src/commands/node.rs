@@ -22,7 +22,12 @@ pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
         }
         NodeCommand::Join(args) => return node_join::run(*args).await,
         NodeCommand::Leave { client } => return nodes::leave(&client).await,
-        NodeCommand::Remove { node, client } => return nodes::remove(node, &client).await,
+        NodeCommand::Remove {
+            node,
+            i_accept_loss,
+            client,
+        } => return nodes::remove(node, i_accept_loss, &client).await,
+        NodeCommand::Repair { client } => return nodes::repair(&client).await,
         NodeCommand::Status { watch, client } => (watch, client),
     };
     let client = connect(&args).await?;

@@ -18,7 +18,7 @@ const LEADER_SILENT_MS: u64 = 3_000;
 /// Shards without enough copies that are named.
 const SHOWN_SHARDS: usize = 16;
 
-/// Lets the node that is asked hand over its shards, and waits until it holds none.
+/// Lets the node that is asked hand over its shards, and waits until it holds none and nobody needs its older data.
 ///
 /// # Errors
 /// What went wrong and what to try next.
@@ -35,8 +35,9 @@ pub async fn leave(args: &ClientArgs) -> anyhow::Result<()> {
             node.primary_shards,
             node.in_sync_shards,
             node.filling_shards,
+            node.needed_copies,
         );
-        if left == (0, 0, 0) {
+        if left == (0, 0, 0, 0) {
             if args.json {
                 return print_json(node);
             }
@@ -54,14 +55,43 @@ pub async fn leave(args: &ClientArgs) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// What went wrong and what to try next.
-pub async fn remove(node: u64, args: &ClientArgs) -> anyhow::Result<()> {
-    connect(args).await?.remove_node(node).await?;
+pub async fn remove(node: u64, accept_loss: bool, args: &ClientArgs) -> anyhow::Result<()> {
+    let client = connect(args).await?;
+    client.remove_node(node, accept_loss).await?;
     if args.json {
         return print_json(&serde_json::json!({"removed": node.to_string()}));
     }
     Ok(print(&format!(
         "node {node} is no member any more; its id is not given again\n"
     ))?)
+}
+
+/// Lets all nodes that can be reached look at once for what they are to copy, and waits until there are enough copies.
+///
+/// # Errors
+/// What went wrong and what to try next.
+pub async fn repair(args: &ClientArgs) -> anyhow::Result<()> {
+    let client = connect(args).await?;
+    let mut shown = None;
+    loop {
+        client.repair_node().await?;
+        let view = client.cluster().await?;
+        let lacking = view.lacking_copies;
+        if lacking == 0 {
+            if args.json {
+                return print_json(&view);
+            }
+            return Ok(print("all older data has its copies\n")?);
+        }
+        if !args.json && shown != Some(lacking) {
+            print(&format!(
+                "{lacking} pieces of older data have fewer than {} copies\n",
+                view.effective_replication
+            ))?;
+            shown = Some(lacking);
+        }
+        tokio::time::sleep(PROGRESS_PAUSE).await;
+    }
 }
 
 fn farewell(node: &str) -> String {
@@ -73,11 +103,12 @@ fn farewell(node: &str) -> String {
 
 fn progress(node: &ClusterNode) -> String {
     format!(
-        "node {} still leads {} shards, has {} copies, and fills {}\n",
+        "node {} still leads {} shards, has {} copies, and fills {}; {} pieces of its older data are not copied yet\n",
         escape(&node.node),
         node.primary_shards,
         node.in_sync_shards,
-        node.filling_shards
+        node.filling_shards,
+        node.needed_copies
     )
 }
 
@@ -134,8 +165,15 @@ pub fn render(view: &ClusterResponse) -> String {
 /// What the shards lack, a line each.
 fn lacking(view: &ClusterResponse) -> String {
     let wanted = view.effective_replication;
+    let older = match view.lacking_copies {
+        0 => String::new(),
+        some => format!(
+            "OLDER DATA  {some} pieces have fewer than {wanted} copies, they are being made\n"
+        ),
+    };
     if view.lacking.is_empty() {
-        return format!("copies      all {} shards have {wanted}\n", view.shards);
+        let enough = format!("copies      all {} shards have {wanted}\n", view.shards);
+        return enough + &older;
     }
     let numbers = |waits: bool| {
         let some = view.lacking.iter().filter(|one| (one.copies == 0) == waits);
@@ -162,7 +200,7 @@ fn lacking(view: &ClusterResponse) -> String {
             "FEW COPIES  {few} shards have fewer than {wanted} full copies: {named}"
         );
     }
-    out
+    out + &older
 }
 
 #[cfg(test)]
@@ -186,6 +224,7 @@ mod tests {
             primary_shards: 3,
             in_sync_shards: 4,
             filling_shards: 0,
+            needed_copies: 0,
         }
     }
 
@@ -200,6 +239,7 @@ mod tests {
             effective_replication: 2,
             nodes: vec![node(1, "voter"), node(2, "leader")],
             lacking: Vec::new(),
+            lacking_copies: 0,
         }
     }
 

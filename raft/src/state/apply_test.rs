@@ -233,6 +233,29 @@ fn holders_are_compared_and_forgotten_with_their_bucket() {
     assert!(state.holders.is_empty());
 }
 
+/// A primary named its replicas as holders at the moment at which one of them left.
+#[test]
+fn who_is_not_in_sync_is_no_first_holder_of_the_term() {
+    let mut state = serving();
+    let set = |holders: &[u64]| Command::SetHolders {
+        changes: vec![HolderChange {
+            bucket: Bucket(9),
+            key: HolderKey {
+                shard: ShardId(0),
+                term: Term(1),
+            },
+            expected: Vec::new(),
+            holders: holders.iter().copied().map(NodeId).collect(),
+        }],
+    };
+    state
+        .apply(&change(0, record(1, 1, &[1, 2]), record(1, 1, &[1])))
+        .unwrap();
+    let refused = state.apply(&set(&[1, 2])).unwrap_err();
+    assert!(refused.to_string().contains("not in sync"), "{refused}");
+    state.apply(&set(&[1])).unwrap();
+}
+
 #[test]
 fn who_leaves_a_term_is_no_holder_of_what_comes_in_it() {
     let mut state = serving();

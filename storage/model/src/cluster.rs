@@ -81,6 +81,8 @@ pub struct NodeView {
     pub in_sync_shards: u32,
     /// Shards of which its copy is being filled.
     pub filling_shards: u32,
+    /// Pieces of older data (of one shard, term and hour) that have too few copies without it.
+    pub needed_copies: u32,
 }
 
 /// A shard that has not as many full copies as it should.
@@ -113,6 +115,8 @@ pub struct ClusterView {
     pub nodes: Vec<NodeView>,
     /// Shards with fewer full copies than there can be, by number.
     pub lacking: Vec<ShardLack>,
+    /// Pieces of older data (of one shard, term and hour) that have fewer copies than there can be.
+    pub lacking_copies: u32,
 }
 
 /// A join token that was just created: nobody can show it again.

@@ -239,8 +239,15 @@ pub trait Admin: Send + Sync {
     /// Takes a node out of the cluster for good.
     ///
     /// # Errors
-    /// `NotFound`; `Invalid` when it is this node, is up, or a shard still names it; `Unavailable`.
-    async fn remove_node(&self, node: NodeId) -> Result<(), PortError>;
+    /// `NotFound`; `Invalid` when it is this node, is up, or a shard still names it, and, unless the caller
+    /// `accepts_loss`, when nobody else holds some of the older data that it holds; `Unavailable`.
+    async fn remove_node(&self, node: NodeId, accepts_loss: bool) -> Result<(), PortError>;
+
+    /// Lets this node look at once for older data that it is to copy, also from holders that have just refused.
+    ///
+    /// # Errors
+    /// `Unavailable` when the node is stopping.
+    async fn repair(&self) -> Result<(), PortError>;
 
     /// Creates a token that lets nodes join for a day.
     ///

@@ -47,7 +47,10 @@ fn copy(from: &BlockStore, to: &BlockStore) -> usize {
 fn span_ids(store: &BlockStore, name: &str, number: u64) -> BTreeSet<SpanId> {
     let shard = ShardId(u16::try_from(number % 8).unwrap());
     let mut found = BTreeSet::new();
-    for location in store.fragments(&tenant(name), shard, trace(number)).unwrap() {
+    for location in store
+        .fragments(&tenant(name), shard, trace(number))
+        .unwrap()
+    {
         let mut nowhere = TracesDataWriter::new();
         let mut note = |id, _| !found.insert(id);
         store.read(&location, &mut nowhere, &mut note).unwrap();
@@ -70,11 +73,15 @@ fn another_block_gets_the_fragments_of_some_shards_with_their_summaries() {
         let spans = span_ids(&target, name, number);
         assert_eq!(spans.len(), if copied { 3 } else { 0 }, "trace {number}");
         let shard = ShardId(u16::try_from(number % 8).unwrap());
-        let found = target.summary_of(&tenant(name), shard, trace(number)).unwrap();
+        let found = target
+            .summary_of(&tenant(name), shard, trace(number))
+            .unwrap();
         assert_eq!(found.map(|found| found.span_count), copied.then_some(3));
     }
     // what was there already under its own number is there beside its copy
-    let own = target.fragments(&tenant("b"), ShardId(1), trace(41)).unwrap();
+    let own = target
+        .fragments(&tenant("b"), ShardId(1), trace(41))
+        .unwrap();
     assert_eq!(own.len(), 2);
     // copied again, also after a seal of the source, nothing changes
     let before = target.buckets().unwrap()[0].spans;
@@ -97,7 +104,9 @@ fn another_block_gets_the_fragments_of_some_shards_with_their_summaries() {
 fn no_block_has_nothing_to_give() {
     let store = SimulatedDisk::new(1);
     let store = open(&store, 1);
-    let part = store.export(BUCKET, &|_| None, PagePlace::default()).unwrap();
+    let part = store
+        .export(BUCKET, &|_| None, PagePlace::default())
+        .unwrap();
     assert!(part.write.is_none() && part.next.is_none());
 }
 

@@ -130,6 +130,20 @@ impl ClusterState {
             if change.key.shard.0 >= self.shards {
                 return Err(bad(change.key.shard, "there is no such shard"));
             }
+            // A replica that has just left was in sync when this was proposed.
+            let shard = self.shard(change.key.shard);
+            let is_current = shard.filter(|shard| shard.term == change.key.term);
+            let is_new = actual.is_empty();
+            if is_new
+                && is_current.is_some_and(|shard| {
+                    !change.holders.iter().all(|node| shard.isr.contains(node))
+                })
+            {
+                return Err(bad(
+                    change.key.shard,
+                    "who is not in sync holds nothing of the term",
+                ));
+            }
             if change.holders.len() > MAX_COPIES || !is_ascending(&change.holders) {
                 return Err(bad(
                     change.key.shard,

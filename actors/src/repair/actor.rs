@@ -1,0 +1,320 @@
+//! The copier: one actor per node that gets the older data which the node is to hold, piece by piece, and then has the
+//! node named as its holder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use spandrel_model::ids::{Bucket, NodeId};
+use spandrel_raft::state::{HolderChange, NodeState};
+use spandrel_raft::{ClusterState, Command, Settings};
+use spandrel_storage::block::{BlockWrite, PagePlace};
+use tokio::time::Instant;
+
+use super::plan::{CopyJob, Situation};
+use crate::housekeeping::expired_before;
+use crate::limits::{
+    COPY_BYTES_PER_SECOND, COPY_CALL_MS, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED,
+    DEAD_AFTER_MS, MAX_COPY_PART_BYTES,
+};
+use crate::link::{Link, LinkClass, PeerService};
+use crate::meters::Stage;
+use crate::pager::commit_pages;
+use crate::shared::Shared;
+use crate::wire::copy_answer::Answer;
+use crate::wire::{CopyAnswer, CopyKey, CopyPiece, CopyRequest};
+
+/// The copier's messages.
+pub(crate) enum CopierMessage {
+    /// Go on, or look for what is to be copied.
+    Tick,
+    /// Look now: somebody waits for it.
+    Look,
+}
+
+impl ractor::Message for CopierMessage {}
+
+/// The actor.
+pub(crate) struct Copier;
+
+/// What it needs.
+pub(crate) struct CopierArguments {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) settings: Settings,
+    pub(crate) link: Arc<dyn Link>,
+}
+
+/// Invariant: one piece is under way at most, and it is taken within one message, so that nothing goes on when the node
+/// has stopped.
+pub(crate) struct CopierState {
+    arguments: CopierArguments,
+    down_since: BTreeMap<NodeId, Instant>,
+    /// Holders that have refused, and until when they are not asked again.
+    avoided: BTreeMap<(Bucket, NodeId), Instant>,
+    running: Option<Running>,
+}
+
+/// A copy that is being made.
+struct Running {
+    job: CopyJob,
+    after: PagePlace,
+    /// What came of the part that is being fetched.
+    part: Vec<u8>,
+}
+
+/// What a step has come to.
+enum Step {
+    /// Bytes came; more will.
+    Copied(usize),
+    /// The node holds everything.
+    Done,
+    /// There is no room now.
+    Wait,
+}
+
+impl Actor for Copier {
+    type Msg = CopierMessage;
+    type State = CopierState;
+    type Arguments = CopierArguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<CopierMessage>,
+        arguments: CopierArguments,
+    ) -> Result<CopierState, ActorProcessingErr> {
+        let pause = Duration::from_millis(COPY_LOOK_MS);
+        myself.send_after(pause, || CopierMessage::Tick);
+        Ok(CopierState {
+            arguments,
+            down_since: BTreeMap::new(),
+            avoided: BTreeMap::new(),
+            running: None,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<CopierMessage>,
+        message: CopierMessage,
+        state: &mut CopierState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            CopierMessage::Look => state.avoided.clear(),
+            CopierMessage::Tick => {
+                let pause = state.tick().await;
+                myself.send_after(pause, || CopierMessage::Tick);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CopierState {
+    /// Takes a step; how long to wait for the next one.
+    async fn tick(&mut self) -> Duration {
+        let pause = Duration::from_millis(COPY_LOOK_MS);
+        let state = self.arguments.settings.state();
+        self.watch_nodes(&state);
+        if self.running.is_none() {
+            self.running = self.next_job(&state);
+        }
+        let Some(mut running) = self.running.take() else {
+            self.say_copying(None);
+            return pause;
+        };
+        self.say_copying(Some(running.job.bucket));
+        match self.step(&state, &mut running).await {
+            Ok(Step::Copied(bytes)) => {
+                self.running = Some(running);
+                let millis = bytes as u64 * 1_000 / COPY_BYTES_PER_SECOND;
+                Duration::from_millis(millis)
+            }
+            Ok(Step::Wait) => {
+                self.running = Some(running);
+                Duration::from_millis(COPY_RETRY_MS)
+            }
+            Ok(Step::Done) => Duration::ZERO,
+            Err(reason) => {
+                let (bucket, from) = (running.job.bucket, running.job.from);
+                tracing::debug!(bucket = bucket.0, from = from.0, reason, "no copy yet");
+                let until = Instant::now() + Duration::from_millis(COPY_RETRY_MS);
+                self.avoided.insert((bucket, from), until);
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// The bucket that is being copied is not sealed meanwhile.
+    fn say_copying(&self, bucket: Option<Bucket>) {
+        let mark = bucket.map_or(u64::MAX, |bucket| bucket.0.into());
+        self.arguments.shared.copying.store(mark, Ordering::Relaxed);
+    }
+
+    fn watch_nodes(&mut self, state: &ClusterState) {
+        let now = Instant::now();
+        self.avoided.retain(|_, until| *until > now);
+        let nodes = state.nodes.iter();
+        let down = nodes.filter(|(_, node)| node.state == NodeState::Down);
+        let down: BTreeSet<NodeId> = down.map(|(id, _)| *id).collect();
+        self.down_since.retain(|node, _| down.contains(node));
+        for node in down {
+            self.down_since.entry(node).or_insert(now);
+        }
+    }
+
+    fn oldest(&self, state: &ClusterState) -> Bucket {
+        let shared = &self.arguments.shared;
+        expired_before(shared, shared.env.now(), state.retention_seconds)
+    }
+
+    fn next_job(&self, state: &ClusterState) -> Option<Running> {
+        let dead_after = Duration::from_millis(DEAD_AFTER_MS);
+        let lost = self.down_since.iter();
+        let lost = lost.filter(|(_, since)| since.elapsed() >= dead_after);
+        let lost: BTreeSet<NodeId> = lost.map(|(node, _)| *node).collect();
+        let situation = Situation {
+            state,
+            lost: &lost,
+            // The oldest one is about to go.
+            oldest: Bucket(self.oldest(state).0.saturating_add(1)),
+        };
+        let avoided = |bucket, node| self.avoided.contains_key(&(bucket, node));
+        let job = situation.next_job(self.arguments.shared.node, &avoided)?;
+        let (bucket, from, records) = (job.bucket.0, job.from.0, job.keys.len());
+        tracing::debug!(bucket, from, records, "older data is copied to this node");
+        Some(Running {
+            job,
+            after: PagePlace::default(),
+            part: Vec::new(),
+        })
+    }
+
+    async fn step(&self, state: &ClusterState, running: &mut Running) -> Result<Step, String> {
+        let shared = &self.arguments.shared;
+        if running.job.bucket < self.oldest(state) {
+            return Err("the bucket has expired".to_owned());
+        }
+        // Spans of clients come first, and search reads from memory what the index lacks.
+        let waiting = shared.recent.waiting();
+        let unindexed: usize = waiting.iter().map(|(_, count)| count).sum();
+        if shared.pressure() >= 2 || unindexed > COPY_UNINDEXED {
+            return Ok(Step::Wait);
+        }
+        let piece = self.ask(state, running).await?;
+        let bytes = piece.bytes.len();
+        running.part.extend_from_slice(&piece.bytes);
+        let has = running.part.len() as u64;
+        if has < piece.part_bytes && bytes > 0 && piece.part_bytes <= MAX_COPY_PART_BYTES {
+            return Ok(Step::Copied(bytes));
+        }
+        if has != piece.part_bytes {
+            return Err("a part is not as long as it was said to be".to_owned());
+        }
+        let part = Bytes::from(std::mem::take(&mut running.part));
+        if !part.is_empty() && !self.write(&running.job, part).await? {
+            return Ok(Step::Wait);
+        }
+        if piece.is_last {
+            self.claim(&running.job).await?;
+            return Ok(Step::Done);
+        }
+        let after = PagePlace {
+            tenant: u16::try_from(piece.next_tenant).map_err(|_| "no such tenant")?,
+            page: piece.next_page,
+        };
+        if after <= running.after {
+            return Err("it comes to no end".to_owned());
+        }
+        running.after = after;
+        Ok(Step::Copied(bytes))
+    }
+
+    async fn ask(&self, state: &ClusterState, running: &Running) -> Result<CopyPiece, String> {
+        let job = &running.job;
+        let keys = job.keys.iter().map(|key| CopyKey {
+            shard: key.shard.0.into(),
+            term: key.term.0,
+        });
+        let request = CopyRequest {
+            applied: state.applied_index,
+            bucket: job.bucket.0.into(),
+            keys: keys.collect(),
+            after_tenant: running.after.tenant.into(),
+            after_page: running.after.page,
+            offset: running.part.len() as u64,
+        };
+        let request = request.encode_to_vec().into();
+        let deadline = Duration::from_millis(COPY_CALL_MS);
+        let (service, class) = (PeerService::Copies, LinkClass::Bulk);
+        let link = &self.arguments.link;
+        let called = link.call(job.from, service, class, request, deadline);
+        let answer = called.await.map_err(|error| error.to_string())?;
+        let answer = CopyAnswer::decode(answer).map_err(|error| error.to_string())?;
+        match answer.answer {
+            Some(Answer::Piece(piece)) => Ok(piece),
+            Some(Answer::Refused(refusal)) => Err(refusal.reason),
+            None => Err("it answered nothing".to_owned()),
+        }
+    }
+
+    /// Writes a part to the block; false when there is no memory credit for it.
+    async fn write(&self, job: &CopyJob, part: Bytes) -> Result<bool, String> {
+        let shared = &self.arguments.shared;
+        let Some(_credit) = shared.pool.try_take(part.len() as u64) else {
+            return Ok(false);
+        };
+        let shards: BTreeSet<_> = job.keys.iter().map(|key| key.shard).collect();
+        let (bucket, worker) = (job.bucket, Arc::clone(shared));
+        let write = move || -> Result<(), String> {
+            let write = BlockWrite::unpack(&part).map_err(|error| error.to_string())?;
+            let fragments = write.pages.iter().flat_map(|page| &page.fragments);
+            let mut of_shards = fragments.map(|fragment| fragment.head.shard);
+            let summaries = write.summaries.iter().map(|summary| summary.shard);
+            if write.bucket != bucket
+                || !of_shards
+                    .by_ref()
+                    .chain(summaries)
+                    .all(|shard| shards.contains(&shard))
+            {
+                return Err("it gave something else".to_owned());
+            }
+            commit_pages(&worker, write)
+        };
+        shared.block(Stage::Copy, write).await.map(|()| true)
+    }
+
+    /// Has this node named as a holder of what it has copied.
+    async fn claim(&self, job: &CopyJob) -> Result<(), String> {
+        let (state, me) = (self.arguments.settings.state(), self.arguments.shared.node);
+        let records = state.holders.get(&job.bucket);
+        let changes = job.keys.iter().filter_map(|key| {
+            let expected = records.and_then(|records| records.get(key))?.clone();
+            let mut holders = expected.clone();
+            holders.push(me);
+            holders.sort_unstable();
+            holders.dedup();
+            (holders != expected).then_some(HolderChange {
+                bucket: job.bucket,
+                key: *key,
+                expected,
+                holders,
+            })
+        });
+        let changes: Vec<HolderChange> = changes.collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (bucket, from, records) = (job.bucket.0, job.from.0, changes.len());
+        let proposed = self
+            .arguments
+            .settings
+            .propose(Command::SetHolders { changes });
+        proposed.await.map_err(|error| error.to_string())?;
+        tracing::info!(bucket, from, records, "older data was copied to this node");
+        Ok(())
+    }
+}

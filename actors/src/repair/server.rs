@@ -1,0 +1,269 @@
+//! Gives older data to the nodes that are to hold it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message;
+use ractor::ActorRef;
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
+use spandrel_raft::ClusterState;
+use spandrel_raft::limits::MAX_HOLDER_CHANGES;
+use spandrel_raft::state::{HolderKey, NodeState};
+use spandrel_storage::block::PagePlace;
+use spandrel_storage::page::FragmentHead;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use crate::assembler_actor::AssemblerMessage;
+use crate::limits::{COPY_DEADLINE_MS, COPY_PIECE_BYTES, MAX_COPIES_GIVEN};
+use crate::link::{Caller, IncomingCall, PeerHandler, PeerService};
+use crate::meters::Stage;
+use crate::pager::PagerMessage;
+use crate::shared::Shared;
+use crate::wire::copy_answer::Answer;
+use crate::wire::{CopyAnswer, CopyPiece, CopyRefusal, CopyRequest};
+
+/// Answers [`PeerService::Copies`]. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct CopyServer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
+    pub(crate) pager: ActorRef<PagerMessage>,
+    pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    /// Frames of the journal were lost: what this node has is no copy of the whole.
+    pub(crate) has_holes: bool,
+    running: Arc<Semaphore>,
+    /// The part that is being fetched, so that it is made once.
+    part: Arc<Mutex<Option<(NodeId, Asked, Part)>>>,
+}
+
+/// What a node asks for, but for the piece of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    bucket: Bucket,
+    /// Of each shard the first term that is asked for: a fragment stands under a number of the term that it was written
+    /// in, which is not before that of its records.
+    first_terms: BTreeMap<ShardId, Term>,
+    after: PagePlace,
+}
+
+/// Fragments, packed; empty when the pages that were read have none for the asker.
+#[derive(Debug, Clone)]
+struct Part {
+    bytes: Bytes,
+    next: Option<PagePlace>,
+}
+
+impl PeerHandler for CopyServer {
+    fn deliver(&self, call: IncomingCall) {
+        let IncomingCall {
+            from,
+            service,
+            request,
+            reply,
+            ..
+        } = call;
+        let (Caller::Node(from), PeerService::Copies) = (from, service) else {
+            let _ = reply.send(Err("only members of the cluster ask for data".to_owned()));
+            return;
+        };
+        let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else {
+            let _ = reply.send(Ok(message(refused("other copies are being made"))));
+            return;
+        };
+        let server = self.clone();
+        self.shared.spawn_job("copies", async move {
+            let deadline = Duration::from_millis(COPY_DEADLINE_MS);
+            let answer = tokio::time::timeout(deadline, server.answer(from, request)).await;
+            let answer = answer.unwrap_or_else(|_| Err("not in time".to_owned()));
+            let answer = answer.unwrap_or_else(|reason| refused(&reason));
+            let _ = reply.send(Ok(message(answer)));
+            drop(permit);
+        });
+    }
+}
+
+fn refused(reason: &str) -> Answer {
+    let reason = reason.to_owned();
+    Answer::Refused(CopyRefusal { reason })
+}
+
+fn message(answer: Answer) -> Bytes {
+    let answer = CopyAnswer {
+        answer: Some(answer),
+    };
+    answer.encode_to_vec().into()
+}
+
+impl CopyServer {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        shards: Arc<[ActorRef<AssemblerMessage>]>,
+        pager: ActorRef<PagerMessage>,
+        cluster: watch::Receiver<Arc<ClusterState>>,
+        has_holes: bool,
+    ) -> Self {
+        Self {
+            shared,
+            shards,
+            pager,
+            cluster,
+            has_holes,
+            running: Arc::new(Semaphore::new(MAX_COPIES_GIVEN)),
+            part: Arc::default(),
+        }
+    }
+
+    async fn answer(&self, from: NodeId, request: Bytes) -> Result<Answer, String> {
+        let request = CopyRequest::decode(request).map_err(|error| error.to_string())?;
+        let bucket = Bucket(u32::try_from(request.bucket).map_err(|_| "no such bucket")?);
+        if request.keys.len() > MAX_HOLDER_CHANGES {
+            return Err(format!("more than {MAX_HOLDER_CHANGES} keys"));
+        }
+        let mut keys = Vec::with_capacity(request.keys.len());
+        for key in &request.keys {
+            let shard = u16::try_from(key.shard).map_err(|_| "no such shard")?;
+            keys.push(HolderKey {
+                shard: ShardId(shard),
+                term: Term(key.term),
+            });
+        }
+        let tenant = u16::try_from(request.after_tenant).map_err(|_| "no such tenant")?;
+        let after = PagePlace {
+            tenant,
+            page: request.after_page,
+        };
+        if (after, request.offset) == (PagePlace::default(), 0) {
+            self.has_all(bucket, &keys, request.applied).await?;
+        }
+        let mut first_terms = BTreeMap::new();
+        for key in keys {
+            let first = first_terms.entry(key.shard).or_insert(key.term);
+            *first = key.term.min(*first);
+        }
+        let asked = Asked {
+            bucket,
+            first_terms,
+            after,
+        };
+        let part = self.part(from, asked, request.offset).await?;
+        piece(&part, request.offset)
+    }
+
+    /// Refuses unless this node's blocks hold everything that records of these terms brought into the bucket.
+    async fn has_all(
+        &self,
+        bucket: Bucket,
+        keys: &[HolderKey],
+        applied: u64,
+    ) -> Result<(), String> {
+        if self.has_holes {
+            return Err("frames of its journal were lost".to_owned());
+        }
+        let mut cluster = self.cluster.clone();
+        let state = cluster
+            .wait_for(|state| state.applied_index >= applied)
+            .await;
+        let state = Arc::clone(&*state.map_err(|_| "the node is stopping")?);
+        let me = self.shared.node;
+        let mut last_terms: BTreeMap<ShardId, Term> = BTreeMap::new();
+        for key in keys {
+            let records = state.holders.get(&bucket);
+            let holders = records.and_then(|records| records.get(key));
+            if !holders.is_some_and(|holders| holders.contains(&me)) {
+                return Err(format!(
+                    "it does not hold shard {} of term {}",
+                    key.shard.0, key.term.0
+                ));
+            }
+            let shard = state.shard(key.shard);
+            if shard.is_none_or(|shard| shard.term <= key.term) {
+                return Err(format!(
+                    "term {} of shard {} goes on",
+                    key.term.0, key.shard.0
+                ));
+            }
+            let last = last_terms.entry(key.shard).or_insert(key.term);
+            *last = key.term.max(*last);
+        }
+        for (shard, term) in last_terms {
+            let Some(assembler) = self.shards.get(usize::from(shard.0)) else {
+                return Err("no such shard".to_owned());
+            };
+            let (reply, settled) = oneshot::channel();
+            let asked = assembler.cast(AssemblerMessage::Settled(bucket, term, reply));
+            asked.map_err(|_| "the node is stopping")?;
+            if !settled.await.map_err(|_| "the node is stopping")? {
+                self.write_soon(&state);
+                return Err(format!("traces of shard {} wait for their page", shard.0));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that leaves does not wait until its pages are full.
+    fn write_soon(&self, state: &ClusterState) {
+        let record = state.nodes.get(&self.shared.node);
+        if record.is_some_and(|record| record.state == NodeState::Draining) {
+            let (reply, _) = oneshot::channel();
+            let _ = self.pager.cast(PagerMessage::Flush(reply));
+        }
+    }
+
+    async fn part(&self, from: NodeId, asked: Asked, offset: u64) -> Result<Part, String> {
+        if offset > 0 {
+            let kept = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((of, known, part)) = &*kept
+                && (*of, known) == (from, &asked)
+            {
+                return Ok(part.clone());
+            }
+        }
+        let shared = Arc::clone(&self.shared);
+        let wanted = asked.clone();
+        let part = self
+            .shared
+            .block(Stage::Copy, move || export(&shared, &wanted));
+        let part = part.await?;
+        if part.bytes.len() > COPY_PIECE_BYTES {
+            let mut kept = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+            *kept = Some((from, asked, part.clone()));
+        }
+        Ok(part)
+    }
+}
+
+fn export(shared: &Shared, asked: &Asked) -> Result<Part, String> {
+    let node = shared.node;
+    let renumber = |head: &FragmentHead| {
+        let first = asked.first_terms.get(&head.shard)?;
+        (head.fragment.term() >= *first).then(|| head.fragment.copied_from(node))?
+    };
+    let exported = shared.blocks.export(asked.bucket, &renumber, asked.after);
+    let exported = exported.map_err(|error| error.to_string())?;
+    let packed = exported.write.map(|write| write.pack()).transpose();
+    let bytes = packed.map_err(|error| error.to_string())?;
+    Ok(Part {
+        bytes: bytes.unwrap_or_default(),
+        next: exported.next,
+    })
+}
+
+/// The piece of a part that begins at `offset`.
+fn piece(part: &Part, offset: u64) -> Result<Answer, String> {
+    let outside = || "nothing of the part is there".to_owned();
+    let from = usize::try_from(offset).map_err(|_| outside())?;
+    if from > part.bytes.len() {
+        return Err(outside());
+    }
+    let to = from.saturating_add(COPY_PIECE_BYTES).min(part.bytes.len());
+    let next = part.next.unwrap_or_default();
+    Ok(Answer::Piece(CopyPiece {
+        bytes: part.bytes.slice(from..to),
+        part_bytes: part.bytes.len() as u64,
+        is_last: part.next.is_none(),
+        next_tenant: next.tenant.into(),
+        next_page: next.page,
+    }))
+}
