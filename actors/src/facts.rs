@@ -82,7 +82,7 @@ pub(crate) fn evaluate(
     start: UnixNanos,
     epoch: &Epoch,
 ) -> Option<FoundTrace> {
-    if start < filter.from || start >= filter.to {
+    if !filter.admits_start(start) {
         return None;
     }
     let without_span_conditions = SearchFilter {

@@ -36,6 +36,8 @@ pub(crate) struct HousekeeperArguments {
 pub(crate) struct HousekeeperState {
     arguments: HousekeeperArguments,
     round: u64,
+    /// The disk's reserve was reached when it was last looked at.
+    is_disk_full: bool,
 }
 
 pub(crate) struct Round;
@@ -56,6 +58,7 @@ impl Actor for Housekeeper {
         Ok(HousekeeperState {
             arguments,
             round: 0,
+            is_disk_full: false,
         })
     }
 
@@ -76,10 +79,10 @@ impl Actor for Housekeeper {
 impl HousekeeperState {
     /// Reads the pool and starts or ends the measures of DESIGN.md section 5.
     fn press(&mut self) {
+        let disk_full = self.disk_is_full();
         let shared = &self.arguments.shared;
         let (used, capacity) = (shared.pool.used(), shared.pool.capacity().max(1));
         let percent = used.saturating_mul(100) / capacity;
-        let disk_full = self.disk_is_full();
         let before = shared.own_pressure();
         let own = match percent {
             _ if disk_full => 4,
@@ -90,7 +93,7 @@ impl HousekeeperState {
             _ => 0,
         };
         if own != before {
-            tracing::info!(level = own, percent, disk_full, "memory pressure changed");
+            tracing::info!(level = own, percent, disk_full, "pressure changed");
             counter!("spandrel_pressure_changes_total").increment(1);
         }
         shared.set_own_pressure(own);
@@ -120,7 +123,8 @@ impl HousekeeperState {
         self.report(level);
     }
 
-    fn disk_is_full(&self) -> bool {
+    /// Whether the disk's reserve is reached; says so when that begins and when it ends.
+    fn disk_is_full(&mut self) -> bool {
         let options = &self.arguments.options;
         let Ok(space) = self.arguments.shared.env.disk.space(&options.data_dir) else {
             return false;
@@ -129,7 +133,22 @@ impl HousekeeperState {
         let reserve = options
             .disk_reserve_bytes
             .unwrap_or(share.max(DISK_RESERVE_BYTES));
-        space.free < reserve
+        let is_full = space.free < reserve;
+        let was_full = std::mem::replace(&mut self.is_disk_full, is_full);
+        let (free, dir) = (space.free, options.data_dir.display());
+        match (was_full, is_full) {
+            (false, true) => tracing::warn!(
+                free,
+                reserve,
+                %dir,
+                "disk reserve reached: spans are refused until there is more free space"
+            ),
+            (true, false) => {
+                tracing::info!(free, reserve, %dir, "disk has more than its reserve again")
+            }
+            _ => {}
+        }
+        is_full
     }
 
     #[allow(clippy::cast_precision_loss)] // gauges for people

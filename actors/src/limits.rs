@@ -91,6 +91,9 @@ pub const BULK_RESULTS: usize = 300;
 pub const HOLDERS_RETRY_MS: u64 = 2_000;
 /// Raw bytes of the journal's frames that one search walks at most: about a second of decompression.
 pub const MAX_SEARCH_FRAME_BYTES: u64 = 1 << 30;
+/// Places of dropped traces that a search remembers of its walk over the journal's verdicts: about 1 MiB. When it needs
+/// more, it walks again.
+pub const MAX_DROPPED_PLACES: usize = 8_192;
 /// Policy sets that entries may still refer to; older entries are decided by the oldest of these.
 pub const MAX_LIVE_POLICIES: usize = 8;
 /// The part of the credit pool, in percent, from which traces are decided early.

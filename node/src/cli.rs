@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use spandrel_model::ids::TenantId;
 
 use crate::config::{NodeSettings, parse_period};
 use crate::demo::Grouping;
@@ -32,6 +33,9 @@ pub enum Command {
     /// Show, check and change what is kept
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Create and list the tenants whose traces are taken
+    #[command(subcommand)]
+    Tenant(TenantCommand),
     /// Create the tokens that let nodes join
     #[command(subcommand)]
     Token(TokenCommand),
@@ -173,6 +177,25 @@ pub enum TokenCommand {
     },
 }
 
+/// `spandrel tenant`.
+#[derive(Debug, Subcommand)]
+pub enum TenantCommand {
+    /// Make a tenant known; one that is known already stays as it is
+    Create {
+        /// 1 to 64 letters, digits, `_`, `.` or `-`
+        name: TenantId,
+        /// How to reach a node on this machine
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List the tenants
+    List {
+        /// How to reach a node on this machine
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
 /// `spandrel config`.
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
@@ -277,7 +300,7 @@ pub struct SearchArgs {
     /// Continue a search there
     #[arg(long)]
     pub cursor: Option<String>,
-    /// Also dropped traces of which spans still arrive; others that can be recovered are found by id
+    /// Also dropped traces that the journal still holds
     #[arg(long)]
     pub include_dropped: bool,
     /// How to reach the node.

@@ -298,19 +298,56 @@ fn a_walk_over_verdicts_reads_no_other_frames() {
     let mut numbers = Numbers(3);
     let journal = open(dir.path(), JournalOptions::default());
     let mut builder = FrameBuilder::new(1).unwrap();
-    let verdicts = [dropped(&mut numbers, "default", 1)];
-    builder
-        .push_verdicts(ShardId(0), Term(1), Lsn(2), &verdicts)
-        .unwrap();
+    let mut decided = |lsn| {
+        let verdicts = [dropped(&mut numbers, "default", 1)];
+        builder
+            .push_verdicts(ShardId(0), Term(1), Lsn(lsn), &verdicts)
+            .unwrap();
+        builder.finish().unwrap()
+    };
+    let (second, fourth) = (decided(2), decided(4));
     let frames = [
         frame(&mut numbers, &[(0, 1)]),
-        builder.finish().unwrap(),
+        second,
         frame(&mut numbers, &[(0, 3)]),
+        fourth,
     ];
     journal.commit(&frames, UnixNanos(NOW)).unwrap();
     let walked: Vec<_> = journal
         .walk_verdicts(None)
         .map(|item| item.unwrap().0)
         .collect();
-    assert_eq!(walked, [FrameId(2)]);
+    assert_eq!(walked, [FrameId(2), FrameId(4)]);
+    let back = journal.walk_verdicts_back();
+    let back: Vec<_> = back.map(|item| item.unwrap().0).collect();
+    assert_eq!(back, [FrameId(4), FrameId(2)]);
+}
+
+#[test]
+fn a_walk_back_is_a_walk_over_the_slices_the_other_way_round() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(3);
+    let options = JournalOptions {
+        slice_nanos: SECOND,
+        ..JournalOptions::default()
+    };
+    let journal = open(dir.path(), options);
+    let mut builder = FrameBuilder::new(1).unwrap();
+    for lsn in 1..=7 {
+        let verdicts = [dropped(&mut numbers, "default", 1)];
+        builder
+            .push_verdicts(ShardId(0), Term(1), Lsn(lsn), &verdicts)
+            .unwrap();
+        let now = UnixNanos(NOW + lsn * SECOND / 2);
+        journal.commit(&[builder.finish().unwrap()], now).unwrap();
+    }
+    assert!(journal.slices().len() > 2);
+    let mut walked: Vec<_> = journal
+        .walk_verdicts(None)
+        .map(|item| item.unwrap().0)
+        .collect();
+    let back = journal.walk_verdicts_back();
+    walked.reverse();
+    assert_eq!(walked.len(), 7);
+    assert_eq!(back.map(|item| item.unwrap().0).collect::<Vec<_>>(), walked);
 }

@@ -101,6 +101,10 @@ pub struct MemoryHits {
     pub hits: Vec<MemoryHit>,
     /// There are more after the last one.
     pub more: bool,
+    /// The last record that the shard had applied.
+    pub applied: Lsn,
+    /// The dropped traces that the shard holds again, since spans came late; only of a search for dropped ones.
+    pub dropped: Vec<TraceId>,
 }
 
 /// The names of a shard's live traces of one tenant.
@@ -272,14 +276,8 @@ impl ShardState {
             // Its other spans are elsewhere: only reading them all can tell.
             return Some(false);
         }
-        let start = entry.fixed_start();
-        if start < filter.from || start >= filter.to {
-            return None;
-        }
         let duration = entry.end.since(entry.earliest());
-        if filter.min_duration.is_some_and(|least| duration < least)
-            || filter.max_duration.is_some_and(|most| duration > most)
-        {
+        if !filter.admits_start(entry.fixed_start()) || !filter.admits_duration(duration) {
             return None;
         }
         let has = |set: &Vec<bool>| entry.classes.iter().any(|&class| set[class as usize]);
@@ -310,13 +308,16 @@ impl ShardState {
             limits,
             ..
         } = search;
+        let mut found = MemoryHits {
+            applied: self.applied,
+            ..MemoryHits::default()
+        };
         let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
-            return MemoryHits::default();
+            return found;
         };
         let resolved = self.resolve(filter);
         // A heap whose top is the worst of the best: the oldest start, then the greatest id.
         let mut best: BinaryHeap<(Reverse<UnixNanos>, TraceId, u32, bool)> = BinaryHeap::new();
-        let mut more = false;
         for (slot, entry) in (0u32..).zip(&self.slots) {
             let Some(entry) = entry
                 .as_ref()
@@ -324,8 +325,11 @@ impl ShardState {
             else {
                 continue;
             };
-            if entry.dropped_by().is_some() && !search.include_dropped {
-                continue;
+            if entry.dropped_by().is_some() {
+                if !search.include_dropped {
+                    continue;
+                }
+                found.dropped.push(entry.trace_id);
             }
             let start = entry.fixed_start();
             let after = cursor.is_none_or(|cursor| {
@@ -340,14 +344,10 @@ impl ShardState {
             best.push((Reverse(start), entry.trace_id, slot, exact));
             if best.len() > limits.all {
                 best.pop();
-                more = true;
+                found.more = true;
             }
         }
         let matched = resolved.matched();
-        let mut found = MemoryHits {
-            hits: Vec::with_capacity(best.len()),
-            more,
-        };
         let mut meeting = 0;
         for (_, _, slot, exact) in best.into_sorted_vec() {
             let Some(entry) = self.slots[slot as usize].as_ref() else {

@@ -20,7 +20,7 @@ use crate::shared::Shared;
 /// Why an inspection ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
-    /// The deadline.
+    /// A deadline.
     Time,
     /// [`MAX_SEARCH_FRAME_BYTES`].
     Bytes,

@@ -5,6 +5,7 @@
 mod cluster_test;
 mod columns;
 mod coordinator;
+mod dropped;
 mod gate;
 #[cfg(test)]
 mod large_trace_test;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{TraceId, UnixNanos};
+use spandrel_model::ids::{ShardId, TraceId, UnixNanos};
 use spandrel_model::search::{
     Cursor, FoundTrace, MissingPart, Receipt, SearchAnswer, SearchRequest,
 };
@@ -16,6 +16,7 @@ use spandrel_storage::page::PageCondition;
 use tokio::time::Instant;
 
 use super::columns::ColumnScan;
+use super::dropped::{DroppedRound, DroppedScan, DroppedView, joined_lately};
 use super::live::{LiveScan, Stop};
 use super::part::NodePart;
 use super::sources::{self, Batch, Candidate, Key, Origin, Wanted, after};
@@ -34,6 +35,8 @@ const ROUND_SPARE: usize = 30;
 const ROUND_GROWTH: usize = 4;
 /// The part of a search's time, in percent, in which columns are scanned; the rest is for what was found.
 const SCAN_TIME_PERCENT: u64 = 75;
+/// The part of it in which the verdicts of dropped traces are walked.
+const WALK_TIME_PERCENT: u64 = 40;
 
 /// What one node found.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ struct Progress {
     shards: Option<Arc<ShardSet>>,
     /// When columns and frames are scanned no more; what was found by then is still read.
     scan_deadline: Instant,
+    /// When the verdicts of dropped traces are walked no more.
+    walk_deadline: Instant,
     deadline: Instant,
     cursor: Option<Cursor>,
     /// Candidates that a round asks of each shard.
@@ -69,8 +74,17 @@ struct Progress {
     unreadable_blocks: u64,
     /// The column scan, once it was needed.
     columns: Option<ColumnScan>,
+    dropped: DroppedScan,
+    /// Shards whose dropped traces may be missing, since this copy is new.
+    joined: ShardSet,
     stopped: Option<Stop>,
     exhausted: bool,
+}
+
+/// What the shards gave a round.
+struct LiveRound {
+    batches: Vec<Batch>,
+    dropped: DroppedView,
 }
 
 /// Candidates that are verified together.
@@ -93,9 +107,15 @@ impl QueryPort {
         let _credit = self.credit(&request.tenant)?;
         let whole = part.stored.len() == usize::from(self.shared.router.shards());
         let (started, timeout) = (Instant::now(), request.timeout_ms);
-        let scan_ms = timeout.saturating_mul(SCAN_TIME_PERCENT) / 100;
+        let after_percent =
+            |percent: u64| started + Duration::from_millis(timeout.saturating_mul(percent) / 100);
+        let joined = match request.include_dropped {
+            true => self.joined_lately(part),
+            false => ShardSet::default(),
+        };
         let mut progress = Progress {
-            scan_deadline: started + Duration::from_millis(scan_ms),
+            scan_deadline: after_percent(SCAN_TIME_PERCENT),
+            walk_deadline: after_percent(WALK_TIME_PERCENT),
             deadline: started + Duration::from_millis(timeout),
             cursor: request.cursor,
             shard_candidates: request.limit + ROUND_SPARE,
@@ -104,6 +124,8 @@ impl QueryPort {
             inspected: Inspected::default(),
             unreadable_blocks: 0,
             columns: None,
+            dropped: DroppedScan::default(),
+            joined,
             stopped: None,
             exhausted: false,
             shards: (!whole).then(|| Arc::new(part.stored.clone())),
@@ -123,7 +145,7 @@ impl QueryPort {
     /// The shards' candidates of a round, each shard's as a source of its own. Of an entry with late spans only the
     /// place in the order is known, by the start that its verdict fixed: it comes whatever the filter says, and its
     /// spans are read.
-    async fn live(&self, progress: &Progress, part: &NodePart) -> Result<Vec<Batch>, PortError> {
+    async fn live(&self, progress: &Progress, part: &NodePart) -> Result<LiveRound, PortError> {
         let request = &progress.request;
         let filter = Arc::new(request.filter.clone());
         let answers = self
@@ -142,7 +164,25 @@ impl QueryPort {
                 AssemblerMessage::Search(search, reply)
             })
             .await?;
-        Ok(answers.into_iter().map(Batch::live).collect())
+        let mut round = LiveRound {
+            batches: Vec::with_capacity(answers.len()),
+            dropped: DroppedView::default(),
+        };
+        for (shard, mut found) in part.stored.iter().zip(answers) {
+            if part.live.contains(shard) {
+                round.dropped.add(shard, &mut found);
+            }
+            round.batches.push(Batch::live(found));
+        }
+        Ok(round)
+    }
+
+    /// The shards of a part whose dropped traces this node may lack.
+    fn joined_lately(&self, part: &NodePart) -> ShardSet {
+        let shared = &self.shared;
+        let since = shared.env.now().minus(self.recovery_window_nanos);
+        let state = self.cluster.borrow();
+        joined_lately(&state, shared.node, &part.live, shared.bucket_nanos, since)
     }
 
     fn answer_search(&self, progress: Progress) -> SearchPart {
@@ -173,9 +213,30 @@ impl QueryPort {
                 "{unreadable} records, fragments or pages cannot be read"
             )));
         }
-        if request.include_dropped {
-            let reason = "of the dropped traces only those with recent spans are searched";
-            missing.push(part(reason.to_owned()));
+        let whole = |reason: String, shards: Vec<ShardId>| MissingPart {
+            node: self.shared.node,
+            shards,
+            from: request.filter.from,
+            to: request.filter.to,
+            reason,
+        };
+        let verdicts = "verdicts of older dropped traces are not inspected";
+        match progress.dropped.stopped() {
+            Some(Stop::Time) => missing.push(whole(
+                format!("{verdicts}: they take {WALK_TIME_PERCENT} % of the time at most"),
+                Vec::new(),
+            )),
+            Some(Stop::Bytes) => missing.push(whole(
+                format!(
+                    "{verdicts}: a search reads at most {MAX_SEARCH_FRAME_BYTES} bytes of them"
+                ),
+                Vec::new(),
+            )),
+            None => {}
+        }
+        if !progress.joined.is_empty() {
+            let reason = "dropped traces of before this copy of the shard are not searched";
+            missing.push(whole(reason.to_owned(), progress.joined.iter().collect()));
         }
         let next = (!progress.exhausted && progress.found.len() >= request.limit)
             .then(|| {
@@ -223,10 +284,16 @@ impl Progress {
         self.found.len() >= self.request.limit
     }
 
-    fn round(mut self, shared: &Shared, live: Vec<Batch>) -> Result<Self, PortError> {
+    fn round(mut self, shared: &Shared, live: LiveRound) -> Result<Self, PortError> {
         let blocks = shared.blocks.buckets().map_err(storage_error)?;
-        let mut batches = live;
-        let in_time = self.stored(shared, &blocks, &mut batches)?;
+        let mut batches = live.batches;
+        let mut in_time = true;
+        if self.request.include_dropped {
+            let (dropped, was_in_time) = self.dropped(shared, &live.dropped)?;
+            batches.push(dropped);
+            in_time = was_in_time;
+        }
+        in_time &= self.stored(shared, &blocks, &mut batches)?;
         // A source with more to give may still hold something before the others' last ones.
         let safe: Option<Key> = batches.iter().filter_map(|batch| batch.bound).min();
         let merged = self.merge(batches, safe);
@@ -264,6 +331,19 @@ impl Progress {
             cursor: self.cursor,
             limit,
         }
+    }
+
+    fn dropped(&mut self, shared: &Shared, view: &DroppedView) -> Result<(Batch, bool), PortError> {
+        let round = DroppedRound {
+            shared,
+            request: &self.request,
+            view,
+            cursor: self.cursor,
+            limit: self.request.limit + ROUND_SPARE,
+            walk_deadline: self.walk_deadline,
+            deadline: self.scan_deadline,
+        };
+        self.dropped.next(&round, &mut self.inspected)
     }
 
     /// Adds the candidates of the stores. False when the time was over before the columns were scanned.

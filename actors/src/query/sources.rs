@@ -128,12 +128,7 @@ pub(super) fn summary_meets(
     filter: &SearchFilter,
     indexed: &dyn Fn(&str) -> bool,
 ) -> Option<bool> {
-    let duration = summary.duration_nanos();
-    if summary.start < filter.from
-        || summary.start >= filter.to
-        || filter.min_duration.is_some_and(|least| duration < least)
-        || filter.max_duration.is_some_and(|most| duration > most)
-    {
+    if !filter.admits_start(summary.start) || !filter.admits_duration(summary.duration_nanos()) {
         return None;
     }
     let has_service = |service: &String| {
@@ -213,8 +208,7 @@ pub(super) fn recent(
     let mut newest: HashMap<TraceId, Arc<TraceSummary>, FixedState> = HashMap::default();
     let filter = &request.filter;
     let mut offer = |summary: &Arc<TraceSummary>| {
-        if summary.start < filter.from
-            || summary.start >= filter.to
+        if !filter.admits_start(summary.start)
             || summary.tenant != request.tenant
             || shards.is_some_and(|shards| !shards.contains(summary.shard))
         {

@@ -158,6 +158,7 @@ impl QueryPort {
         let span_count = stored.summary.map(|summary| summary.span_count).into_iter();
         let span_count = span_count
             .chain(record.map(|record| record.span_count))
+            .chain(seen)
             .max();
         Ok(TracePart::Found(FoundPart {
             state,

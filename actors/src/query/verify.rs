@@ -179,11 +179,7 @@ pub(super) fn verify(
                 return Ok(None);
             };
             // The index may have answered by an earlier fragment, of a trace that has grown since.
-            let filter = &request.filter;
-            let duration = summary.duration_nanos();
-            if filter.min_duration.is_some_and(|least| duration < least)
-                || filter.max_duration.is_some_and(|most| duration > most)
-            {
+            if !request.filter.admits_duration(summary.duration_nanos()) {
                 return Ok(None);
             }
             if needs_spans {

@@ -9,6 +9,7 @@ pub mod node_start;
 pub mod nodes;
 pub mod policy;
 pub mod query;
+pub mod tenant;
 pub mod token;
 
 use anyhow::Context;
@@ -26,6 +27,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Node(command) => node::run(command).await,
         Command::Cluster(command) => cluster::run(command),
         Command::Query(command) => query::run(command).await,
+        Command::Tenant(command) => tenant::run(command).await,
         Command::Token(command) => token::run(command).await,
         Command::Policy(command) => policy::run(command).await,
         Command::Config(command) => config::run(command),

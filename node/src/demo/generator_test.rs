@@ -298,3 +298,34 @@ fn duration(spans: &[Span]) -> u64 {
         .unwrap();
     end - start
 }
+
+/// Texts that vary were filled in attributes of spans alone: an event's order id reached the terminal as control
+/// characters.
+#[test]
+fn every_text_is_printable_and_an_order_has_one_id() {
+    let (batches, _) = stream(Grouping::Service, 40);
+    let mut orders = 0;
+    for spans in by_trace(&batches).values() {
+        let mut ids = BTreeSet::new();
+        for span in spans {
+            let events = span.events.iter();
+            let attributes = events.clone().flat_map(|event| &event.attributes);
+            for attribute in span.attributes.iter().chain(attributes) {
+                // Debug writes control characters as escapes, which no text of the shop has otherwise.
+                let shown = format!("{attribute:?}");
+                assert!(!shown.contains("\\u{"), "{shown}");
+                if attribute.key == "app.order.id" {
+                    ids.insert(format!("{:?}", attribute.value));
+                }
+            }
+            let status = span.status.iter().map(|status| &status.message);
+            let names = events.map(|event| &event.name).chain([&span.name]);
+            for text in names.chain(status) {
+                assert!(!text.chars().any(char::is_control), "{text:?}");
+            }
+        }
+        assert!(ids.len() <= 1, "{ids:?}");
+        orders += ids.len();
+    }
+    assert!(orders > 0);
+}

@@ -164,13 +164,18 @@ impl SpanTemplate {
         let end_at = wire::put_fixed64(&mut bytes, 8, 0);
         let mut slots = Vec::new();
         for attribute in &plan.attributes {
-            put_attribute(attribute, &mut bytes, &mut slots);
+            put_attribute(9, attribute, &mut bytes, &mut slots);
         }
         let mut events = Vec::new();
         for event in &plan.events {
-            let (body, time_at) = event_body(event.name, &event.attributes);
+            let mut own = Vec::new();
+            let (body, time_at) = event_body(event.name, &event.attributes, &mut own);
             let at = wire::put_bytes(&mut bytes, 11, &body);
             events.push((at + time_at, event.at_us));
+            slots.extend(own.into_iter().map(|slot| Slot {
+                at: at + slot.at,
+                ..slot
+            }));
         }
         let mut links = Vec::new();
         for _ in &plan.links {
@@ -218,20 +223,21 @@ impl SpanTemplate {
     }
 }
 
-fn event_body(name: &str, attributes: &[KeyValue]) -> (Vec<u8>, usize) {
+/// An event, the place of its time in it, and the places of its marked texts.
+fn event_body(name: &str, attributes: &[KeyValue], slots: &mut Vec<Slot>) -> (Vec<u8>, usize) {
     let mut body = Vec::new();
     let time_at = wire::put_fixed64(&mut body, 1, 0);
     wire::put_bytes(&mut body, 2, name.as_bytes());
     for attribute in attributes {
-        wire::put_bytes(&mut body, 3, &attribute.encode_to_vec());
+        put_attribute(3, attribute, &mut body, slots);
     }
     (body, time_at)
 }
 
-/// Appends an attribute and notes the places of its marked texts.
-fn put_attribute(attribute: &KeyValue, bytes: &mut Vec<u8>, slots: &mut Vec<Slot>) {
+/// Appends an attribute as a field of a span or an event, and notes the places of its marked texts.
+fn put_attribute(field: u32, attribute: &KeyValue, bytes: &mut Vec<u8>, slots: &mut Vec<Slot>) {
     let encoded = attribute.encode_to_vec();
-    let at = wire::put_bytes(bytes, 9, &encoded);
+    let at = wire::put_bytes(bytes, field, &encoded);
     if !has_marker(attribute) {
         return;
     }

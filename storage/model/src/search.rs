@@ -38,6 +38,19 @@ pub struct SearchFilter {
 }
 
 impl SearchFilter {
+    /// Whether a trace that starts then lies in the range: from inclusive, to exclusive.
+    #[must_use]
+    pub fn admits_start(&self, start: UnixNanos) -> bool {
+        self.from <= start && start < self.to
+    }
+
+    /// Whether a trace of so many nanoseconds is neither too short nor too long; both bounds are inclusive.
+    #[must_use]
+    pub fn admits_duration(&self, duration: u64) -> bool {
+        self.min_duration.is_none_or(|least| duration >= least)
+            && self.max_duration.is_none_or(|most| duration <= most)
+    }
+
     /// True when one single span has to meet conditions.
     #[must_use]
     pub fn has_span_conditions(&self) -> bool {
@@ -255,4 +268,26 @@ pub struct NamesAnswer {
     pub names: Vec<Name>,
     /// What the answer covers.
     pub receipt: Receipt,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_starts_ends_before_its_end_and_one_of_durations_with_it() {
+        let filter = SearchFilter {
+            from: UnixNanos(5),
+            to: UnixNanos(8),
+            min_duration: Some(10),
+            max_duration: Some(12),
+            ..SearchFilter::default()
+        };
+        let starts = (0..12).filter(|start| filter.admits_start(UnixNanos(*start)));
+        assert_eq!(starts.collect::<Vec<_>>(), [5, 6, 7]);
+        let durations = (0..20).filter(|duration| filter.admits_duration(*duration));
+        assert_eq!(durations.collect::<Vec<_>>(), [10, 11, 12]);
+        let open = SearchFilter::default();
+        assert!(open.admits_duration(0) && open.admits_duration(u64::MAX));
+    }
 }

@@ -185,10 +185,7 @@ impl<'a> Page<'a> {
             start < cursor.start
                 || (start == cursor.start && segment.trace_id(document) > cursor.trace_id)
         });
-        let duration = segment.duration(document);
-        after_cursor
-            && filter.min_duration.is_none_or(|least| duration >= least)
-            && filter.max_duration.is_none_or(|most| duration <= most)
+        after_cursor && filter.admits_duration(segment.duration(document))
     }
 
     /// Keeps the best hits, and raises the floor to the worst of them when the page is full.

@@ -332,6 +332,19 @@ impl Journal {
         ids.take(MAX_FRAME_IDS).map(FrameId).collect()
     }
 
+    /// Frames before `before` (all, when `None`), the newest first, at most 65,536 of them.
+    pub(super) fn frames_before(&self, before: Option<FrameId>) -> Vec<FrameId> {
+        let end = before.map_or(u64::MAX, |id| id.0);
+        let slices = self.slice_list();
+        let ids = slices.iter().rev().flat_map(|slice| {
+            let state = slice.state();
+            let first = state.first_sequence;
+            let after = state.last_sequence().map_or(first, |last| last + 1);
+            (first..after.min(end).max(first)).rev()
+        });
+        ids.take(MAX_FRAME_IDS).map(FrameId).collect()
+    }
+
     /// The slice that holds a frame.
     pub(super) fn slice_of(&self, id: FrameId) -> Option<Arc<Slice>> {
         // A slice that was just opened has no frame yet, and so no place in the order of their sequences.

@@ -1,4 +1,4 @@
-//! Walking the journal forward, each frame once: for replay and for building pages.
+//! Walking the journal, each frame once: forward for replay and for building pages, backward for what is newest.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::journal::Journal;
 use super::record::{FrameId, RecordKind};
 
 /// Decodes frames in order, without filling the cache. A corrupt one is an `Err` item and the walk goes on behind
-/// it; it ends at the last frame committed by then, and goes on from there when asked again.
+/// it; forward it ends at the last frame committed by then, and goes on from there when asked again.
 #[derive(Clone)]
 pub struct Walk<'a> {
     journal: &'a Journal,
@@ -16,6 +16,7 @@ pub struct Walk<'a> {
     ahead: std::vec::IntoIter<FrameId>,
     /// Frames without records of this kind are passed over, unread.
     kind: Option<RecordKind>,
+    newest_first: bool,
     /// Frames to pass over, unread, before the next one, and after each.
     pass: usize,
     stride: usize,
@@ -30,6 +31,7 @@ impl Journal {
             after,
             ahead: Vec::new().into_iter(),
             kind: None,
+            newest_first: false,
             pass: 0,
             stride: 1,
         }
@@ -41,6 +43,15 @@ impl Journal {
         Walk {
             kind: Some(RecordKind::Verdicts),
             ..self.walk(after)
+        }
+    }
+
+    /// Walks over the frames that hold verdicts, from the newest back to the oldest.
+    #[must_use]
+    pub fn walk_verdicts_back(&self) -> Walk<'_> {
+        Walk {
+            newest_first: true,
+            ..self.walk_verdicts(None)
         }
     }
 
@@ -74,7 +85,11 @@ impl Walk<'_> {
         if let Some(id) = self.ahead.next() {
             return Some(id);
         }
-        self.ahead = self.journal.frames_after(self.after).into_iter();
+        let ahead = match self.newest_first {
+            true => self.journal.frames_before(self.after),
+            false => self.journal.frames_after(self.after),
+        };
+        self.ahead = ahead.into_iter();
         self.ahead.next()
     }
 }

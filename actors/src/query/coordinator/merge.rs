@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel_model::batch::SpanKind;
 use spandrel_model::ids::{TraceId, UnixNanos};
-use spandrel_model::search::{Cursor, FoundTrace, MissingPart, Name, Receipt};
+use spandrel_model::search::{Cursor, FoundTrace, MissingPart, Name, Receipt, TraceState};
 
 use super::super::search::Reached;
 use super::super::sources::{Key, after, key};
@@ -91,10 +91,16 @@ pub(super) fn merge_page(
 }
 
 /// Summaries are cumulative: of two versions of a trace the one with more spans is the newer one, and of equals that of
-/// the copy that takes new spans.
-fn newness(version: &Version) -> (u32, bool, Reverse<UnixNanos>) {
+/// the copy that takes new spans. What one node has kept was not dropped.
+fn newness(version: &Version) -> (bool, u32, bool, Reverse<UnixNanos>) {
     let found = &version.found;
-    (found.span_count, version.is_live, Reverse(found.start))
+    let is_dropped = found.state == TraceState::Dropped;
+    (
+        !is_dropped,
+        found.span_count,
+        version.is_live,
+        Reverse(found.start),
+    )
 }
 
 /// Names of several nodes, each once, and whether some may be missing because a node could not send all.

@@ -162,6 +162,27 @@ fn of_equal_versions_the_live_one_counts() {
     assert_eq!(page.traces[0].state, TraceState::Open);
 }
 
+#[test]
+fn what_one_node_has_kept_was_not_dropped() {
+    let version = |state, spans| Found {
+        versions: vec![Version {
+            found: FoundTrace {
+                state,
+                ..trace(1, 5, spans)
+            },
+            is_live: state == TraceState::Dropped,
+        }],
+        reached: Reached::End,
+    };
+    let answers = vec![
+        version(TraceState::Kept, 3),
+        version(TraceState::Dropped, 4),
+    ];
+    let page = merge_page(answers, None, 9, &BTreeSet::new());
+    assert_eq!(page.traces.len(), 1);
+    assert_eq!(page.traces[0].state, TraceState::Kept);
+}
+
 fn name(name: &str, scope: Option<&'static str>) -> Name {
     Name {
         name: name.to_owned(),
