@@ -41,6 +41,7 @@ async fn start(node: u64, tls: Option<LinkTls>) -> (Hub, String) {
         boot: 1,
         advertised: advertised.clone(),
         streams: Arc::new(TcpStreams::new(listener, tls)),
+        newest_version: spandrel_actors::link::NEWEST_VERSION,
         seed: [u8::try_from(node).unwrap(); 32],
         halt: Arc::new(|reason| panic!("{reason}")),
     };

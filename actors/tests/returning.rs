@@ -91,7 +91,7 @@ async fn an_old_copy_of_a_directory_is_refused_and_an_empty_one_is_a_new_node() 
     assert_eq!(fourth.admin().status().await.node, NodeId(4));
     // then the old one can be removed, and its place is taken by the new one
     until(&first, |view| used(view, 3) == Some(NodeUse::Down)).await;
-    first.admin().remove_node(NodeId(3)).await.unwrap();
+    first.admin().remove_node(NodeId(3), false).await.unwrap();
     until(&first, |view| voters(view) == [1, 2, 4]).await;
     stop_all([first, second, fourth]).await;
 }
@@ -222,6 +222,6 @@ async fn a_node_that_stops_while_it_leaves_goes_on_when_it_is_back() {
     cluster.network.heal(&address(3));
     until(&first, |view| used(view, 3) == Some(NodeUse::Draining)).await;
     third.stop().await;
-    first.admin().remove_node(NodeId(3)).await.unwrap();
+    first.admin().remove_node(NodeId(3), false).await.unwrap();
     stop_all([first, second]).await;
 }

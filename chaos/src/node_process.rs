@@ -182,6 +182,11 @@ impl NodeProcess {
         ready.with_context(|| format!("life {}; its log ends:\n{}", self.lives, self.log_end()))
     }
 
+    /// The next process is started without a flag.
+    pub fn drop_argument(&mut self, argument: &str) {
+        self.arguments.retain(|known| known != argument);
+    }
+
     fn command(&self, ports: Ports) -> Command {
         let mut command = Command::new(&self.binary);
         match &self.role {

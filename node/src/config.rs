@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use spandrel_actors::link::{NEWEST_VERSION, OLDEST_VERSION};
 
 use crate::host_port::HostPort;
 use crate::output::{exact_size, period};
@@ -72,6 +73,14 @@ pub struct NodeSettings {
     /// least 2GiB]
     #[arg(long, env = "SPANDREL_DISK_RESERVE", value_name = "SIZE")]
     pub disk_reserve: Option<String>,
+    /// Speak to other nodes as the version before does, to try an upgrade
+    #[arg(
+        long,
+        env = "SPANDREL_LINK_VERSION",
+        hide = true,
+        value_name = "NUMBER"
+    )]
+    pub link_version: Option<u16>,
 }
 
 /// The settings of one node, checked.
@@ -87,6 +96,8 @@ pub struct NodeStartOptions {
     pub link_addr: SocketAddr,
     /// Where other nodes reach the link address.
     pub advertise_addr: HostPort,
+    /// Newest version of the links between nodes that is spoken.
+    pub link_version: u16,
     /// Directory with the files of TLS between nodes; none means no TLS.
     pub link_tls_dir: Option<PathBuf>,
     /// Where the data is.
@@ -216,6 +227,7 @@ impl NodeSettings {
                 .or(other.journal_recovery_window),
             journal_max_bytes: self.journal_max_bytes.or(other.journal_max_bytes),
             disk_reserve: self.disk_reserve.or(other.disk_reserve),
+            link_version: self.link_version.or(other.link_version),
         }
     }
 
@@ -247,6 +259,7 @@ impl NodeSettings {
                 })?,
                 None => HostPort::from(link_addr),
             },
+            link_version: self.link_version.unwrap_or(NEWEST_VERSION),
             link_tls_dir: self.link_tls_dir,
             data_dir: self
                 .data_dir
@@ -320,6 +333,7 @@ impl NodeStartOptions {
             journal_recovery_window: Some(period(self.journal_recovery_window_ms)),
             journal_max_bytes: Some(exact_size(self.journal_max_bytes)),
             disk_reserve: self.disk_reserve_bytes.map(exact_size),
+            link_version: Some(self.link_version),
         }
     }
 
@@ -343,6 +357,13 @@ impl NodeStartOptions {
                 "retention",
                 "at least a minute",
                 period(self.retention_seconds.saturating_mul(1_000)),
+            );
+        }
+        if !(OLDEST_VERSION..=NEWEST_VERSION).contains(&self.link_version) {
+            return refuse(
+                "link_version",
+                "one of the versions of the links that this program speaks",
+                self.link_version.to_string(),
             );
         }
         if self.journal_max_bytes < 64 << 20 {

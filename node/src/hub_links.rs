@@ -38,6 +38,7 @@ impl LinkFactory for HubLinks {
             boot: identity.boot,
             advertised: self.options.advertise_addr.to_string(),
             streams: Arc::new(streams),
+            newest_version: self.options.link_version,
             seed: seed(),
             halt: Arc::clone(&self.halt),
         };

@@ -137,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn every_header_comes_back(service in 1_u8..=4, deadline_ms in any::<u32>(), token in any::<[u8; 16]>(), ping in any::<bool>()) {
+    fn every_header_comes_back(service in 1_u8..=5, deadline_ms in any::<u32>(), token in any::<[u8; 16]>(), ping in any::<bool>()) {
         let service = PeerService::from_number(service).unwrap();
         let deadline = Duration::from_millis(deadline_ms.into());
         let asked = if ping { Asked::Ping } else { Asked::Service(service, deadline) };

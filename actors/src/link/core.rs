@@ -13,10 +13,7 @@ use tokio::time::timeout;
 
 use super::directory::LinkIdentity;
 use super::driver::Driver;
-use super::hello::{
-    Accepted, Hello, HelloAnswer, NEWEST_VERSION, OLDEST_VERSION, Purpose, Token, common_version,
-    say,
-};
+use super::hello::{Accepted, Hello, HelloAnswer, Purpose, Token, common_version, say};
 use super::keeper::{Keeper, KeeperArguments, RootMessage};
 use super::reasons::End;
 use super::session::{Session, SessionFacts};
@@ -39,6 +36,8 @@ pub(crate) struct Core {
     /// Where this node takes connections.
     pub(crate) address: String,
     pub(crate) boot: u64,
+    /// Oldest and newest version that this node speaks.
+    pub(crate) versions: (u16, u16),
     pub(crate) random: Mutex<ChaCha20Rng>,
     pub(crate) sequence: AtomicU64,
     pub(crate) strangers: Arc<Semaphore>,
@@ -137,7 +136,7 @@ impl Core {
         let identity = self.identity();
         let own_token = self.token();
         let hello = Hello {
-            versions: (OLDEST_VERSION, NEWEST_VERSION),
+            versions: self.versions,
             purpose,
             cluster_id: identity.map_or(0, |identity| identity.cluster_id),
             node: identity.map(|identity| identity.node),
@@ -166,6 +165,7 @@ impl Core {
                 own_token,
                 their_token: accepted.token,
                 gateway: accepted.gateway,
+                version: accepted.version,
             },
             stream,
             dialled: true,
@@ -215,6 +215,7 @@ impl Core {
                 own_token: accepted.token,
                 their_token: hello.token,
                 gateway: hello.gateway,
+                version: accepted.version,
             },
             dialled: false,
             permit: None,
@@ -223,11 +224,12 @@ impl Core {
 
     /// Whether a node that has opened a connection may have it.
     fn judge(&self, hello: &Hello, stream: &LinkStream) -> Result<Accepted, String> {
-        let ours = (OLDEST_VERSION, NEWEST_VERSION);
+        let ours = self.versions;
         let version = common_version(ours, hello.versions).ok_or_else(|| {
             let (oldest, newest) = hello.versions;
             format!(
-                "this node speaks versions {OLDEST_VERSION} to {NEWEST_VERSION} of the links, the caller {oldest} to {newest}: upgrade one version at a time"
+                "this node speaks versions {} to {} of the links, the caller {oldest} to {newest}: upgrade one version at a time",
+                ours.0, ours.1
             )
         })?;
         let directory = self.switchboard.directory();
@@ -339,7 +341,7 @@ impl Core {
 
 /// Whether the other side of a connection that was opened is the one that was meant.
 fn check_accepted(accepted: &Accepted, hello: &Hello) -> Result<(), String> {
-    if !(OLDEST_VERSION..=NEWEST_VERSION).contains(&accepted.version) {
+    if !(hello.versions.0..=hello.versions.1).contains(&accepted.version) {
         return Err(format!(
             "it answers in version {} of the links",
             accepted.version

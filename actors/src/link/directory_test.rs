@@ -40,6 +40,7 @@ fn begun(directory: &mut Directory, boot: u64, by_lower: bool, sequence: u64) ->
         own_token: Token(token),
         their_token: Token(token),
         gateway: 1,
+        version: 1,
     };
     let (session, _left_over) = Session::new(facts);
     assert!(directory.begin(&session));

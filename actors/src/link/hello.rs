@@ -8,10 +8,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::LinkClass;
 use crate::limits::{MAX_LINK_ADDRESS_BYTES, MAX_LINK_REASON_BYTES};
 
-/// Newest version of the links that this build speaks. A change of ractor_cluster's frames is a new version too.
-pub(crate) const NEWEST_VERSION: u16 = 1;
-/// Oldest version that this build speaks: the one before the newest, once there is one.
-pub(crate) const OLDEST_VERSION: u16 = 1;
+/// Newest version of the links that this build speaks: the second one has [`PeerService::Copies`](super::PeerService).
+/// A change of ractor_cluster's frames is a new version too.
+pub const NEWEST_VERSION: u16 = 2;
+/// Oldest version that this build speaks: the one before the newest.
+pub const OLDEST_VERSION: u16 = 1;
 
 const MAGIC: [u8; 8] = *b"SPANLINK";
 /// Bytes before the body: magic, two versions, the body's length.

@@ -18,7 +18,7 @@ use super::core::{ConnectError, Core};
 use super::dialler::keep_connected;
 use super::directory::{Directory, LinkIdentity};
 use super::gateway::Gateway;
-use super::hello::Purpose;
+use super::hello::{OLDEST_VERSION, Purpose};
 use super::keeper::Root;
 use super::session::{Failure, Session};
 use super::streams::Streams;
@@ -38,6 +38,9 @@ pub struct HubOptions {
     pub advertised: String,
     /// Carries the bytes.
     pub streams: Arc<dyn Streams>,
+    /// Newest version of the links that is spoken, from [`OLDEST_VERSION`](super::OLDEST_VERSION) to
+    /// [`NEWEST_VERSION`](super::NEWEST_VERSION): an older one to be as a program of the version before.
+    pub newest_version: u16,
     /// From the system's entropy: the sessions' secrets and the jitter of redialling follow from it.
     pub seed: [u8; 32],
     /// Stops the process, as [`Env::halt`](crate::Env::halt): called when a part of the Hub has panicked.
@@ -109,6 +112,7 @@ impl Hub {
             gateway: gateway.get_id().pid(),
             address: options.advertised,
             boot: options.boot,
+            versions: (OLDEST_VERSION, options.newest_version),
             random: Mutex::new(ChaCha20Rng::from_seed(options.seed)),
             sequence: AtomicU64::new(1),
             strangers: Core::strangers(),

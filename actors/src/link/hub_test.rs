@@ -328,7 +328,44 @@ async fn a_version_that_is_not_spoken_is_refused_with_a_reason() {
     let HelloAnswer::Refused { reason } = answer else {
         panic!("{answer:?}")
     };
-    assert!(reason.contains("versions 1 to 1") && reason.contains("40 to 41"));
+    assert!(reason.contains("versions 1 to 2") && reason.contains("40 to 41"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_of_the_version_before_is_asked_for_what_it_has_only() {
+    let network = std::sync::Arc::new(MemoryNetwork::default());
+    let mut one = TestNode::start(&network, 1, 1).await;
+    let before = super::testing::options(Some(identity(2)), 1, &host(2), network.host(&host(2)));
+    let mut two = TestNode::start_with(super::HubOptions {
+        newest_version: 1,
+        ..before
+    })
+    .await;
+    introduce(&[(1, &one), (2, &two)]);
+    until_connected(&[(1, &one), (2, &two)]).await;
+    let call = |from: &TestNode, to, service| {
+        let hub = std::sync::Arc::clone(&from.hub);
+        let (class, request) = (LinkClass::Bulk, Bytes::from_static(b"give"));
+        tokio::spawn(async move {
+            hub.call(NodeId(to), service, class, request, DEADLINE)
+                .await
+        })
+    };
+    for (asks, to) in [(&one, 2), (&two, 1)] {
+        let refused = call(asks, to, PeerService::Copies).await.unwrap();
+        assert!(
+            matches!(&refused, Err(LinkError::Refused { reason, .. }) if reason.contains("version 1")),
+            "{refused:?}"
+        );
+    }
+    let asked = call(&one, 2, PeerService::Shards);
+    let reply = two.next_call().await.reply;
+    reply.send(Ok("here".into())).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), "here");
+    let asked = call(&two, 1, PeerService::Query);
+    let reply = one.next_call().await.reply;
+    reply.send(Ok("there".into())).unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), "there");
 }
 
 #[tokio::test(start_paused = true)]

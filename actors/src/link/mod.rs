@@ -45,6 +45,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 pub use directory::LinkIdentity;
+pub use hello::{NEWEST_VERSION, OLDEST_VERSION};
 pub use hub::{Hub, HubError, HubOptions};
 pub use streams::{Incoming, LinkStream, Streams};
 pub use tcp::TcpStreams;
@@ -80,6 +81,15 @@ pub enum PeerService {
 }
 
 impl PeerService {
+    /// The version of the links that has it first.
+    #[must_use]
+    pub fn since(self) -> u16 {
+        match self {
+            Self::Raft | Self::Shards | Self::Query | Self::Membership => 1,
+            Self::Copies => 2,
+        }
+    }
+
     /// From the number on the wire.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {

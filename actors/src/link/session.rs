@@ -32,6 +32,8 @@ pub(crate) struct SessionFacts {
     pub(crate) their_token: Token,
     /// The gateway actor of the other side.
     pub(crate) gateway: u64,
+    /// The version of the links that both speak.
+    pub(crate) version: u16,
 }
 
 impl SessionFacts {
@@ -103,6 +105,11 @@ impl Session {
         self.facts.peer.map_or(Caller::Joining, Caller::Node)
     }
 
+    /// Whether the version that both speak has a service.
+    pub(crate) fn has(&self, service: PeerService) -> bool {
+        service.since() <= self.facts.version
+    }
+
     /// Calls the other side. The request has its place in the order once this future was polled.
     pub(crate) async fn call(
         self: &Arc<Self>,
@@ -110,6 +117,11 @@ impl Session {
         request: Bytes,
         deadline: Duration,
     ) -> Result<Bytes, Failure> {
+        if !self.has(service) {
+            let version = self.facts.version;
+            let reason = format!("it speaks version {version} of the links, without {service:?}");
+            return Err(Failure::Refused(reason));
+        }
         let message = Outgoing {
             header: self.header(Asked::Service(service, deadline)),
             payload: Vec::from(request),
@@ -247,6 +259,7 @@ mod tests {
             own_token: Token([1; 16]),
             their_token: Token([2; 16]),
             gateway: 1,
+            version: 1,
         });
         let most = LINK_CONTROL_CREDIT_BYTES / LINK_CONTROL_CALL_BYTES;
         let mut held: Vec<_> = (0..most).map_while(|_| session.receive(1)).collect();

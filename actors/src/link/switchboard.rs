@@ -108,6 +108,9 @@ impl Switchboard {
             let _ = reply.send(Answer::Done(Bytes::new()).encode());
             return Ok(());
         };
+        if !session.has(service) {
+            return Err((NotTaken::NoMeaning, reply));
+        }
         if payload.len() > MAX_LINK_MESSAGE_BYTES {
             return Err((NotTaken::TooLarge, reply));
         }

@@ -188,6 +188,7 @@ pub(crate) fn options(
         boot,
         advertised: address.to_owned(),
         streams,
+        newest_version: super::NEWEST_VERSION,
         seed,
         halt: Arc::new(|reason| panic!("halted: {reason}")),
     }
@@ -217,9 +218,12 @@ impl TestNode {
         node: u64,
         boot: u64,
     ) -> Self {
-        let (sender, calls) = mpsc::unbounded_channel();
         let streams = network.host(&host(node));
-        let options = options(identity, boot, &host(node), streams);
+        Self::start_with(options(identity, boot, &host(node), streams)).await
+    }
+
+    pub(crate) async fn start_with(options: HubOptions) -> Self {
+        let (sender, calls) = mpsc::unbounded_channel();
         let hub = Hub::start(options, Arc::new(Recorder(sender)))
             .await
             .unwrap();

@@ -210,8 +210,15 @@ async fn the_cluster_is_shown_and_changed() {
         (cluster.lacking[0].shard, cluster.lacking[0].copies),
         (5, 1)
     );
-    client.remove_node(8).await.unwrap();
-    let unknown = client.remove_node(9).await.unwrap_err();
+    assert_eq!(
+        (cluster.nodes[0].needed_copies, cluster.lacking_copies),
+        (6, 9)
+    );
+    let alone = client.remove_node(8, false).await.unwrap_err();
+    assert_eq!(alone.refusal().unwrap().code, "only_copy");
+    client.remove_node(8, true).await.unwrap();
+    client.repair_node().await.unwrap();
+    let unknown = client.remove_node(9, false).await.unwrap_err();
     assert_eq!(unknown.refusal().unwrap().code, "unknown_node");
     let last = client.leave_node().await.unwrap_err();
     assert_eq!(last.refusal().unwrap().code, "last_node");

@@ -347,6 +347,7 @@ impl Admin for Fake {
             primary_shards: 32,
             in_sync_shards: 64,
             filling_shards: 0,
+            needed_copies: 6,
         };
         ClusterView {
             cluster: "00000000000000ab".to_owned(),
@@ -361,6 +362,7 @@ impl Admin for Fake {
                 shard: ShardId(5),
                 copies: 1,
             }],
+            lacking_copies: 9,
         }
     }
 
@@ -369,9 +371,13 @@ impl Admin for Fake {
         Err(PortError::new(ErrorClass::Invalid, "last_node", message))
     }
 
-    async fn remove_node(&self, node: NodeId) -> Result<(), PortError> {
-        if node == NodeId(8) {
+    async fn remove_node(&self, node: NodeId, accepts_loss: bool) -> Result<(), PortError> {
+        if node == NodeId(8) && accepts_loss {
             return Ok(());
+        }
+        if node == NodeId(8) {
+            let message = "nobody else holds it";
+            return Err(PortError::new(ErrorClass::Invalid, "only_copy", message));
         }
         let message = "it is not in the cluster";
         Err(PortError::new(
@@ -379,6 +385,10 @@ impl Admin for Fake {
             "unknown_node",
             message,
         ))
+    }
+
+    async fn repair(&self) -> Result<(), PortError> {
+        Ok(())
     }
 
     async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {

@@ -39,11 +39,20 @@ pub(crate) struct Trial {
 impl Trial {
     /// Nodes with two copies of each of 16 shards, settled.
     pub(crate) async fn start(nodes: usize, wiring: Wiring) -> anyhow::Result<Self> {
+        Self::start_with(nodes, wiring, &["--memory=368MiB"]).await
+    }
+
+    /// The same with other flags of the nodes.
+    pub(crate) async fn start_with(
+        nodes: usize,
+        wiring: Wiring,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let start = now();
         let options = ClusterOptions {
             nodes,
             seeds: &["--replication=2", "--shards=16"],
-            arguments: &["--memory=368MiB"],
+            arguments,
             policy: POLICY,
             wiring,
         };

@@ -51,6 +51,7 @@ impl LinkFactory for SimulatedLinks {
             boot: identity.boot,
             advertised: address(self.place),
             streams: Arc::new(SimulatedStreams::new(listener)),
+            newest_version: spandrel_actors::link::NEWEST_VERSION,
             seed: self.seed,
             halt: Arc::clone(&self.halt),
         };
