@@ -16,7 +16,9 @@ use crate::assembler::{
     Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
     PagedTrace, Prior, Promotion, Recall, ShardSearch, ShardState, Step,
 };
-use crate::limits::{ASSEMBLER_TICK_MS, LEFT_MS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS};
+use crate::limits::{
+    ASSEMBLER_TICK_MS, LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
+};
 use crate::meters::Stage;
 use crate::query::Coordinator;
 use crate::replication::{Again, recall};
@@ -159,6 +161,15 @@ fn step<'a>(
     }
 }
 
+fn not_brought_here(shard: ShardId, wanted: &Recall) {
+    tracing::warn!(
+        shard = shard.0,
+        tenant = %wanted.tenant,
+        trace = %wanted.trace_id,
+        "earlier spans of a trace could not be brought here: they stay on the nodes that hold them"
+    );
+}
+
 impl Actor for Assembler {
     type Msg = AssemblerMessage;
     type State = AssemblerState;
@@ -243,8 +254,8 @@ impl AssemblerState {
             }
             AssemblerMessage::Settled(bucket, term, reply) => {
                 // A follower may not have been told yet that the last records of a term count.
-                let counted = self.state.counted();
-                let last = self.shared.journal.last_lsn(self.shard);
+                let counted = self.state.counted().min(self.state.applied());
+                let last = self.shared.journal.last_valid(self.shard);
                 let knows =
                     self.role == ShardRole::None || counted.term() > term || counted >= last;
                 let _ = reply.send(knows && !self.state.waits_for_page(bucket, term));
@@ -480,9 +491,18 @@ impl AssemblerState {
 
     /// Brings spans here that are elsewhere, of one trace after the other.
     fn recall(&mut self, writer: &ActorRef<WriterMessage>, myself: &ActorRef<AssemblerMessage>) {
-        let new = self.effects.recall.drain(..);
-        self.recalls
-            .extend(new.map(|wanted| (wanted, RECALL_TRIES)));
+        for wanted in self.effects.recall.drain(..) {
+            // A trace whose late spans keep coming is brought here once.
+            let is_known = self.recalls.iter().any(|(known, _)| *known == wanted);
+            if is_known {
+                continue;
+            }
+            if self.recalls.len() < MAX_RECALLS {
+                self.recalls.push_back((wanted, RECALL_TRIES));
+            } else {
+                not_brought_here(self.shard, &wanted);
+            }
+        }
         if self.role != ShardRole::Primary {
             self.recalls.clear();
         }
@@ -517,12 +537,7 @@ impl AssemblerState {
     /// What could not be brought here goes to the back of the queue, some times.
     fn recall_later(&mut self, failed: Option<(Recall, u32)>) {
         match failed {
-            Some((wanted, 0)) => tracing::warn!(
-                shard = self.shard.0,
-                tenant = %wanted.tenant,
-                trace = %wanted.trace_id,
-                "earlier spans of a trace could not be brought here: they stay on the nodes that hold them"
-            ),
+            Some((wanted, 0)) => not_brought_here(self.shard, &wanted),
             Some(again) => self.recalls.push_back(again),
             None => {}
         }

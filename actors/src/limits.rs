@@ -275,6 +275,8 @@ pub const REPEATED_VERDICTS_MS: u64 = 120_000;
 /// Milliseconds for which a shard remembers of which dropped traces late spans are being repeated: a fill waits for memory
 /// no longer.
 pub const LATE_AGAIN_MS: u64 = 120_000;
+/// Traces of one shard whose earlier spans wait to be brought here: some 300 KB of memory.
+pub const MAX_RECALLS: usize = 1_024;
 /// Tries to bring earlier spans of a trace here: holders may be down.
 pub const RECALL_TRIES: u32 = 10;
 /// Milliseconds after one in vain.
@@ -291,7 +293,11 @@ pub const COPY_BYTES_PER_SECOND: u64 = 20 << 20;
 pub const COPY_PIECE_BYTES: usize = 512 * 1024;
 /// Bytes of one part of a copy: a page of the largest trace, packed, some times over.
 pub const MAX_COPY_PART_BYTES: u64 = 256 << 20;
-/// Milliseconds that a holder takes for one piece at most: it reads up to 64 pages.
+/// Bytes of memory credit that a part takes where it is made: its spans (4 MiB and a page) and the page of them.
+pub const COPY_CREDIT_BYTES: u64 = 16 << 20;
+/// Times that a copy waits for memory or the index before it is given up, and another one gets its turn.
+pub const COPY_WAITS: u32 = 24;
+/// Milliseconds that a holder takes for one piece at most: it reads up to 16 pages.
 pub const COPY_DEADLINE_MS: u64 = 4_000;
 /// Milliseconds that the copier waits for it.
 pub const COPY_CALL_MS: u64 = 5_000;

@@ -1,7 +1,7 @@
 //! What all actors of a node share: storage, settings in force, memory.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::FutureExt;
@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     own_pressure: AtomicU8,
     pressure: AtomicU8,
     pub(crate) follower_pressure: FollowerPressure,
+    /// Records of the journal were lost: what this node kept may lack spans that others have.
+    pub(crate) has_holes: AtomicBool,
     /// Held by whoever writes to a block and shows what it wrote.
     pub(crate) block_writes: Mutex<()>,
     /// The bucket that older data is being copied to; `u64::MAX`: none.
@@ -130,6 +132,7 @@ impl Shared {
             own_pressure: AtomicU8::new(0),
             pressure: AtomicU8::new(0),
             follower_pressure: FollowerPressure::default(),
+            has_holes: AtomicBool::new(false),
             block_writes: Mutex::new(()),
             copying: AtomicU64::new(u64::MAX),
         }

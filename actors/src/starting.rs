@@ -1,6 +1,7 @@
 //! Starts the actors of a node over what was opened and recovered.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::ids::{ShardId, Term};
@@ -165,6 +166,7 @@ pub(crate) async fn start_actors(
     };
     let (copier, _) = Actor::spawn_linked(None, Copier, arguments, cell()).await?;
     let has_holes = recovery.lost_frames > 0 || recovery.lost_slices > 0;
+    shared.has_holes.fetch_or(has_holes, Ordering::Relaxed);
     let node = Node {
         shared,
         copier,
@@ -188,7 +190,6 @@ pub(crate) async fn start_actors(
         Arc::clone(&node.shards),
         node.pager.clone(),
         node.member.settings.watch(),
-        has_holes,
     );
     node.member
         .router

@@ -151,8 +151,12 @@ async fn a_node_that_is_down_for_long_counts_for_lost() {
     keep_some(&[&first, &second, &third]).await;
     third.node.stop().await;
     until(&first, |view| view.lacking.is_empty()).await;
+    assert!(
+        beside(&first, 3) > 0,
+        "copies of what it holds are one too few"
+    );
     pass(700).await;
-    // Nothing is lacking for those who do not count it among the living; removed, it is missed no more.
+    assert_eq!(beside(&first, 3), 0, "others have copied it");
     first
         .node
         .admin()
@@ -163,6 +167,14 @@ async fn a_node_that_is_down_for_long_counts_for_lost() {
     second.node.stop().await;
     all_is_there_without_contact(&first).await;
     stop_all([first.node]).await;
+}
+
+/// Pieces of older data that node `node` holds beside one other node alone.
+fn beside(asked: &TestNode, node: u64) -> usize {
+    let state = asked.node.cluster();
+    let records = state.holders.values().flat_map(|records| records.values());
+    let few = records.filter(|holders| holders.contains(&NodeId(node)) && holders.len() <= 2);
+    few.count()
 }
 
 /// As [`all_is_there`], of a node that has lost the majority and says so.
@@ -197,5 +209,44 @@ async fn the_only_copy_is_not_removed_unless_its_loss_is_accepted() {
     // Its shards wait for it, too: that is said first where nothing older is at stake.
     assert_eq!(refused.code, "only_copy");
     assert!(refused.message.contains("--i-accept-loss"), "{refused}");
+    stop_all([first.node, second.node]).await;
+}
+
+/// A copy has the spans that its writer had: after a restart the taker must not take it for a fragment of its own, which
+/// covers all records before it.
+#[tokio::test(start_paused = true)]
+async fn late_spans_that_wait_for_a_page_outlive_a_copy_and_a_restart() {
+    let cluster = Cluster {
+        replication: 2,
+        ..Cluster::new()
+    };
+    let first = test_node(&cluster, cluster.found().await);
+    keep_some(&[&first]).await;
+    let second = test_node(&cluster, cluster.join(2).await);
+    until(&first, |view| view.lacking.is_empty()).await;
+    // kept in the term of both, and copied with the rest
+    let tenant = TenantId::default();
+    for trace in TRACES {
+        first.send(&tenant, &[span(trace, 3, 1)]).await;
+    }
+    pass(70).await;
+    first.flush().await;
+    until(&first, |view| view.lacking_copies == 0).await;
+    for trace in TRACES {
+        first.send(&tenant, &[span(trace, 4, 1)]).await;
+    }
+    pass(2).await;
+    second.node.stop().await;
+    let second = test_node(&cluster, cluster.restart(2).await);
+    until(&first, |view| view.lacking.is_empty()).await;
+    second.flush().await;
+    let all: BTreeSet<SpanId> = [1, 2, 3, 4].map(|id| SpanId([id; 8])).into();
+    for trace in TRACES {
+        assert_eq!(
+            second.spans_alone(&tenant, trace).await,
+            all,
+            "trace {trace}"
+        );
+    }
     stop_all([first.node, second.node]).await;
 }

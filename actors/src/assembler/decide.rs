@@ -302,6 +302,7 @@ impl ShardState {
                             tenant: record.tenant.clone(),
                             trace_id: record.trace_id,
                             references: record.references.to_vec(),
+                            keep: None,
                         });
                     }
                     self.set_phase(
@@ -361,6 +362,7 @@ impl ShardState {
                         tenant: tenant.clone(),
                         trace_id,
                         references: Vec::new(),
+                        keep: Some(earlier.record.clone()),
                     });
                 }
                 Self::late_phase(earlier)

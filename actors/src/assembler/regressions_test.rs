@@ -1,12 +1,12 @@
 //! Defects that were found and fixed, each with its story.
 
-use spandrel_model::ids::{Lsn, TenantId, UnixNanos};
+use spandrel_model::ids::{Lsn, TenantId, Term, UnixNanos};
 use spandrel_model::policy::{KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
 use spandrel_model::verdict::{Trigger, Verdict};
 
 use super::world::{ERRORS_ONLY, Sent, World, search_of, span, trace};
-use super::{Depth, HitLimits, MemoryHit};
+use super::{Depth, HitLimits, MemoryHit, Step};
 
 fn tenant() -> TenantId {
     TenantId::default()
@@ -277,4 +277,47 @@ fn late_spans_that_are_repeated_for_a_replica_that_knows_the_drop_are_late_ones(
     assert!(late.references.len() > dropped[0].references.len());
     // Without it, the drop has read the spans: it was on its way when they were repeated.
     assert_eq!(join(false), None);
+}
+
+/// A replica that joined long after a trace had been kept got a late span of it, was told no verdict, and waited with it
+/// for ever: its journal grew. The primary, which finds the keep in its own journal, repeats it.
+#[test]
+fn a_late_span_of_what_was_kept_in_an_earlier_term_brings_the_verdict_along() {
+    let mut primary = World::new(ERRORS_ONLY);
+    primary.send(1, &[failed(1, 0)]);
+    let kept = primary.commit();
+    assert_eq!(kept[0].verdict, Verdict::Keep);
+    let taken = primary
+        .state
+        .collect_kept(UnixNanos(u64::MAX), true, &|_| "p".into());
+    let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
+    primary.state.paged(&paged);
+    assert_eq!(primary.state.traces(), 0);
+    primary.next_lsn = Lsn::before_term(Term(2)).next();
+    primary.send(1, &[span(2, 1)]);
+    primary.confirm();
+    let recalled = std::mem::take(&mut primary.effects.recall);
+    assert_eq!(recalled[0].keep.as_ref(), Some(&kept[0]));
+
+    // the replica, for which the trace is new
+    let mut replica = World::new(ERRORS_ONLY);
+    let (span_at, verdict_at) = (primary.next_lsn, primary.next_lsn.next());
+    let batch = replica.batch(1, &[span(2, 1)]);
+    replica.step(|state, step, effects| {
+        let follows = Step {
+            decides: false,
+            ..*step
+        };
+        state.apply(span_at, &batch, &[0], &follows, effects);
+        let open = state.view(&tenant(), trace(1), Depth::Live);
+        assert_eq!(open.map(|open| open.state), Some(TraceState::Open));
+        let keeps: Vec<_> = recalled
+            .into_iter()
+            .filter_map(|recall| recall.keep)
+            .collect();
+        state.verdicts_again(verdict_at, &keeps, &follows, effects);
+        state.count(verdict_at);
+    });
+    let known = replica.state.view(&tenant(), trace(1), Depth::Live);
+    assert_eq!(known.map(|known| known.state), Some(TraceState::Kept));
 }

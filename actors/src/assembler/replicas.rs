@@ -104,7 +104,8 @@ impl ShardState {
                 Phase::Kept(kept) if kept.stored.is_some() => (entry.bucket, kept.at),
                 Phase::Kept(kept) => (kept.record.bucket, kept.at),
                 Phase::Deciding(deciding) => (deciding.record.bucket, self.applied),
-                Phase::Open | Phase::Unconfirmed | Phase::LateDropped(_) => return false,
+                Phase::Unconfirmed => (entry.bucket, self.applied),
+                Phase::Open | Phase::LateDropped(_) => return false,
             };
             let first = entry
                 .references

@@ -70,6 +70,9 @@ pub struct Recall {
     pub trace_id: TraceId,
     /// The records that hold its spans, ascending. None: it is not known.
     pub references: Vec<Lsn>,
+    /// The verdict of an earlier term, which replicas that have joined since may not know: without it they wait with the
+    /// late spans for a verdict that does not come.
+    pub keep: Option<VerdictRecord>,
 }
 
 /// What a step wants done outside.

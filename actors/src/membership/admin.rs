@@ -79,7 +79,8 @@ impl Member {
 
     /// Takes a node out of the cluster.
     pub(crate) async fn remove(&self, node: NodeId, accepts_loss: bool) -> Result<(), PortError> {
-        let state = self.settings.state();
+        // What others have just proposed counts: two nodes that hold the same must not be removed at two places.
+        let state = self.settings.linearizable().await.map_err(unavailable)?;
         let Some(record) = state.nodes.get(&node) else {
             return Err(unknown(node));
         };

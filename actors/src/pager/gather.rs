@@ -1,6 +1,7 @@
 //! Reads the spans of the traces of a paging job.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
@@ -148,7 +149,10 @@ fn frame_of(
     };
     match journal.read(id, buffer) {
         Ok(frame) => Ok(Some(frame)),
-        Err(error) if error.class() == ErrorClass::Corrupt => Ok(None),
+        Err(error) if error.class() == ErrorClass::Corrupt => {
+            shared.has_holes.store(true, Ordering::Relaxed);
+            Ok(None)
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::{Bucket, Lsn, NodeId, ShardId, TraceId, UnixNanos};
+use spandrel_model::ids::{Bucket, Lsn, NodeId, ShardId, Term, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, SearchRequest, TraceState};
 use spandrel_model::shard_set::ShardSet;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
@@ -301,25 +301,32 @@ fn standing(
 }
 
 /// The shards of `live` whose dropped traces node `me` may lack, since others held the shard at some time that its
-/// recovery window reaches back to, and it did not.
+/// recovery window reaches back to, and it did not. Who is named as a holder beside others may have got a copy of what was
+/// kept alone: of terms that are over, its journal must have a record (`has_records`).
 pub(super) fn joined_lately(
     state: &ClusterState,
     me: NodeId,
     live: &ShardSet,
-    bucket_nanos: u64,
-    since: UnixNanos,
+    (bucket_nanos, since): (u64, UnixNanos),
+    has_records: &dyn Fn(ShardId, Term) -> bool,
 ) -> ShardSet {
     let recent = state
         .holders
         .range(Bucket::containing(since, bucket_nanos)..);
     let held = recent.flat_map(|(_, records)| records.iter());
-    let lacks = held.filter(|(key, holders)| live.contains(key.shard) && !holders.contains(&me));
+    let lacks = held.filter(|(key, holders)| {
+        let is_over = || {
+            let shard = state.shard(key.shard);
+            shard.is_none_or(|shard| key.term < shard.term)
+        };
+        let may_be_copied = || holders.len() > 1 && is_over() && !has_records(key.shard, key.term);
+        live.contains(key.shard) && (!holders.contains(&me) || may_be_copied())
+    });
     lacks.map(|(key, _)| key.shard).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use spandrel_model::ids::Term;
     use spandrel_raft::state::HolderKey;
 
     use super::*;
@@ -327,27 +334,40 @@ mod tests {
     #[test]
     fn a_copy_lacks_the_drops_of_terms_that_others_held() {
         let mut state = ClusterState::default();
-        let mut hold = |bucket: u32, shard: u16, term: u64, holders: &[u64]| {
-            let key = HolderKey {
-                shard: ShardId(shard),
-                term: Term(term),
+        let hold =
+            |state: &mut ClusterState, bucket: u32, shard: u16, term: u64, holders: &[u64]| {
+                let key = HolderKey {
+                    shard: ShardId(shard),
+                    term: Term(term),
+                };
+                let records = state.holders.entry(Bucket(bucket)).or_default();
+                let holders = holders.iter().copied().map(NodeId).collect();
+                Arc::make_mut(records).insert(key, holders);
             };
-            let records = state.holders.entry(Bucket(bucket)).or_default();
-            let holders = holders.iter().copied().map(NodeId).collect();
-            Arc::make_mut(records).insert(key, holders);
-        };
-        hold(3, 0, 1, &[1]);
-        hold(4, 0, 2, &[1, 2]);
-        hold(4, 1, 1, &[1]);
-        hold(4, 1, 2, &[1, 2]);
-        hold(4, 2, 1, &[3]);
+        hold(&mut state, 3, 0, 1, &[1]);
+        hold(&mut state, 4, 0, 2, &[1, 2]);
+        hold(&mut state, 4, 1, 1, &[1]);
+        hold(&mut state, 4, 1, 2, &[1, 2]);
+        hold(&mut state, 4, 2, 1, &[3]);
         let live: ShardSet = [ShardId(0), ShardId(1)].into_iter().collect();
-        let lacking = |node: u64, since: u64| {
-            let lacks = joined_lately(&state, NodeId(node), &live, 10, UnixNanos(since));
+        let lacking = |state: &ClusterState, node: u64, since: u64| {
+            let time = (10, UnixNanos(since));
+            let lacks = joined_lately(state, NodeId(node), &live, time, &|_, term| term < Term(9));
             lacks.iter().map(|shard| shard.0).collect::<Vec<_>>()
         };
-        assert_eq!(lacking(2, 45), [1]);
-        assert_eq!(lacking(2, 39), [0, 1]);
-        assert_eq!(lacking(1, 0), Vec::<u16>::new());
+        assert_eq!(lacking(&state, 2, 45), [1]);
+        assert_eq!(lacking(&state, 2, 39), [0, 1]);
+        assert_eq!(lacking(&state, 1, 0), Vec::<u16>::new());
+
+        // who got a copy of what was kept has no record of the term
+        hold(&mut state, 4, 1, 9, &[1, 2]);
+        let lacks = |state: &ClusterState| {
+            let time = (10, UnixNanos(45));
+            let has = |_, term| term < Term(9);
+            joined_lately(state, NodeId(1), &live, time, &has)
+                .iter()
+                .count()
+        };
+        assert_eq!(lacks(&state), 1);
     }
 }

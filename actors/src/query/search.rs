@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_model::error::PortError;
-use spandrel_model::ids::{ShardId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, Term, TraceId, UnixNanos};
 use spandrel_model::search::{
     Cursor, FoundTrace, MissingPart, Receipt, SearchAnswer, SearchRequest,
 };
@@ -182,7 +182,13 @@ impl QueryPort {
         let shared = &self.shared;
         let since = shared.env.now().minus(self.recovery_window_nanos);
         let state = self.cluster.borrow();
-        joined_lately(&state, shared.node, &part.live, shared.bucket_nanos, since)
+        let has_records = |shard, term: Term| {
+            let last = Lsn(Lsn::before_term(term.next()).0);
+            let floor = shared.journal.floor(shard, last);
+            floor.is_ok_and(|floor| floor.is_some_and(|floor| floor.term() == term))
+        };
+        let time = (shared.bucket_nanos, since);
+        joined_lately(&state, shared.node, &part.live, time, &has_records)
     }
 
     fn answer_search(&self, progress: Progress) -> SearchPart {

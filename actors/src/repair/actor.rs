@@ -11,14 +11,14 @@ use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{Bucket, NodeId};
 use spandrel_raft::state::{HolderChange, NodeState};
-use spandrel_raft::{ClusterState, Command, Settings};
+use spandrel_raft::{ClusterState, Command, Conflict, ProposeError, Settings};
 use spandrel_storage::block::{BlockWrite, PagePlace};
 use tokio::time::Instant;
 
 use super::plan::{CopyJob, Situation};
 use crate::housekeeping::expired_before;
 use crate::limits::{
-    COPY_BYTES_PER_SECOND, COPY_CALL_MS, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED,
+    COPY_BYTES_PER_SECOND, COPY_CALL_MS, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED, COPY_WAITS,
     DEAD_AFTER_MS, MAX_COPY_PART_BYTES,
 };
 use crate::link::{Link, LinkClass, PeerService};
@@ -27,6 +27,9 @@ use crate::pager::commit_pages;
 use crate::shared::Shared;
 use crate::wire::copy_answer::Answer;
 use crate::wire::{CopyAnswer, CopyKey, CopyPiece, CopyRequest};
+
+/// Times that a claim is made again because somebody else has changed the same records.
+const COPY_CLAIMS: usize = 8;
 
 /// The copier's messages.
 pub(crate) enum CopierMessage {
@@ -64,6 +67,7 @@ struct Running {
     after: PagePlace,
     /// What came of the part that is being fetched.
     part: Vec<u8>,
+    waits: u32,
 }
 
 /// What a step has come to.
@@ -133,12 +137,16 @@ impl CopierState {
                 let millis = bytes as u64 * 1_000 / COPY_BYTES_PER_SECOND;
                 Duration::from_millis(millis)
             }
-            Ok(Step::Wait) => {
+            Ok(Step::Wait) if running.waits < COPY_WAITS => {
+                running.waits += 1;
                 self.running = Some(running);
                 Duration::from_millis(COPY_RETRY_MS)
             }
             Ok(Step::Done) => Duration::ZERO,
-            Err(reason) => {
+            failed => {
+                let reason = failed
+                    .err()
+                    .unwrap_or_else(|| "no memory for it".to_owned());
                 let (bucket, from) = (running.job.bucket, running.job.from);
                 tracing::debug!(bucket = bucket.0, from = from.0, reason, "no copy yet");
                 let until = Instant::now() + Duration::from_millis(COPY_RETRY_MS);
@@ -190,6 +198,7 @@ impl CopierState {
             job,
             after: PagePlace::default(),
             part: Vec::new(),
+            waits: 0,
         })
     }
 
@@ -287,34 +296,43 @@ impl CopierState {
         shared.block(Stage::Copy, write).await.map(|()| true)
     }
 
-    /// Has this node named as a holder of what it has copied.
+    /// Has this node named as a holder of what it has copied. Others may be named for some of it at the same moment.
     async fn claim(&self, job: &CopyJob) -> Result<(), String> {
-        let (state, me) = (self.arguments.settings.state(), self.arguments.shared.node);
-        let records = state.holders.get(&job.bucket);
-        let changes = job.keys.iter().filter_map(|key| {
-            let expected = records.and_then(|records| records.get(key))?.clone();
-            let mut holders = expected.clone();
-            holders.push(me);
-            holders.sort_unstable();
-            holders.dedup();
-            (holders != expected).then_some(HolderChange {
-                bucket: job.bucket,
-                key: *key,
-                expected,
-                holders,
-            })
-        });
-        let changes: Vec<HolderChange> = changes.collect();
-        if changes.is_empty() {
-            return Ok(());
+        for _ in 0..COPY_CLAIMS {
+            let state = self.arguments.settings.state();
+            let changes = claims(&state, job, self.arguments.shared.node);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            let (bucket, from, records) = (job.bucket.0, job.from.0, changes.len());
+            let command = Command::SetHolders { changes };
+            match self.arguments.settings.propose(command).await {
+                Ok(_) => {
+                    tracing::info!(bucket, from, records, "older data was copied to this node");
+                    return Ok(());
+                }
+                Err(ProposeError::Conflict(Conflict::HoldersChanged { .. })) => {}
+                Err(error) => return Err(error.to_string()),
+            }
         }
-        let (bucket, from, records) = (job.bucket.0, job.from.0, changes.len());
-        let proposed = self
-            .arguments
-            .settings
-            .propose(Command::SetHolders { changes });
-        proposed.await.map_err(|error| error.to_string())?;
-        tracing::info!(bucket, from, records, "older data was copied to this node");
-        Ok(())
+        Err("its holders go on changing".to_owned())
     }
+}
+
+/// Node `me` beside the holders of what it has copied, but for those that are no members any more.
+fn claims(state: &ClusterState, job: &CopyJob, me: NodeId) -> Vec<HolderChange> {
+    let records = state.holders.get(&job.bucket);
+    let changes = job.keys.iter().filter_map(|key| {
+        let expected = records.and_then(|records| records.get(key))?.clone();
+        let members = expected.iter().copied();
+        let members = members.filter(|node| state.nodes.contains_key(node));
+        let holders: BTreeSet<NodeId> = members.chain([me]).collect();
+        (!expected.contains(&me)).then(|| HolderChange {
+            bucket: job.bucket,
+            key: *key,
+            expected,
+            holders: holders.into_iter().collect(),
+        })
+    });
+    changes.collect()
 }

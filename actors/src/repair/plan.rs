@@ -148,6 +148,12 @@ fn mixed(bucket: Bucket, key: HolderKey, node: NodeId) -> u64 {
     xxh3_64(&bytes)
 }
 
+fn down(state: &ClusterState) -> BTreeSet<NodeId> {
+    let nodes = state.nodes.iter();
+    let down = nodes.filter(|(_, node)| node.state == NodeState::Down);
+    down.map(|(id, _)| *id).collect()
+}
+
 /// Records of older data that have fewer copies than there can be.
 pub(crate) fn lacking(state: &ClusterState, lost: &BTreeSet<NodeId>) -> usize {
     let situation = Situation {
@@ -158,9 +164,9 @@ pub(crate) fn lacking(state: &ClusterState, lost: &BTreeSet<NodeId>) -> usize {
     situation.lacks().count()
 }
 
-/// Records that node `node` holds and that have too few copies without it.
+/// Records that node `node` holds and that have too few copies without it. Who is down may never come back.
 pub(crate) fn needed_of(state: &ClusterState, node: NodeId) -> usize {
-    let mut without = BTreeSet::new();
+    let mut without = down(state);
     without.insert(node);
     let situation = Situation {
         state,
@@ -173,12 +179,14 @@ pub(crate) fn needed_of(state: &ClusterState, node: NodeId) -> usize {
         .count()
 }
 
-/// Records that no other member holds than `node`, which may be lost with it.
+/// Records that no other member holds than `node` and those that are down: they may be lost with it.
 pub(crate) fn held_alone(state: &ClusterState, node: NodeId) -> usize {
+    let down = down(state);
+    let is_there = |node: &NodeId| state.nodes.contains_key(node) && !down.contains(node);
     let records = state.holders.values().flat_map(|records| records.values());
     let alone = records.filter(|holders| {
-        let others = |other: &&NodeId| **other != node && state.nodes.contains_key(other);
-        holders.contains(&node) && !holders.iter().any(|other| others(&other))
+        let mut others = holders.iter().filter(|other| **other != node);
+        holders.contains(&node) && !others.any(is_there)
     });
     alone.count()
 }

@@ -1,12 +1,14 @@
 //! Gives older data to the nodes that are to hold it.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
 use ractor::ActorRef;
+use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
 use spandrel_raft::ClusterState;
 use spandrel_raft::limits::MAX_HOLDER_CHANGES;
@@ -16,7 +18,7 @@ use spandrel_storage::page::FragmentHead;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::assembler_actor::AssemblerMessage;
-use crate::limits::{COPY_DEADLINE_MS, COPY_PIECE_BYTES, MAX_COPIES_GIVEN};
+use crate::limits::{COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, MAX_COPIES_GIVEN};
 use crate::link::{Caller, IncomingCall, PeerHandler, PeerService};
 use crate::meters::Stage;
 use crate::pager::PagerMessage;
@@ -31,20 +33,18 @@ pub(crate) struct CopyServer {
     pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
-    /// Frames of the journal were lost: what this node has is no copy of the whole.
-    pub(crate) has_holes: bool,
     running: Arc<Semaphore>,
-    /// The part that is being fetched, so that it is made once.
-    part: Arc<Mutex<Option<(NodeId, Asked, Part)>>>,
+    /// The parts that are being fetched piece by piece, each made once.
+    parts: Arc<Mutex<BTreeMap<NodeId, (Asked, Part)>>>,
 }
 
 /// What a node asks for, but for the piece of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Asked {
     bucket: Bucket,
-    /// Of each shard the first term that is asked for: a fragment stands under a number of the term that it was written
-    /// in, which is not before that of its records.
-    first_terms: BTreeMap<ShardId, Term>,
+    /// All that the bucket has of these shards: a fragment stands under the number of the last record that the node knew
+    /// when it wrote it, which may be of an earlier or a later term than its spans.
+    shards: BTreeSet<ShardId>,
     after: PagePlace,
 }
 
@@ -53,6 +53,7 @@ struct Asked {
 struct Part {
     bytes: Bytes,
     next: Option<PagePlace>,
+    _credit: Arc<Credit>,
 }
 
 impl PeerHandler for CopyServer {
@@ -102,16 +103,14 @@ impl CopyServer {
         shards: Arc<[ActorRef<AssemblerMessage>]>,
         pager: ActorRef<PagerMessage>,
         cluster: watch::Receiver<Arc<ClusterState>>,
-        has_holes: bool,
     ) -> Self {
         Self {
             shared,
             shards,
             pager,
             cluster,
-            has_holes,
             running: Arc::new(Semaphore::new(MAX_COPIES_GIVEN)),
-            part: Arc::default(),
+            parts: Arc::default(),
         }
     }
 
@@ -137,14 +136,9 @@ impl CopyServer {
         if (after, request.offset) == (PagePlace::default(), 0) {
             self.has_all(bucket, &keys, request.applied).await?;
         }
-        let mut first_terms = BTreeMap::new();
-        for key in keys {
-            let first = first_terms.entry(key.shard).or_insert(key.term);
-            *first = key.term.min(*first);
-        }
         let asked = Asked {
             bucket,
-            first_terms,
+            shards: keys.iter().map(|key| key.shard).collect(),
             after,
         };
         let part = self.part(from, asked, request.offset).await?;
@@ -158,9 +152,7 @@ impl CopyServer {
         keys: &[HolderKey],
         applied: u64,
     ) -> Result<(), String> {
-        if self.has_holes {
-            return Err("frames of its journal were lost".to_owned());
-        }
+        let has_holes = self.shared.has_holes.load(Ordering::Relaxed);
         let mut cluster = self.cluster.clone();
         let state = cluster
             .wait_for(|state| state.applied_index >= applied)
@@ -176,6 +168,11 @@ impl CopyServer {
                     "it does not hold shard {} of term {}",
                     key.shard.0, key.term.0
                 ));
+            }
+            // A copy of what has holes is better than none, where nobody else has any.
+            let others = holders.into_iter().flatten().filter(|node| **node != me);
+            if has_holes && others.clone().any(|node| state.nodes.contains_key(node)) {
+                return Err("frames of its journal were lost, and others have the data".to_owned());
             }
             let shard = state.shard(key.shard);
             if shard.is_none_or(|shard| shard.term <= key.term) {
@@ -212,41 +209,43 @@ impl CopyServer {
     }
 
     async fn part(&self, from: NodeId, asked: Asked, offset: u64) -> Result<Part, String> {
-        if offset > 0 {
-            let kept = self.part.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((of, known, part)) = &*kept
-                && (*of, known) == (from, &asked)
-            {
-                return Ok(part.clone());
+        let known = self.parts().remove(&from);
+        let part = match known {
+            Some((known, part)) if known == asked && offset > 0 => part,
+            _ => {
+                let (shared, wanted) = (Arc::clone(&self.shared), asked.clone());
+                let export = move || export(&shared, &wanted);
+                self.shared.block(Stage::Copy, export).await?
             }
-        }
-        let shared = Arc::clone(&self.shared);
-        let wanted = asked.clone();
-        let part = self
-            .shared
-            .block(Stage::Copy, move || export(&shared, &wanted));
-        let part = part.await?;
-        if part.bytes.len() > COPY_PIECE_BYTES {
-            let mut kept = self.part.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Some((from, asked, part.clone()));
+        };
+        let answered = offset.saturating_add(COPY_PIECE_BYTES as u64);
+        if answered < part.bytes.len() as u64 {
+            self.parts().insert(from, (asked, part.clone()));
         }
         Ok(part)
+    }
+
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Asked, Part)>> {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn export(shared: &Shared, asked: &Asked) -> Result<Part, String> {
     let node = shared.node;
-    let renumber = |head: &FragmentHead| {
-        let first = asked.first_terms.get(&head.shard)?;
-        (head.fragment.term() >= *first).then(|| head.fragment.copied_from(node))?
-    };
-    let exported = shared.blocks.export(asked.bucket, &renumber, asked.after);
+    // Spans and the page that is made of them, for as long as that takes and the part is fetched.
+    let credit = shared.pool.try_take(COPY_CREDIT_BYTES);
+    let credit = credit.ok_or("it has no memory for a copy now")?;
+    let wanted = |head: &FragmentHead| asked.shards.contains(&head.shard);
+    let exported = shared
+        .blocks
+        .export(asked.bucket, &wanted, node, asked.after);
     let exported = exported.map_err(|error| error.to_string())?;
     let packed = exported.write.map(|write| write.pack()).transpose();
     let bytes = packed.map_err(|error| error.to_string())?;
     Ok(Part {
         bytes: bytes.unwrap_or_default(),
         next: exported.next,
+        _credit: Arc::new(credit),
     })
 }
 

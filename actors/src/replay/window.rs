@@ -98,7 +98,8 @@ impl<'a> Window<'a> {
     }
 }
 
-/// The newest fragment of a trace in the blocks: it covers every record of the trace up to it.
+/// The newest fragment of a trace that this node wrote to its blocks: it covers every record of the trace up to it. One
+/// that was copied from another node covers what that node had.
 ///
 /// # Errors
 /// When a block cannot be read.
@@ -110,5 +111,6 @@ pub(super) fn newest_fragment(
 ) -> Result<Option<Lsn>, String> {
     let fragments = shared.blocks.fragments(tenant, shard, trace_id);
     let fragments = fragments.map_err(|error| error.to_string())?;
-    Ok(fragments.iter().map(|location| location.fragment).max())
+    let written = fragments.iter().map(|location| location.fragment);
+    Ok(written.filter(|fragment| !fragment.is_copied()).max())
 }

@@ -6,7 +6,7 @@ use spandrel_model::ids::Lsn;
 use spandrel_model::otlp::scan_request;
 use spandrel_model::ports::TraceLookup;
 
-use super::refill::{Again, acknowledged, append_again};
+use super::refill::{Again, acknowledged, append_again, send_verdicts};
 use crate::assembler::Recall;
 use crate::query::Coordinator;
 
@@ -16,7 +16,10 @@ pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall
     if cluster.is_alone() {
         return true;
     }
-    let tried = try_recall(again, cluster, recall).await;
+    let tried = match try_recall(again, cluster, recall).await {
+        Ok(()) => say_kept(again, recall).await,
+        failed => failed,
+    };
     if let Err(reason) = &tried {
         let (shard, trace) = (again.shard.0, &recall.trace_id);
         tracing::debug!(shard, %trace, reason, "earlier spans of a trace are not here yet");
@@ -46,6 +49,15 @@ async fn try_recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> Re
         append(again, recall, piece).await?;
     }
     Ok(())
+}
+
+/// Repeats the verdict for replicas that have joined since it was made.
+async fn say_kept(again: &Again, recall: &Recall) -> Result<(), String> {
+    let verdicts: Vec<_> = recall.keep.iter().cloned().collect();
+    match verdicts.is_empty() {
+        true => Ok(()),
+        false => acknowledged(send_verdicts(again, verdicts)?).await,
+    }
 }
 
 /// Whoever has a record of the term has all of them: none joins the in-sync set within one.

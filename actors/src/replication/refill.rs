@@ -98,7 +98,10 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
 }
 
 /// Sends verdicts that the shard has already.
-fn send_verdicts(again: &Again, verdicts: Vec<VerdictRecord>) -> Result<Acknowledgement, String> {
+pub(super) fn send_verdicts(
+    again: &Again,
+    verdicts: Vec<VerdictRecord>,
+) -> Result<Acknowledgement, String> {
     let (ticket, answer) = Ticket::new(1);
     let message = WriterMessage::VerdictsAgain(again.shard, verdicts, ticket);
     let asked = again.writer.cast(message);

@@ -231,11 +231,17 @@ impl Lsn {
     #[must_use]
     pub fn copied_from(self, from: NodeId) -> Option<Self> {
         let count = self.0 & ((1 << Self::RECORD_BITS) - 1);
-        if count & Self::COPIED != 0 {
+        if self.is_copied() {
             return Some(self);
         }
         let source = (from.0 & Self::SOURCES) << Self::COPYABLE_BITS;
         (count >> Self::COPYABLE_BITS == 0).then_some(Self(self.0 | Self::COPIED | source))
+    }
+
+    /// Whether it stands for a fragment that was copied from another node.
+    #[must_use]
+    pub fn is_copied(self) -> bool {
+        self.0 & Self::COPIED != 0
     }
 
     /// Of two fragments of one trace, the one with the greater age is the newer one, whether they were written here or
@@ -243,10 +249,10 @@ impl Lsn {
     #[must_use]
     pub fn age(self) -> (u64, u64) {
         let marks = Self::COPIED | (Self::SOURCES << Self::COPYABLE_BITS);
-        let plain = if self.0 & Self::COPIED == 0 {
-            self.0
-        } else {
+        let plain = if self.is_copied() {
             self.0 & !marks
+        } else {
+            self.0
         };
         (plain, self.0)
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use redb::ReadableTable;
-use spandrel_model::ids::{Bucket, Lsn, TenantId};
+use spandrel_model::ids::{Bucket, NodeId, TenantId};
 use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::BlockWrite;
 use super::error::{BlockError, corrupt};
 use super::file::View;
-use super::limits::{EXPORT_PAGES, SUMMARY_BATCH};
+use super::limits::{EXPORT_BYTES, EXPORT_PAGES, SUMMARY_BATCH};
 use super::read::stored_page;
 use super::schema::{LOCATOR, Located, PAGES, RESOURCES, TENANTS, locator_key};
 use super::store::BlockStore;
@@ -42,41 +42,51 @@ pub struct BlockExport {
     pub next: Option<PagePlace>,
 }
 
-/// Says under which number a fragment goes into the other block; `None`: it does not.
-pub type Renumber<'a> = &'a dyn Fn(&FragmentHead) -> Option<Lsn>;
+/// Whether a fragment goes into the other block.
+pub type Wanted<'a> = &'a dyn Fn(&FragmentHead) -> bool;
 
 /// Fragments of one tenant, up to a full page.
-#[derive(Default)]
 struct Filling {
+    from: NodeId,
     tenant: Option<u16>,
     builder: PageBuilder,
     summaries: Vec<TraceSummary>,
 }
 
 impl BlockStore {
-    /// Reads on behind `after`: of one tenant, as many spans as a full page has, but at least one page and at most
-    /// [`EXPORT_PAGES`]. A seal may move fragments to later pages: then they come a second time, and are known there.
+    /// Reads on behind `after`: of one tenant, as many spans as a full page has and [`EXPORT_BYTES`] of them, but at least
+    /// one page and at most [`EXPORT_PAGES`]. Fragments have the numbers of copies from node `from`. A seal may move
+    /// fragments to later pages: then they come a second time, and are known there.
     ///
     /// # Errors
-    /// When a page or a summary cannot be read: a copy with a hole must not pass for a whole one.
+    /// When a page or a summary cannot be read, or the block is gone meanwhile: a copy with a hole must not pass for a
+    /// whole one.
     pub fn export(
         &self,
         bucket: Bucket,
-        renumber: Renumber<'_>,
+        wanted: Wanted<'_>,
+        from: NodeId,
         after: PagePlace,
     ) -> Result<BlockExport, BlockError> {
         let view = match self.view(bucket) {
-            Err(BlockError::NoBlock { .. }) => return Ok(BlockExport::default()),
+            Err(BlockError::NoBlock { .. }) if after == PagePlace::default() => {
+                return Ok(BlockExport::default());
+            }
             other => other?,
         };
-        let mut filling = Filling::default();
+        let mut filling = Filling {
+            from,
+            tenant: None,
+            builder: PageBuilder::new(),
+            summaries: Vec::new(),
+        };
         let mut last = after;
         let mut next = None;
         let first = (after.tenant, after.page.saturating_add(1));
         for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
             let (tenant, page) = row?.0.value();
             let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
-            if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), renumber)? {
+            if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted)? {
                 next = Some(last);
                 break;
             }
@@ -105,21 +115,21 @@ impl BlockStore {
         filling: &mut Filling,
         bucket: Bucket,
         (tenant, page): (u16, u64),
-        renumber: Renumber<'_>,
+        wanted: Wanted<'_>,
     ) -> Result<bool, BlockError> {
-        let wanted = |fragment: &PlacedFragment| renumber(&fragment.head).is_some();
+        let wanted = |fragment: &PlacedFragment| wanted(&fragment.head);
         let source = stored_page(view, tenant, page)?;
         let read = read_fragments(&source, &view.table(RESOURCES)?, &wanted);
         let read = read.ok_or_else(|| corrupt("page that is to be copied"))?;
         let spans: usize = read.iter().map(|(_, spans)| spans.len()).sum();
         let has = filling.builder.span_count() as usize;
-        if has > 0 && has + spans > self.options.full_page_spans as usize {
+        let is_large = filling.builder.span_bytes() >= EXPORT_BYTES;
+        if has > 0 && (is_large || has + spans > self.options.full_page_spans as usize) {
             return Ok(false);
         }
         for (fragment, spans) in &read {
-            let Some(copy) = renumber(&fragment.head) else {
-                continue;
-            };
+            let copy = fragment.head.fragment.copied_from(filling.from);
+            let copy = copy.ok_or_else(|| corrupt("number of a fragment, too large for a copy"))?;
             let head = FragmentHead {
                 fragment: copy,
                 ..fragment.head

@@ -25,13 +25,10 @@ fn write(name: &str, numbers: std::ops::Range<u64>) -> BlockWrite {
 
 /// Copies the fragments of shards 1 and 3 from one store to another; answers with the number of parts.
 fn copy(from: &BlockStore, to: &BlockStore) -> usize {
-    let renumber = |head: &FragmentHead| {
-        let wanted = [ShardId(1), ShardId(3)].contains(&head.shard);
-        head.fragment.copied_from(NodeId(5)).filter(|_| wanted)
-    };
+    let wanted = |head: &FragmentHead| [ShardId(1), ShardId(3)].contains(&head.shard);
     let (mut after, mut parts) = (PagePlace::default(), 0);
     loop {
-        let part = from.export(BUCKET, &renumber, after).unwrap();
+        let part = from.export(BUCKET, &wanted, NodeId(5), after).unwrap();
         if let Some(write) = part.write {
             let packed = write.pack().unwrap();
             to.commit(&BlockWrite::unpack(&packed).unwrap()).unwrap();
@@ -104,10 +101,12 @@ fn another_block_gets_the_fragments_of_some_shards_with_their_summaries() {
 fn no_block_has_nothing_to_give() {
     let store = SimulatedDisk::new(1);
     let store = open(&store, 1);
-    let part = store
-        .export(BUCKET, &|_| None, PagePlace::default())
-        .unwrap();
+    let first = PagePlace::default();
+    let part = store.export(BUCKET, &|_| true, NodeId(5), first).unwrap();
     assert!(part.write.is_none() && part.next.is_none());
+    // but one that is gone in the middle of a copy
+    let later = PagePlace { tenant: 0, page: 3 };
+    assert!(store.export(BUCKET, &|_| true, NodeId(5), later).is_err());
 }
 
 proptest! {

@@ -15,7 +15,9 @@ pub const SUMMARY_BATCH: usize = 128;
 /// Most raw bytes of a stored batch of summaries: 128 of the largest size fit.
 pub const MAX_SUMMARY_BATCH_BYTES: usize = 64 << 20;
 /// Pages that are read at most for one part of a copy: with a few fragments of each, some hundred milliseconds.
-pub const EXPORT_PAGES: usize = 64;
+pub const EXPORT_PAGES: usize = 16;
+/// Bytes of spans at which a part of a copy is large enough; the page with which it gets there is in it whole.
+pub const EXPORT_BYTES: usize = 4 << 20;
 /// Most tenants of one block: their numbers are 16 bits wide and the cluster has at most 10,000.
 pub const MAX_BLOCK_TENANTS: usize = 65_535;
 /// Fewest files that stay open: the current bucket, the one before it and those of a query.

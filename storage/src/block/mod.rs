@@ -32,7 +32,7 @@ mod failed_sync_test;
 
 pub use commit::BlockWrite;
 pub use error::BlockError;
-pub use export::{BlockExport, PagePlace, Renumber};
+pub use export::{BlockExport, PagePlace, Wanted};
 pub use read::{AttributeScope, FragmentLocation};
 pub use scan::{BlockScan, FoundFragment, ScanRequest, ScannedPage};
 pub use store::{BlockInfo, BlockOptions, BlockStore};
