@@ -279,6 +279,9 @@ fn config() -> Result<Arc<Config>, String> {
         // A node that comes back after a partition must not depose a healthy leader: with it, the simulation ended
         // at term 5 instead of 15.
         enable_pre_vote: Some(true),
+        // A leader that comes back from an older image of its directory would go on leading by the vote that it finds
+        // there, and nobody would see that its log is behind: it must be elected like any other.
+        enable_leader_restore: Some(false),
         ..Config::default()
     };
     config

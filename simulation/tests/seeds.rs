@@ -141,7 +141,7 @@ fn the_last_line_is_for_programs() {
 /// the power fails, and P1 must say so.
 #[test]
 fn a_journal_that_does_not_sync_is_found() {
-    let run = replay(CANARY_SEED, &["--alone", "--canary"]);
+    let run = replay(CANARY_SEED, &["--alone", "--canary", "syncs"]);
 
     assert!(!run.passed, "the canary was not noticed:\n{}", run.report);
     let broken = run

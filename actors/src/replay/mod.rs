@@ -157,7 +157,7 @@ fn each_frame<'a, T: Send>(
             }
         }
     };
-    if shared.env.blocking == BlockingMode::Inline {
+    if matches!(shared.env.blocking, BlockingMode::Inline(_)) {
         return frames(0, 1).map(read).try_for_each(take);
     }
     std::thread::scope(|scope| {

@@ -21,6 +21,8 @@ pub(crate) struct Needed {
     pub(crate) retained_until: UnixNanos,
     /// Shards move, and spans of what was dropped are not brought along (docs/replication.md).
     pub(crate) may_forget_drops: bool,
+    /// False where nothing need be there: the answer says that it is not whole, or nobody has it any more.
+    pub(crate) all: bool,
 }
 
 /// `before` and `after`: the trace as the clients knew it before and after the question.
@@ -49,7 +51,7 @@ pub(crate) fn check(
             return Err(format!("span `{}` is returned twice", span.name));
         }
     }
-    if observed.at >= needed.retained_until {
+    if observed.at >= needed.retained_until || !needed.all {
         return Ok(());
     }
     let drop = |decision: &Seen| decision.verdict == Verdict::Drop;
@@ -157,6 +159,7 @@ mod tests {
             window_nanos: 60 * SECOND,
             retained_until: UnixNanos(2_000 * SECOND),
             may_forget_drops: false,
+            all: true,
         };
         check(trace, trace, observed, needed)
     }
