@@ -1,7 +1,7 @@
 //! A client: sends its queue in order, tries again what was refused, and knows what was acknowledged.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::RngExt;

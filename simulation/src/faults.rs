@@ -125,7 +125,10 @@ impl FaultKind {
                 "crash-in-start",
                 "a process is killed, or loses its power, before it has started",
             ),
-            Self::FailedSync => ("failed-sync", "a sync fails, and what it should write is lost"),
+            Self::FailedSync => (
+                "failed-sync",
+                "a sync fails, and what it should write is lost",
+            ),
             Self::FailedWrite => ("failed-write", "a write fails with an input/output error"),
             Self::FailedRead => ("failed-read", "a read fails with an input/output error"),
             Self::FullDisk => (
@@ -145,11 +148,23 @@ impl FaultKind {
                 "old-disk",
                 "an image of the directory from before the node's last start comes back, and is refused",
             ),
-            Self::LostIndex => ("lost-index", "the index is deleted while the node does not run"),
-            Self::ClockSkew => ("clock-skew", "the clock of a node runs some seconds off for a while"),
-            Self::ClockJump => ("clock-jump", "the clock of a node jumps by many seconds, and back later"),
+            Self::LostIndex => (
+                "lost-index",
+                "the index is deleted while the node does not run",
+            ),
+            Self::ClockSkew => (
+                "clock-skew",
+                "the clock of a node runs some seconds off for a while",
+            ),
+            Self::ClockJump => (
+                "clock-jump",
+                "the clock of a node jumps by many seconds, and back later",
+            ),
             Self::Isolation => ("isolation", "a node and all others do not reach each other"),
-            Self::Partition => ("partition", "two nodes and the others do not reach each other"),
+            Self::Partition => (
+                "partition",
+                "two nodes and the others do not reach each other",
+            ),
             Self::OneWay => (
                 "one-way",
                 "what one node sends another is lost; the way back works",

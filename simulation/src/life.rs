@@ -17,9 +17,9 @@ use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::sync::Notify;
 
 use crate::check::{
-    Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool, is_pressed,
-    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, search_is_exact,
-    violation,
+    Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
+    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, is_pressed,
+    search_is_exact, violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};

@@ -8,8 +8,8 @@ use rand::RngExt;
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ports::{Admin, Query};
 
-use crate::faults::FaultKind;
 use crate::check::{promoted, violation};
+use crate::faults::FaultKind;
 use crate::random::{Stream, stream};
 use crate::world::World;
 

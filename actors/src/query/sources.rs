@@ -178,6 +178,10 @@ pub(super) fn visit_unindexed(
     shared.recent.visit(&mut *visit);
     let mut unreadable = 0;
     for block in blocks {
+        if block.unopenable.is_some() {
+            unreadable += 1;
+            continue;
+        }
         let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
         let first_in_memory = shared.recent.first_sequence(block.bucket);
         let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);

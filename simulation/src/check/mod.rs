@@ -18,6 +18,7 @@ mod p7_retention;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
@@ -25,15 +26,16 @@ use spandrel_model::ports::{DecisionView, Query, TraceAbsence, TraceLookup};
 use spandrel_model::search::TraceState;
 use spandrel_model::verdict::Verdict;
 
+use crate::limits::{LATE_MS, LATE_TRIES};
 use crate::model::{ReturnedSpan, Seen, returned_spans};
 use crate::world::{Scene, World};
 
 pub(crate) use accounting::everything_sent_is_counted;
 pub(crate) use converged::{Said, replicas_say_the_same};
-pub(crate) use demands::Demands;
-pub(crate) use one_owner::Owners;
 pub(crate) use credit::{credit_is_held_by_entries, credit_within_pool, is_pressed};
+pub(crate) use demands::Demands;
 pub(crate) use halt::halts_after_failed_sync;
+pub(crate) use one_owner::Owners;
 pub(crate) use p2_recomputed::verdicts_follow_from_their_records;
 pub(crate) use p5_search::search_is_exact;
 pub(crate) use p6_visible::visible_once_acknowledged;
@@ -164,15 +166,56 @@ pub(crate) fn promoted(world: &World, number: usize, decision: &DecisionView) {
     }
 }
 
-/// Fetches the trace of this number and checks P1 and P2 on it; remembers its decision.
+/// Fetches the trace of this number and checks P1 and P2 on it; remembers its decision. Where a replica may answer that
+/// has not heard yet what counts, since its primary is out of reach (docs/promises.md, P6), it is asked again.
 pub(crate) async fn check_trace(
     world: &World,
     query: &Arc<dyn Query>,
     number: usize,
     phase: Phase,
 ) -> Result<Observation, Violation> {
+    let mut tries = 0;
+    loop {
+        let checked = check_once(world, query, number, phase).await;
+        let asks_again = world.scene == Scene::Cluster && phase == Phase::Running;
+        match checked {
+            Err(wrong) if wrong.may_be_late && asks_again && tries < LATE_TRIES => {
+                tries += 1;
+                tokio::time::sleep(Duration::from_millis(LATE_MS)).await;
+            }
+            checked => return checked.map_err(|wrong| wrong.violation),
+        }
+    }
+}
+
+/// What is wrong with an answer.
+struct Wrong {
+    violation: Violation,
+    /// Whoever answered may not have heard of the newest yet.
+    may_be_late: bool,
+}
+
+impl From<Violation> for Wrong {
+    fn from(violation: Violation) -> Self {
+        Self {
+            violation,
+            may_be_late: false,
+        }
+    }
+}
+
+async fn check_once(
+    world: &World,
+    query: &Arc<dyn Query>,
+    number: usize,
+    phase: Phase,
+) -> Result<Observation, Wrong> {
+    let late = |violation| Wrong {
+        violation,
+        may_be_late: true,
+    };
     let Some(before) = world.traces().get(number).cloned() else {
-        return Err(violation("answer", format!("no trace {number}")));
+        return Err(violation("answer", format!("no trace {number}")).into());
     };
     let name = format!("trace {number} ({} of {})", before.trace_id, before.tenant);
     let observed = match observe(world, query, &before.tenant, before.trace_id).await {
@@ -180,10 +223,10 @@ pub(crate) async fn check_trace(
         Err(error) if may_be_unreachable(world, &error) && may_have_gaps(world, phase) => {
             return Ok(Observation::nothing(world.now()));
         }
-        Err(error) => return Err(violation("answer", format!("{name}: {error}"))),
+        Err(error) => return Err(violation("answer", format!("{name}: {error}")).into()),
     };
     let Some(after) = world.traces().get(number).cloned() else {
-        return Err(violation("answer", format!("no trace {number}")));
+        return Err(violation("answer", format!("no trace {number}")).into());
     };
     let window = world.plan.window_seconds * UnixNanos::PER_SECOND;
     let told = |problem: String| {
@@ -200,8 +243,10 @@ pub(crate) async fn check_trace(
         retained_until: p7_retention::retained_until(&world.plan, &before),
         may_forget_drops: world.scene == Scene::Cluster,
     };
-    p1_durable::check(&before, &after, &observed, needed)
+    p1_durable::nothing_else(&after, &observed)
         .map_err(|problem| violation("P1", told(problem)))?;
+    p1_durable::nothing_lost(&before, &observed, needed)
+        .map_err(|problem| late(violation("P1", told(problem))))?;
     if !is_whole {
         return Ok(observed);
     }
@@ -219,10 +264,10 @@ pub(crate) async fn check_trace(
         },
     );
     decided.map_err(|problem| {
-        violation(
+        late(violation(
             "P2",
             format!("{}; seen before: {:?}", told(problem), before.seen),
-        )
+        ))
     })?;
     if let (Some(decision), Some(trace)) = (&observed.decision, world.traces().get_mut(number)) {
         trace.seen = Some(decision.clone());

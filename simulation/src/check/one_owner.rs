@@ -67,7 +67,9 @@ impl Owners {
                 .or_insert_with(|| state.policy.yaml.clone());
             if *known != state.policy.yaml {
                 let version = state.policy.version;
-                return Err(told(format!("version {version} of the policy is two texts")));
+                return Err(told(format!(
+                    "version {version} of the policy is two texts"
+                )));
             }
         }
         Ok(())

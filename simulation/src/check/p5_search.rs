@@ -68,9 +68,10 @@ impl Found {
         // What cannot be read is of no shard in particular.
         !self.has_gaps
             || !self.missing.is_empty()
-                && self.missing.iter().all(|part| {
-                    !part.shards.is_empty() && !part.shards.contains(&shard)
-                })
+                && self
+                    .missing
+                    .iter()
+                    .all(|part| !part.shards.is_empty() && !part.shards.contains(&shard))
     }
 }
 
@@ -219,7 +220,8 @@ fn compare(
         }
     }
     let expected = kept.iter().filter(|(id, trace)| {
-        reached(**id) && service.is_none_or(|service| trace.services.iter().any(|name| name == service))
+        reached(**id)
+            && service.is_none_or(|service| trace.services.iter().any(|name| name == service))
     });
     for (id, _) in expected {
         if !found.iter().any(|trace| trace.trace_id == *id) {

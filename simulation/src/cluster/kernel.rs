@@ -36,25 +36,38 @@ enum Call {
 #[derive(Clone)]
 pub(super) struct Kernel {
     calls: mpsc::UnboundedSender<Call>,
-    /// Told to forget all connections.
-    severed: Arc<Notify>,
+    closes: Arc<Closes>,
+}
+
+/// What makes the system close connections.
+#[derive(Default)]
+struct Closes {
+    /// They are to be forgotten.
+    severed: Notify,
+    /// Their process has ended: what its memory still refers to holds nothing open.
+    exited: Notify,
 }
 
 impl Kernel {
     /// The machine, and what runs on its host in turmoil's network.
     pub(super) fn new() -> (Self, impl Future<Output = ()>) {
         let (calls, called) = mpsc::unbounded_channel();
-        let severed = Arc::new(Notify::new());
+        let closes = Arc::new(Closes::default());
         let kernel = Self {
             calls,
-            severed: Arc::clone(&severed),
+            closes: Arc::clone(&closes),
         };
-        (kernel, serve(called, severed))
+        (kernel, serve(called, closes))
     }
 
     /// Forgets every connection without a word: the other sides do not hear of it if nothing reaches them now.
     pub(super) fn sever(&self) {
-        self.severed.notify_waiters();
+        self.closes.severed.notify_waiters();
+    }
+
+    /// The process has ended: its ports are free, and its connections are closed.
+    pub(super) fn exit(&self) {
+        self.closes.exited.notify_waiters();
     }
 
     pub(super) async fn dial(&self, address: &str) -> io::Result<DuplexStream> {
@@ -82,19 +95,19 @@ fn gone() -> io::Error {
     io::Error::other("the simulated machine is off")
 }
 
-async fn serve(mut called: mpsc::UnboundedReceiver<Call>, severed: Arc<Notify>) {
+async fn serve(mut called: mpsc::UnboundedReceiver<Call>, closes: Arc<Closes>) {
     while let Some(call) = called.recv().await {
-        let severed = Arc::clone(&severed);
+        let closes = Arc::clone(&closes);
         match call {
             Call::Dial { address, answer } => {
-                tokio::spawn(dial(address, answer, severed));
+                tokio::spawn(dial(address, answer, closes));
             }
             Call::Listen {
                 port,
                 answer,
                 accepted,
             } => {
-                tokio::spawn(listen(port, answer, accepted, severed));
+                tokio::spawn(listen(port, answer, accepted, closes));
             }
         }
     }
@@ -103,18 +116,19 @@ async fn serve(mut called: mpsc::UnboundedReceiver<Call>, severed: Arc<Notify>) 
 async fn dial(
     address: String,
     mut answer: oneshot::Sender<io::Result<DuplexStream>>,
-    severed: Arc<Notify>,
+    closes: Arc<Closes>,
 ) {
     let connected = tokio::select! {
         biased;
         () = answer.closed() => return,
+        () = closes.exited.notified() => return,
         connected = TcpStream::connect(address) => connected,
     };
     match connected {
         Ok(stream) => {
             let (near, far) = duplex(SOCKET_BYTES);
             if answer.send(Ok(near)).is_ok() {
-                carry(stream, far, severed).await;
+                carry(stream, far, closes).await;
             }
         }
         Err(error) => drop(answer.send(Err(error))),
@@ -125,7 +139,7 @@ async fn listen(
     port: u16,
     answer: oneshot::Sender<io::Result<()>>,
     accepted: mpsc::Sender<Accepted>,
-    severed: Arc<Notify>,
+    closes: Arc<Closes>,
 ) {
     let mut tries = 0;
     let listener = loop {
@@ -144,22 +158,24 @@ async fn listen(
         let taken = tokio::select! {
             biased;
             () = accepted.closed() => return,
+            () = closes.exited.notified() => return,
             taken = listener.accept() => taken,
         };
         let Ok((stream, from)) = taken else { return };
         let (near, far) = duplex(SOCKET_BYTES);
         // Where the backlog is full the connection is closed.
         if accepted.try_send((near, from)).is_ok() {
-            tokio::spawn(carry(stream, far, Arc::clone(&severed)));
+            tokio::spawn(carry(stream, far, Arc::clone(&closes)));
         }
     }
 }
 
 /// Carries bytes both ways until one side is gone.
-async fn carry(mut outside: TcpStream, mut inside: DuplexStream, severed: Arc<Notify>) {
+async fn carry(mut outside: TcpStream, mut inside: DuplexStream, closes: Arc<Closes>) {
     tokio::select! {
         biased;
-        () = severed.notified() => {}
+        () = closes.severed.notified() => {}
+        () = closes.exited.notified() => {}
         _ = copy_bidirectional(&mut outside, &mut inside) => {}
     }
 }

@@ -11,8 +11,8 @@ mod machine;
 mod network;
 mod plan;
 mod player;
-mod strikes;
 mod streams;
+mod strikes;
 
 use std::sync::Arc;
 

@@ -164,12 +164,7 @@ fn faults(random: &mut ChaCha8Rng, nodes: usize, replication: u8, span_ms: u64) 
     planned
 }
 
-fn fault(
-    random: &mut ChaCha8Rng,
-    allowed: &[FaultKind],
-    nodes: usize,
-    until_ms: u64,
-) -> Planned {
+fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms: u64) -> Planned {
     let kind = *allowed.choose(random).unwrap_or(&FaultKind::Kill);
     let mut place = random.random_range(0..nodes);
     let amount = match kind {
@@ -232,7 +227,10 @@ mod tests {
         for seed in 0..400 {
             let plan = ClusterPlan::of(seed);
             met.extend(plan.faults.iter().map(|planned| planned.kind));
-            let lost = plan.faults.iter().filter(|planned| takes_data(planned.kind));
+            let lost = plan
+                .faults
+                .iter()
+                .filter(|planned| takes_data(planned.kind));
             let places: BTreeSet<usize> = lost.clone().map(|planned| planned.place).collect();
             assert!(lost.count() == places.len() && places.len() < plan.replication.into());
             assert!(!plan.has(FaultKind::Rot) || places.is_empty());

@@ -200,6 +200,9 @@ impl Player {
     pub(super) fn end(&mut self, place: usize, again_ms: u64) {
         let kept = self.fleet.kill(place);
         self.hold(kept);
+        if let Some(kernel) = self.kernel(place) {
+            kernel.exit();
+        }
         let machine = &mut self.machines[place];
         machine.process = None;
         machine.paused_until_ms = 0;
@@ -306,9 +309,10 @@ impl Player {
                 .shard_map
                 .iter()
                 .any(|record| record.nodes().any(|other| other == node));
-            let leaves = state.nodes.get(&node).is_some_and(|record| {
-                record.state == spandrel_raft::state::NodeState::Draining
-            });
+            let leaves = state
+                .nodes
+                .get(&node)
+                .is_some_and(|record| record.state == spandrel_raft::state::NodeState::Draining);
             let here = self.machines[place].presence == Presence::Here;
             if here && leaves && !named && self.serves(place) {
                 self.fleet.stop(place);
@@ -388,7 +392,9 @@ impl Player {
             let gaps = demands.allow_gaps();
             drop(demands);
             if gaps {
-                self.fleet.world.note("not everything has a holder any more");
+                self.fleet
+                    .world
+                    .note("not everything has a holder any more");
             }
         }
         self.fleet.world.falsify();
