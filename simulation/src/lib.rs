@@ -27,6 +27,7 @@ mod model;
 mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
 mod overrides;
+mod panics;
 mod plan;
 mod random;
 mod run;

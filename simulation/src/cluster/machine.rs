@@ -2,21 +2,22 @@
 //! stay, and the place in turmoil's network.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use tokio::runtime::{Builder, RngSeed, Runtime, UnhandledPanic};
+use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::task::JoinHandle;
 
 use super::TICK_MS;
 use crate::counters::Counters;
+use crate::panics;
 
 /// What a step of a process came to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ticked {
     Runs,
     Ended,
-    Panicked,
+    /// Something in it has panicked.
+    Panicked(String),
 }
 
 /// A process, from its start to its end.
@@ -38,7 +39,6 @@ impl Process {
             .enable_time()
             .start_paused(true)
             .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
-            .unhandled_panic(UnhandledPanic::ShutdownRuntime)
             .build()?;
         let main = runtime.spawn(main);
         Ok(Self {
@@ -60,11 +60,11 @@ impl Process {
             tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
         };
         let (runtime, counters) = (&self.runtime, &self.counters);
-        let run = || metrics::with_local_recorder(counters, || runtime.block_on(step));
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Err(_) => Ticked::Panicked,
-            Ok(()) if self.main.is_finished() => Ticked::Ended,
-            Ok(()) => Ticked::Runs,
+        metrics::with_local_recorder(counters, || runtime.block_on(step));
+        match panics::take() {
+            Some(panic) => Ticked::Panicked(panic),
+            None if self.main.is_finished() => Ticked::Ended,
+            None => Ticked::Runs,
         }
     }
 

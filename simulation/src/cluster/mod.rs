@@ -23,6 +23,7 @@ pub use self::plan::ClusterPlan;
 use self::player::Player;
 use crate::check::verdicts_follow_from_their_records;
 use crate::life::data_dir;
+use crate::panics;
 use crate::random::{Stream, stream};
 use crate::world::World;
 
@@ -32,6 +33,7 @@ const TICK_MS: u64 = 1;
 /// Runs a plan to its end, or to the first promise that is broken.
 pub(crate) fn run(world: &Arc<World>, plan: ClusterPlan) {
     use rand::Rng;
+    panics::note();
     let mut seeds = stream(plan.node.seed, Stream::Disk);
     let disks = (0..plan.places).map(|_| SimulatedDisk::new(seeds.next_u64()));
     let fleet = Arc::new(Fleet::new(Arc::clone(world), plan, disks.collect()));

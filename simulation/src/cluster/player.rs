@@ -167,8 +167,8 @@ impl Player {
         match process.tick() {
             Ticked::Runs => self.hold(self.fleet.check_halt(place, now)),
             Ticked::Ended => self.ended(place, now),
-            Ticked::Panicked => {
-                let problem = format!("the process of node {} panics", place + 1);
+            Ticked::Panicked(panic) => {
+                let problem = format!("node {}: {panic}", place + 1);
                 self.fail("panic", problem);
             }
         }
