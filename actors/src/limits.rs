@@ -272,6 +272,8 @@ pub const REPEATED_VERDICTS_MS: u64 = 120_000;
 /// Milliseconds for which a shard remembers of which dropped traces late spans are being repeated: a fill waits for memory
 /// no longer.
 pub const LATE_AGAIN_MS: u64 = 120_000;
+/// Milliseconds between two tries to read a verdict that the disk does not give.
+pub const UNREADABLE_PAUSE_MS: u64 = 1_000;
 /// Tries to bring earlier spans of a trace here: holders may be down.
 pub const RECALL_TRIES: u32 = 10;
 /// Milliseconds after one in vain.

@@ -13,7 +13,7 @@ use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::{BlockError, BlockInfo};
 use spandrel_storage::index::{IndexError, IndexQuery};
 
-use super::storage_error;
+use super::{block_error, storage_error};
 use crate::assembler::{MemoryHit, MemoryHits, UnverifiedTrace};
 use crate::shared::Shared;
 
@@ -194,7 +194,7 @@ pub(super) fn visit_unindexed(
                     unreadable += 1;
                     break;
                 }
-                chunk => chunk.map_err(storage_error)?,
+                chunk => chunk.map_err(block_error)?,
             };
             let Some((last, _)) = chunk.last() else { break };
             done = *last;

@@ -12,7 +12,7 @@ use spandrel_model::verdict::{CERTAIN, Trigger, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
 use super::reader::{TraceParts, distinct_spans, holds};
-use super::{QueryPort, storage_error, stored_decision};
+use super::{QueryPort, block_error, storage_error, stored_decision};
 use crate::assembler::{Depth, EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
@@ -316,11 +316,11 @@ fn stored(
     let fragments = shared
         .blocks
         .fragments(tenant, shard, trace_id)
-        .map_err(storage_error)?;
+        .map_err(block_error)?;
     let summary = shared
         .blocks
         .newest_summary(&fragments)
-        .map_err(storage_error)?;
+        .map_err(block_error)?;
     let asks = !decided && shared.journal.maybe_decided(shard, tenant, trace_id);
     let verdict = if asks {
         shared

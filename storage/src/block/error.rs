@@ -60,7 +60,8 @@ pub enum BlockError {
 
 impl BlockError {
     /// The bytes are not what was written: another try finds the same.
-    pub(super) fn is_damage(&self) -> bool {
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
         let wrong = |error: &io::Error| {
             matches!(
                 error.kind(),
@@ -68,7 +69,7 @@ impl BlockError {
             )
         };
         match self {
-            Self::Corrupt { .. } => true,
+            Self::Corrupt { .. } | Self::Page { .. } => true,
             Self::Io(error) => wrong(error),
             Self::Database(error) => match error.downcast_ref() {
                 Some(redb::Error::Io(error)) => wrong(error),
