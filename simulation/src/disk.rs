@@ -39,9 +39,9 @@ impl Struck {
             let name = |part: &OsStr| part.to_str().map(str::to_owned).unwrap_or_default();
             let dir = |part: &Path| part.file_name().map(name).unwrap_or_default();
             let log = path.parent().map(dir).unwrap_or_default();
-            // A checkpoint that is not written costs the next start time.
-            let is_checkpoint = dir(path).starts_with("checkpoint");
-            log == "raft" || (log == "journal" && !is_checkpoint)
+            // What is being prepared is prepared again.
+            let is_temporary = dir(path).ends_with(".tmp");
+            log == "raft" || (log == "journal" && !is_temporary)
         };
         match self {
             Self::Sync(_) => true,

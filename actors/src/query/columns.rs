@@ -12,9 +12,9 @@ use spandrel_model::shard_set::ShardSet;
 use spandrel_storage::block::{BlockError, BlockInfo, BlockScan, FoundFragment, ScanRequest};
 use tokio::time::Instant;
 
+use super::block_error;
 use super::sources::{Batch, Candidate, Key, Origin, after, key, of_range, summary_meets};
 use super::verify::Inspected;
-use super::block_error;
 use crate::shared::Shared;
 
 /// A scan under way.
