@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
@@ -18,6 +18,7 @@ use crate::assembler::{
 };
 use crate::limits::{
     ASSEMBLER_TICK_MS, LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
+    UNREADABLE_PAUSE_MS,
 };
 use crate::meters::Stage;
 use crate::query::Coordinator;
@@ -478,12 +479,7 @@ impl AssemblerState {
         for (tenant, trace_id) in self.effects.confirm.drain(..) {
             let (shared, shard, myself) = (Arc::clone(&self.shared), self.shard, myself.clone());
             self.shared.spawn_job("assembler", async move {
-                let (stores, owner) = (Arc::clone(&shared), tenant.clone());
-                let read = move || stores.earlier(shard, &owner, trace_id);
-                let found = shared.env.block(read).await.unwrap_or_else(|error| {
-                    tracing::error!(%error, trace = %trace_id, "verdict not readable, decided anew");
-                    None
-                });
+                let found = earlier(&shared, &myself, shard, &tenant, trace_id).await;
                 let _ = myself.cast(AssemblerMessage::Confirmed(tenant, trace_id, found));
             });
         }
@@ -556,4 +552,34 @@ impl AssemblerState {
         gauges.entry_credit[shard].store(self.credit.bytes(), Ordering::Relaxed);
         gauges.entry_bytes[shard].store(used, Ordering::Relaxed);
     }
+}
+
+/// What was decided of a trace before. While the disk cannot be read, the trace waits: decided anew, it might be dropped
+/// after it was kept. What is damaged is gone.
+async fn earlier(
+    shared: &Arc<Shared>,
+    assembler: &ActorRef<AssemblerMessage>,
+    shard: ShardId,
+    tenant: &TenantId,
+    trace_id: TraceId,
+) -> Option<Earlier> {
+    let mut was_told = false;
+    while assembler.get_status() < ActorStatus::Stopping {
+        let (stores, owner) = (Arc::clone(shared), tenant.clone());
+        let read = move || stores.earlier(shard, &owner, trace_id);
+        match shared.env.block(read).await {
+            Ok(found) => return found,
+            Err(error) if error.is_damage => {
+                tracing::error!(%error, trace = %trace_id, "a verdict is damaged, its trace is decided anew");
+                return None;
+            }
+            Err(error) if !was_told => {
+                was_told = true;
+                tracing::error!(%error, trace = %trace_id, "a verdict is not readable, its trace waits");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(Duration::from_millis(UNREADABLE_PAUSE_MS)).await;
+    }
+    None
 }

@@ -1,6 +1,7 @@
 //! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation differ in nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
@@ -20,12 +21,21 @@ pub trait Clock: Send + Sync {
 }
 
 /// Where blocking work (disk, compression) runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum BlockingMode {
     /// On tokio's blocking threads: production.
     Threads,
-    /// On the caller, before the future is first awaited: the simulation, which must not depend on threads.
-    Inline,
+    /// On the caller, when the future is first awaited: the simulation, which must not depend on threads. Then the
+    /// caller waits for what this returns: how long the disk would have taken.
+    Inline(Arc<dyn Fn() -> Duration + Send + Sync>),
+}
+
+impl BlockingMode {
+    /// Work on the caller, which takes no time.
+    #[must_use]
+    pub fn inline() -> Self {
+        Self::Inline(Arc::new(|| Duration::ZERO))
+    }
 }
 
 /// Everything that a node takes from the outside world.
@@ -66,8 +76,15 @@ impl Env {
     /// # Panics
     /// When the work panicked: the panic goes on in the caller.
     pub async fn block<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        match self.blocking {
-            BlockingMode::Inline => work(),
+        match &self.blocking {
+            BlockingMode::Inline(takes) => {
+                let value = work();
+                let takes = takes();
+                if !takes.is_zero() {
+                    tokio::time::sleep(takes).await;
+                }
+                value
+            }
             BlockingMode::Threads => match tokio::task::spawn_blocking(work).await {
                 Ok(value) => value,
                 Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -82,7 +99,6 @@ impl std::fmt::Debug for Env {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Env")
             .field("disk", &self.disk)
-            .field("blocking", &self.blocking)
             .finish_non_exhaustive()
     }
 }

@@ -197,8 +197,8 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
         tracing::error!(%error, "journal maintenance failed");
     }
     if let Err(error) = shared.checkpoints.write(&shared.journal) {
-        // The older ones stay: replay takes longer, nothing is lost.
-        tracing::warn!(%error, "checkpoints not written");
+        // Nothing is lost, but none will be written any more, and no copy of a shard can begin here.
+        (shared.env.halt)(&format!("checkpoints cannot be written: {error}"));
     }
     if !trims {
         return;

@@ -277,6 +277,8 @@ pub const REPEATED_VERDICTS_MS: u64 = 120_000;
 pub const LATE_AGAIN_MS: u64 = 120_000;
 /// Traces of one shard whose earlier spans wait to be brought here: some 300 KB of memory.
 pub const MAX_RECALLS: usize = 1_024;
+/// Milliseconds between two tries to read a verdict that the disk does not give.
+pub const UNREADABLE_PAUSE_MS: u64 = 1_000;
 /// Tries to bring earlier spans of a trace here: holders may be down.
 pub const RECALL_TRIES: u32 = 10;
 /// Milliseconds after one in vain.

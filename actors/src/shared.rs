@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use futures_util::FutureExt;
 use spandrel_model::credit::CreditPool;
+use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::policy::Limiters;
 use spandrel_model::routing::ShardRouter;
@@ -69,6 +70,15 @@ impl Gauges {
             .map(|value| value.load(Ordering::Relaxed));
         UnixNanos(oldest.min().unwrap_or(u64::MAX))
     }
+}
+
+/// What was decided of a trace cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct Unreadable {
+    reason: String,
+    /// The bytes are wrong, and will be: another try is in vain.
+    pub(crate) is_damage: bool,
 }
 
 /// Shared by reference between all actors of one node.
@@ -224,9 +234,13 @@ impl Shared {
         shard: ShardId,
         tenant: &TenantId,
         trace_id: TraceId,
-    ) -> Result<Option<Earlier>, String> {
+    ) -> Result<Option<Earlier>, Unreadable> {
         let found = self.journal.verdict(shard, tenant, trace_id);
-        let Some(record) = found.map_err(|error| error.to_string())? else {
+        let found = found.map_err(|error| Unreadable {
+            is_damage: error.class() == ErrorClass::Corrupt,
+            reason: error.to_string(),
+        });
+        let Some(record) = found? else {
             return Ok(None);
         };
         let stored = match record.verdict {
@@ -246,9 +260,12 @@ impl Shared {
         shard: ShardId,
         tenant: &TenantId,
         trace_id: TraceId,
-    ) -> Result<Option<UnixNanos>, String> {
+    ) -> Result<Option<UnixNanos>, Unreadable> {
         let summary = self.blocks.summary_of(tenant, shard, trace_id);
-        let summary = summary.map_err(|error| error.to_string())?;
+        let summary = summary.map_err(|error| Unreadable {
+            is_damage: error.is_damage(),
+            reason: error.to_string(),
+        })?;
         Ok(summary.map(|summary| summary.start))
     }
 

@@ -279,6 +279,12 @@ fn config() -> Result<Arc<Config>, String> {
         // A node that comes back after a partition must not depose a healthy leader: with it, the simulation ended
         // at term 5 instead of 15.
         enable_pre_vote: Some(true),
+        // A leader that comes back from an older image of its directory would go on leading by the vote that it finds
+        // there, and nobody would see that its log is behind: it must be elected like any other.
+        enable_leader_restore: Some(false),
+        // The log of such a node is behind what it has acknowledged before. The leader sends it again what it lacks,
+        // instead of panicking; the node is refused by its life when it registers.
+        allow_log_reversion: Some(true),
         ..Config::default()
     };
     config

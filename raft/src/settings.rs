@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
+use openraft::error::Fatal;
 use spandrel_model::ids::NodeId;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -184,15 +185,17 @@ impl Settings {
     }
 
     /// Waits until the group has stopped on this node and says why: after a failed write or fsync the process must
-    /// end and start again, since nobody knows what the disk holds. Also returns after [`Settings::shutdown`].
-    pub async fn stopped(&self) -> String {
+    /// end and start again, since nobody knows what the disk holds. `None` after [`Settings::shutdown`].
+    pub async fn stopped(&self) -> Option<String> {
         let mut metrics = self.inner.group.metrics();
         loop {
-            if let Err(fatal) = &metrics.borrow_watched().running_state {
-                return fatal.to_string();
+            match &metrics.borrow_watched().running_state {
+                Ok(()) => {}
+                Err(Fatal::Stopped) => return None,
+                Err(fatal) => return Some(fatal.to_string()),
             }
             if metrics.changed().await.is_err() {
-                return "the settings were shut down".to_owned();
+                return None;
             }
         }
     }

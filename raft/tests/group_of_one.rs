@@ -4,13 +4,14 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use spandrel_model::ids::NodeId;
 use spandrel_raft::{
     Applied, ClusterSeed, Command, Conflict, DirectoryIdentity, NoPeers, OpenError, ProposeError,
     RaftOptions, Settings, Start,
 };
-use spandrel_storage::disk::RealDisk;
+use spandrel_storage::disk::{RealDisk, SimulatedDisk};
 use tempfile::TempDir;
 
 fn seed(cluster_id: u64) -> ClusterSeed {
@@ -254,4 +255,36 @@ async fn a_damaged_log_is_an_error_that_names_the_file() {
             .unwrap_err();
         assert!(error.to_string().contains("raft.redb"), "{error}");
     }
+}
+
+/// A node whose settings could not be written any more went on without them: it led shards, and nobody noticed.
+#[tokio::test(start_paused = true)]
+async fn settings_that_cannot_be_written_say_so_and_those_that_are_shut_down_do_not() {
+    let open = |disk: &SimulatedDisk| {
+        let options = RaftOptions {
+            disk: Arc::new(disk.clone()),
+            ..options(Path::new("/raft"), Start::Found(seed(5)))
+        };
+        Settings::open(options, Arc::new(NoPeers))
+    };
+    let patience = Duration::from_secs(5);
+    let disk = SimulatedDisk::new(1);
+    let settings = open(&disk).await.unwrap();
+    assert!(
+        tokio::time::timeout(patience, settings.stopped())
+            .await
+            .is_err()
+    );
+
+    disk.fail_sync(1);
+    let refused = settings.propose(retention(604_800, 7_200)).await;
+    assert!(refused.is_err());
+    let reason = tokio::time::timeout(patience, settings.stopped()).await;
+    assert!(reason.unwrap().unwrap().contains("raft.redb"));
+    settings.shutdown().await;
+
+    let settings = open(&SimulatedDisk::new(2)).await.unwrap();
+    settings.shutdown().await;
+    let reason = tokio::time::timeout(patience, settings.stopped()).await;
+    assert_eq!(reason, Ok(None));
 }

@@ -1,7 +1,7 @@
 //! A client: sends its queue in order, tries again what was refused, and knows what was acknowledged.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::RngExt;
@@ -10,14 +10,17 @@ use spandrel_model::ports::{Ingest, Query};
 
 use crate::check::{violation, visible_once_acknowledged};
 use crate::limits::MAX_TRIES;
+use crate::model::Tally;
 use crate::workload::Request;
-use crate::world::World;
+use crate::world::{World, lock};
 
 pub(crate) struct Client {
     pub(crate) world: Arc<World>,
     pub(crate) number: usize,
     pub(crate) ingest: Arc<dyn Ingest>,
     pub(crate) query: Arc<dyn Query>,
+    /// What it knows of its requests, together with others of the same process.
+    pub(crate) tally: Arc<Mutex<Tally>>,
 }
 
 impl Client {
@@ -81,7 +84,7 @@ impl Client {
         }
         let (span_count, bytes) = (request.spans.len() as u64, request.bytes.len() as u64);
         {
-            let mut tally = world.tally();
+            let mut tally = lock(&self.tally);
             tally.under_way += 1;
             tally.spans += span_count;
             tally.bytes += bytes;
@@ -98,7 +101,7 @@ impl Client {
             Err(refused) => Err(refused),
         };
         {
-            let mut tally = world.tally();
+            let mut tally = lock(&self.tally);
             tally.under_way -= 1;
             match &result {
                 Ok(outcome) => {
@@ -115,6 +118,14 @@ impl Client {
         }
         let (client, spans) = (self.number, request.spans.len());
         match result {
+            Err(error) if request.is_malformed && error.class == ErrorClass::Invalid => {
+                world.note(format!("client {client}: a malformed request is refused"));
+                Ok(())
+            }
+            Ok(_) if request.is_malformed => {
+                world.violate(violation("answer", "a malformed request is accepted"));
+                Ok(())
+            }
             Ok(outcome) => {
                 world.note(format!(
                     "client {client}: {} of {spans} spans acknowledged",

@@ -1,6 +1,7 @@
 //! Virtual time: tokio's paused clock within a life of the node, going on where the last life ended.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use spandrel_actors::Clock;
 use spandrel_model::ids::UnixNanos;
@@ -66,6 +67,37 @@ impl SimulatedClock {
     /// Lets the C library's clock follow. Called before each task is polled.
     pub(crate) fn publish(&self) {
         set_elapsed_nanos(self.elapsed_nanos());
+    }
+}
+
+/// The clock of one machine, which may be off.
+pub(crate) struct OffsetClock {
+    right: Arc<SimulatedClock>,
+    offset_ms: AtomicI64,
+}
+
+impl OffsetClock {
+    pub(crate) fn new(right: Arc<SimulatedClock>) -> Self {
+        Self {
+            right,
+            offset_ms: AtomicI64::new(0),
+        }
+    }
+
+    /// From now on it is so many milliseconds ahead, or behind.
+    pub(crate) fn set_offset_ms(&self, offset_ms: i64) {
+        self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for OffsetClock {
+    fn now(&self) -> UnixNanos {
+        let offset_ms = self.offset_ms.load(Ordering::Relaxed);
+        let nanos = offset_ms.unsigned_abs() * UnixNanos::PER_MILLI;
+        match offset_ms >= 0 {
+            true => self.right.now().plus(nanos),
+            false => self.right.now().minus(nanos),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! It hashes every operation, notices when an injected fault has struck, and can lie about syncs (the canary).
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::SimulatedClock;
 use crate::events::EventLog;
+use crate::limits::DISK_RESERVE_BYTES;
 use crate::plan::Canary;
 
 /// What an injected fault has done.
@@ -22,6 +24,63 @@ pub(crate) enum Struck {
     Power,
     /// A sync of this file or directory has failed.
     Sync(PathBuf),
+    /// A write to this file, or a change of its name or length, has failed.
+    Write(PathBuf),
+    /// A read of this file has failed.
+    Read(PathBuf),
+    /// There is no more room, or less than the reserve.
+    Full,
+}
+
+impl Struck {
+    /// Whether the node must stop because of it: what is durable is in doubt.
+    pub(crate) fn must_halt(&self) -> bool {
+        let holds_log = |path: &Path| {
+            let name = |part: &OsStr| part.to_str().map(str::to_owned).unwrap_or_default();
+            let dir = |part: &Path| part.file_name().map(name).unwrap_or_default();
+            let log = path.parent().map(dir).unwrap_or_default();
+            // What is being prepared is prepared again.
+            let is_temporary = dir(path).ends_with(".tmp");
+            log == "raft" || (log == "journal" && !is_temporary)
+        };
+        match self {
+            Self::Sync(_) => true,
+            Self::Write(path) => holds_log(path),
+            Self::Power | Self::Read(_) | Self::Full => false,
+        }
+    }
+}
+
+/// Calls until one fails; none does at `u64::MAX`.
+#[derive(Debug)]
+struct Countdown(AtomicU64);
+
+impl Default for Countdown {
+    fn default() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+}
+
+impl Countdown {
+    fn set(&self, calls: u64) {
+        self.0.store(calls, Ordering::Relaxed);
+    }
+
+    /// Counts a call: true when it is the one that fails.
+    fn strikes(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        match left {
+            u64::MAX => false,
+            0 | 1 => {
+                self.set(u64::MAX);
+                true
+            }
+            _ => {
+                self.set(left - 1);
+                false
+            }
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +98,10 @@ struct LifeShared {
     /// The count of operations at which the power fails.
     power_at: AtomicU64,
     sync_armed: AtomicBool,
+    writes: Countdown,
+    reads: Countdown,
+    /// The node was told that there is no room.
+    told_full: AtomicBool,
     on_strike: Box<dyn Fn(Struck) + Send + Sync>,
 }
 
@@ -69,6 +132,9 @@ impl LifeDisk {
             dead: AtomicBool::new(false),
             power_at: AtomicU64::new(u64::MAX),
             sync_armed: AtomicBool::new(false),
+            writes: Countdown::default(),
+            reads: Countdown::default(),
+            told_full: AtomicBool::new(false),
             on_strike: parts.on_strike,
         };
         Self {
@@ -89,6 +155,25 @@ impl LifeDisk {
         self.shared.inner.fail_sync(syncs);
     }
 
+    /// Lets the `writes`-th write, or change of a length or name, from now fail.
+    pub(crate) fn fail_write(&self, writes: u64) {
+        self.shared.writes.set(writes);
+    }
+
+    /// Lets the `reads`-th read from now fail.
+    pub(crate) fn fail_read(&self, reads: u64) {
+        self.shared.reads.set(reads);
+    }
+
+    /// Faults that have not struck will not.
+    pub(crate) fn disarm(&self) {
+        self.shared.inner.fail_power_after(u64::MAX);
+        self.shared.inner.fail_sync(u64::MAX);
+        self.shared.sync_armed.store(false, Ordering::Relaxed);
+        self.shared.writes.set(u64::MAX);
+        self.shared.reads.set(u64::MAX);
+    }
+
     /// Whether the process has ended.
     pub(crate) fn is_dead(&self) -> bool {
         self.shared.dead.load(Ordering::Relaxed)
@@ -97,9 +182,8 @@ impl LifeDisk {
     /// The process ends here: its handles are dead, whatever its destructors try.
     pub(crate) fn kill(&self) {
         self.shared.dead.store(true, Ordering::Relaxed);
-        // Faults that have not struck are not for the next life.
-        self.shared.inner.fail_power_after(u64::MAX);
-        self.shared.inner.fail_sync(u64::MAX);
+        // What has not struck is not for the next life.
+        self.disarm();
     }
 }
 
@@ -120,7 +204,12 @@ impl LifeShared {
         operation: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         self.alive()?;
-        let result = operation();
+        let fails = what != "sync" && self.writes.strikes();
+        let result = if fails {
+            Err(io::Error::other("simulated write error"))
+        } else {
+            operation()
+        };
         let [first, second, third] = detail.map(u64::to_le_bytes);
         let outcome = [u8::from(result.is_ok())];
         let path_bytes = path.as_os_str().as_encoded_bytes();
@@ -133,10 +222,32 @@ impl LifeShared {
             &outcome,
         ];
         self.log.fold(self.clock.elapsed_nanos(), &parts);
-        if result.is_err() {
+        if fails {
+            (self.on_strike)(Struck::Write(path.to_owned()));
+        }
+        if let Err(error) = &result {
             self.notice();
+            if error.kind() == io::ErrorKind::StorageFull {
+                self.tell_full();
+            }
         }
         result
+    }
+
+    fn tell_full(&self) {
+        if !self.told_full.swap(true, Ordering::Relaxed) {
+            (self.on_strike)(Struck::Full);
+        }
+    }
+
+    /// Performs a read.
+    fn read<T>(&self, path: &Path, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        self.alive()?;
+        if self.reads.strikes() {
+            (self.on_strike)(Struck::Read(path.to_owned()));
+            return Err(io::Error::other("simulated read error"));
+        }
+        read()
     }
 
     fn notice(&self) {
@@ -193,8 +304,7 @@ impl StorageBackend for Handle {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.shared.alive()?;
-        self.file.read(offset, out)
+        self.shared.read(&self.path, || self.file.read(offset, out))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -234,13 +344,13 @@ impl Disk for LifeDisk {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.shared.alive()?;
-        self.shared.inner.read(path)
+        let shared = &self.shared;
+        shared.read(path, || shared.inner.read(path))
     }
 
     fn map(&self, path: &Path) -> io::Result<MappedFile> {
-        self.shared.alive()?;
-        self.shared.inner.map(path)
+        let shared = &self.shared;
+        shared.read(path, || shared.inner.map(path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -284,6 +394,10 @@ impl Disk for LifeDisk {
 
     fn space(&self, path: &Path) -> io::Result<Space> {
         self.shared.alive()?;
-        self.shared.inner.space(path)
+        let space = self.shared.inner.space(path)?;
+        if space.free < DISK_RESERVE_BYTES {
+            self.shared.tell_full();
+        }
+        Ok(space)
     }
 }

@@ -1,8 +1,8 @@
 //! The whole production composition of nodes, deterministic: one seed gives the workload, the faults and every random
 //! number, so that a failure is replayed by its number.
 //!
-//! What is simulated: time, randomness, the disk (`SimulatedDisk`, with power losses, failed syncs and killed
-//! processes), and in [`ClusterPlan`]s the network. What is not: threads (blocking work runs inline) and real sockets.
+//! What is simulated: time, randomness, the disk, processes, and in [`ClusterPlan`]s the network; what may go wrong with
+//! them is in [`FaultKind`]. What is not: threads (blocking work runs inline) and real sockets.
 //!
 //! Architecture invariant: nothing here is linked into a production binary, because `overrides` replaces two
 //! functions of the C library.
@@ -20,12 +20,14 @@ mod cluster;
 mod counters;
 mod disk;
 mod events;
+mod faults;
 mod life;
 mod limits;
 mod model;
 mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
 mod overrides;
+mod panics;
 mod plan;
 mod random;
 mod run;
@@ -33,5 +35,6 @@ mod workload;
 mod world;
 
 pub use cluster::ClusterPlan;
+pub use faults::{FaultKind, Fired, Setting};
 pub use plan::{Canary, Plan, Size};
 pub use run::{Outcome, run_cluster, run_seed};

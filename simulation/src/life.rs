@@ -18,11 +18,12 @@ use tokio::sync::Notify;
 
 use crate::check::{
     Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
-    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, search_is_exact,
-    violation,
+    everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, is_pressed,
+    search_is_exact, violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
+use crate::faults::FaultKind;
 use crate::limits::{DISK_RESERVE_BYTES, HALT_MS};
 use crate::model::Tally;
 use crate::operators;
@@ -138,8 +139,8 @@ pub(crate) fn lead(world: &Arc<World>, number: u64, purpose: Purpose) -> End {
         (End::Planned, Purpose::Settling) => true,
         _ => false,
     };
-    if loses_power {
-        world.disk.power_loss();
+    if loses_power && world.disk.power_loss() > 0 {
+        world.fired(FaultKind::TornWrite);
     }
     world
         .clock
@@ -171,6 +172,15 @@ fn life_disk(world: &Arc<World>, signals: &Arc<Signals>) -> LifeDisk {
         canary: world.plan.canary,
         on_strike: Box::new(move |struck| {
             noting.note(format!("fault: {struck:?}"));
+            let kind = match struck {
+                Struck::Power => FaultKind::PowerLoss,
+                Struck::Sync(_) => FaultKind::FailedSync,
+                Struck::Write(_) => FaultKind::FailedWrite,
+                Struck::Read(_) => FaultKind::FailedRead,
+                // The node refuses spans and goes on.
+                Struck::Full => return noting.fired(FaultKind::FullDisk),
+            };
+            noting.fired(kind);
             noting.faulted.store(true, Ordering::Relaxed);
             *told.struck.lock().unwrap_or_else(PoisonError::into_inner) = Some(struck);
             told.changed.notify_one();
@@ -194,7 +204,7 @@ async fn ending(world: &Arc<World>, signals: &Signals) -> End {
                 }
             }
         }
-        None => {
+        _ => {
             world.violate(violation(
                 "halt",
                 "the node stopped itself though no fault had struck",
@@ -210,7 +220,7 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
     Env {
         clock: world.clock.clone(),
         disk: Arc::new(disk.clone()),
-        blocking: BlockingMode::Inline,
+        blocking: BlockingMode::inline(),
         halt: Arc::new(move |reason| {
             if life.is_dead() {
                 // A destructor whose file is gone with the process.
@@ -339,8 +349,15 @@ async fn live(
             let sampled = tokio::time::timeout(length, sample(&world, &query)).await;
             sampled.unwrap_or(Ok(()))?;
             credit_within_pool(&node.credit())?;
+            if is_pressed(&node.credit()) {
+                world.fired(FaultKind::MemoryPressure);
+            }
             everything_sent_is_counted(&counters, &world.tally())?;
+            if plan.fault == Fault::Kill {
+                world.fired(FaultKind::Kill);
+            }
             if plan.fault == Fault::Stop {
+                world.fired(FaultKind::Stop);
                 clients.abort_all();
                 node.stop().await;
             }
@@ -378,6 +395,7 @@ fn clients(world: &Arc<World>, node: &Node) -> tokio::task::JoinSet<()> {
             number,
             ingest: node.ingest(),
             query: node.query(),
+            tally: world.shared_tally(),
         };
         tasks.spawn(client.run());
     }

@@ -22,6 +22,11 @@ pub(crate) const MAX_LIVES: usize = 16;
 pub(crate) const DISK_RESERVE_BYTES: u64 = 12 << 20;
 /// Seconds after the end of its last bucket within which what has expired is removed: the node looks every 5 s.
 pub(crate) const EXPIRY_SLACK_SECONDS: u64 = 10;
+/// Times that an answer is asked for again while faults strike a cluster: a replica whose primary is out of reach does not
+/// know yet what counts, for as long as that fault lasts (12 s at most, and another one may follow).
+pub(crate) const LATE_TRIES: u32 = 20;
+/// Milliseconds between two of them.
+pub(crate) const LATE_MS: u64 = 1_000;
 /// Results of one page of a search.
 pub(crate) const SEARCH_PAGE: usize = 7;
 /// Pages of one search at most.

@@ -3,11 +3,15 @@
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
-use clap::{Parser, Subcommand};
-use spandrel_simulation::{Canary, ClusterPlan, Plan, run_cluster, run_seed};
+use clap::{Parser, Subcommand, ValueEnum};
+use spandrel_simulation::{
+    Canary, ClusterPlan, FaultKind, Fired, Plan, Setting, run_cluster, run_seed,
+};
 
 /// Seeds of a soak that says neither how many nor how long.
 const DEFAULT_SEEDS: u64 = 100;
+/// Seeds of clusters after which every kind of fault has struck.
+const SEEDS_FOR_ALL_KINDS: u64 = 200;
 
 /// Whole nodes in a deterministic simulation.
 #[derive(Debug, Parser)]
@@ -32,8 +36,8 @@ enum Action {
         #[arg(long, requires = "alone")]
         large: bool,
         /// Puts a defect in, which a checker must find.
-        #[arg(long, requires = "alone")]
-        canary: bool,
+        #[arg(long)]
+        canary: Option<Defect>,
     },
     /// Runs many seeds and prints those that fail.
     Soak {
@@ -53,6 +57,27 @@ enum Action {
         #[arg(long, default_value_t = 1)]
         from: u64,
     },
+}
+
+/// Defects that are put in on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Defect {
+    /// Syncs of the journal do nothing.
+    Syncs,
+    /// Of a cluster: a span that nobody sent is claimed to be acknowledged.
+    Claimed,
+    /// Of a cluster: an acknowledged span is claimed never to have been sent.
+    Denied,
+}
+
+impl From<Defect> for Canary {
+    fn from(defect: Defect) -> Self {
+        match defect {
+            Defect::Syncs => Self::JournalSyncsLie,
+            Defect::Claimed => Self::ClaimedSpan,
+            Defect::Denied => Self::DeniedSpan,
+        }
+    }
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -87,7 +112,7 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> ExitCode {
+fn replay(seed: u64, alone: bool, events: bool, large: bool, defect: Option<Defect>) -> ExitCode {
     tracing_subscriber::fmt()
         .without_time()
         .with_ansi(false)
@@ -99,14 +124,18 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
             true => Plan::large(seed),
             false => Plan::of(seed),
         };
-        let plan = match canary {
-            true => plan.with_canary(Canary::JournalSyncsLie),
-            false => plan,
+        let plan = match defect {
+            Some(defect) => plan.with_canary(defect.into()),
+            None => plan,
         };
         println!("{plan:?}");
         run_seed(plan, events)
     } else {
         let plan = ClusterPlan::of(seed);
+        let plan = match defect {
+            Some(defect) => plan.with_canary(defect.into()),
+            None => plan,
+        };
         println!("{plan:?}");
         run_cluster(plan, events)
     };
@@ -116,6 +145,7 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
         outcome.elapsed_ms / 1_000,
         outcome.acknowledged
     );
+    println!("{}", outcome.fired);
     let word = match &outcome.violation {
         None => "ok",
         Some(violation) => {
@@ -126,13 +156,12 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
                     .for_each(|event| println!("{event}"));
             }
             println!("broken: {violation}");
-            let flags = [
-                (alone, " --alone"),
-                (large, " --large"),
-                (canary, " --canary"),
-            ];
+            let flags = [(alone, " --alone"), (large, " --large")];
             let flags = flags.iter().filter(|(given, _)| *given);
-            let flags: String = flags.map(|(_, flag)| *flag).collect();
+            let mut flags: String = flags.map(|(_, flag)| *flag).collect();
+            if let Some(value) = defect.and_then(|defect| defect.to_possible_value()) {
+                flags = format!("{flags} --canary {}", value.get_name());
+            }
             println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{flags}");
             "FAILED"
         }
@@ -143,6 +172,17 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, canary: bool) -> Ex
     } else {
         ExitCode::SUCCESS
     }
+}
+
+/// Prints how often each kind took effect, and returns those that never did.
+fn print_fired(fired: &Fired, alone: bool) -> Vec<&'static str> {
+    let strikes = |kind: &FaultKind| !alone || kind.setting() == Setting::Everywhere;
+    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(strikes).collect();
+    for kind in &kinds {
+        println!("{:>6} {kind}: {}", fired.of(*kind), kind.description());
+    }
+    let never = kinds.iter().filter(|kind| fired.of(**kind) == 0);
+    never.map(|kind| kind.name()).collect()
 }
 
 /// Which seeds a soak runs.
@@ -161,6 +201,7 @@ fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let mut failed = Vec::new();
     let mut ran = 0u64;
+    let mut fired = Fired::default();
     for seed in soak.from..soak.from.saturating_add(soak.seeds) {
         if soak.time.is_some_and(|time| started.elapsed() >= time) {
             break;
@@ -182,11 +223,18 @@ fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
         {
             println!("{line}");
         }
+        fired.add_report(&text);
         if !output.status.success() {
             failed.push(seed);
         }
     }
+    let never = print_fired(&fired, soak.alone);
     println!("{ran} seeds, {} failed: {failed:?}", failed.len());
+    let enough = !soak.alone && ran >= SEEDS_FOR_ALL_KINDS;
+    if enough && !never.is_empty() {
+        println!("kinds that never struck: {never:?}");
+        return Ok(ExitCode::FAILURE);
+    }
     Ok(if failed.is_empty() {
         ExitCode::SUCCESS
     } else {

@@ -9,6 +9,7 @@ use spandrel_model::error::ErrorClass;
 use spandrel_model::ports::{Admin, Query};
 
 use crate::check::{promoted, violation};
+use crate::faults::FaultKind;
 use crate::random::{Stream, stream};
 use crate::world::World;
 
@@ -21,6 +22,7 @@ pub(crate) async fn reload(world: Arc<World>, admin: Arc<dyn Admin>, every_ms: u
         match admin.apply_policy(yaml.clone()).await {
             Ok(applied) => {
                 world.note(format!("policy {} is in force", applied.version));
+                world.fired(FaultKind::PolicyChange);
                 world.policies().insert(applied.version, yaml);
             }
             Err(error) => world.note(format!("the policy is not changed: {error}")),

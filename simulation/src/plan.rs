@@ -18,6 +18,10 @@ const SMALL_DISK_BYTES: std::ops::Range<u64> = (18 << 20)..(26 << 20);
 pub enum Canary {
     /// Syncs of the journal's files do nothing once the files are made: acknowledged spans vanish at a power loss.
     JournalSyncsLie,
+    /// Of a cluster: a span is claimed to be acknowledged that nobody sent.
+    ClaimedSpan,
+    /// Of a cluster: an acknowledged span of a kept trace is claimed never to have been sent.
+    DeniedSpan,
 }
 
 /// How a life of the node ends.
@@ -101,6 +105,8 @@ pub struct Plan {
     pub(crate) loses_index: bool,
     pub(crate) retention_seconds: u64,
     pub(crate) extras: Extras,
+    /// Some requests are no protobuf.
+    pub(crate) malformed: bool,
     pub(crate) canary: Option<Canary>,
 }
 
@@ -144,6 +150,7 @@ impl Plan {
             loses_index: random.random_bool(0.5),
             retention_seconds: LONG_RETENTION_SECONDS,
             extras: Extras::default(),
+            malformed: false,
             canary: None,
         }
     }

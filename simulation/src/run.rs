@@ -7,6 +7,7 @@ use spandrel_storage::disk::Disk;
 use crate::check::{Violation, verdicts_follow_from_their_records, violation};
 use crate::cluster::{self, ClusterPlan};
 use crate::events::Printing;
+use crate::faults::{FaultKind, Fired};
 use crate::life::{End, Purpose, data_dir, lead};
 use crate::limits::{MAX_LIVES, STACK_BYTES};
 use crate::overrides;
@@ -29,6 +30,8 @@ pub struct Outcome {
     pub violation: Option<Violation>,
     /// The last events, in words.
     pub last_events: Vec<String>,
+    /// The faults that took effect.
+    pub fired: Fired,
 }
 
 /// Runs a plan. Do so once per process: some ids of dependencies are counted per process.
@@ -73,6 +76,7 @@ fn run(
             acknowledged: 0,
             violation: Some(violation("answer", "the simulation panicked")),
             last_events: Vec::new(),
+            fired: Fired::default(),
         },
     }
 }
@@ -99,6 +103,7 @@ fn run_here(
         acknowledged,
         violation: world.violation(),
         last_events: world.log.last(),
+        fired: world.all_fired(),
     }
 }
 
@@ -114,6 +119,7 @@ fn lives(world: &Arc<World>) {
             End::Violated => return,
             // The power failed before the node was up: this time it starts.
             End::PowerLoss if matches!(life.fault, Fault::PowerInRecovery(_)) => {
+                world.fired(FaultKind::CrashInStart);
                 life.fault = Fault::Kill;
                 if next(Purpose::Faulty(life)) == End::Violated {
                     return;
@@ -128,6 +134,7 @@ fn lives(world: &Arc<World>) {
     if world.plan.loses_index {
         let index = data_dir().join("index");
         world.note("the index is deleted");
+        world.fired(FaultKind::LostIndex);
         let removed = world
             .disk
             .remove_dir_all(&index)
@@ -144,7 +151,7 @@ fn lives(world: &Arc<World>) {
         return;
     }
     let journal = data_dir().join("journal");
-    if let Err(found) = verdicts_follow_from_their_records(world, &journal) {
+    if let Err(found) = verdicts_follow_from_their_records(world, &world.disk, &journal) {
         world.violate(found);
     }
 }

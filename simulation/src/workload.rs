@@ -24,6 +24,8 @@ pub(crate) const SERVICES: [&str; 5] = ["cart", "checkout", "pay", "search", "sh
 /// Milliseconds over which the spans of a long trace begin.
 const LONG_MS: u64 = 90_000;
 const NANOS_PER_MILLI: u64 = 1_000_000;
+/// Of all requests, where there are malformed ones.
+const MALFORMED_SHARE: f64 = 0.05;
 
 /// One export request.
 #[derive(Debug, Clone)]
@@ -34,6 +36,8 @@ pub(crate) struct Request {
     pub(crate) bytes: Bytes,
     /// The trace and fingerprint of each span.
     pub(crate) spans: Vec<(usize, Fingerprint)>,
+    /// Its bytes are no request: it must be refused as such.
+    pub(crate) is_malformed: bool,
 }
 
 pub(crate) struct Workload {
@@ -311,13 +315,14 @@ impl Generator<'_> {
     }
 
     /// Each client sends what it has buffered for a while, or a full buffer.
-    fn batches(self) -> Workload {
+    fn batches(mut self) -> Workload {
         let most = match self.plan.size {
             Size::Small => MAX_REQUEST_SPANS,
             Size::Large => MAX_LARGE_REQUEST_SPANS,
         };
         let mut queues = Vec::new();
-        for (client, mut sent) in self.sent.into_iter().enumerate() {
+        let mut random = self.random;
+        for (client, mut sent) in std::mem::take(&mut self.sent).into_iter().enumerate() {
             sent.sort_by_key(|sent| sent.at_ms);
             let tenant = &self.tenants[client % self.tenants.len()];
             let mut queue = VecDeque::new();
@@ -326,6 +331,9 @@ impl Generator<'_> {
                 let first_ms = batch.first().map_or(one.at_ms, |first| first.at_ms);
                 if batch.len() >= most || one.at_ms > first_ms + BATCH_MS {
                     queue.push_back(request(tenant, &std::mem::take(&mut batch)));
+                    if self.plan.malformed && random.random_bool(MALFORMED_SHARE) {
+                        queue.push_back(malformed(tenant, one.at_ms));
+                    }
                 }
                 batch.push(one);
             }
@@ -339,6 +347,17 @@ impl Generator<'_> {
             traces: self.traces,
             queues,
         }
+    }
+}
+
+/// Bytes that are no protobuf: a field whose length is beyond the end.
+fn malformed(tenant: &TenantId, at_ms: u64) -> Request {
+    Request {
+        at_ms,
+        tenant: tenant.clone(),
+        bytes: Bytes::from_static(&[0x0a, 0x7f, 1, 2, 3]),
+        spans: Vec::new(),
+        is_malformed: true,
     }
 }
 
@@ -378,6 +397,7 @@ fn request(tenant: &TenantId, batch: &[Sent]) -> Request {
         tenant: tenant.clone(),
         bytes: message.encode_to_vec().into(),
         spans,
+        is_malformed: false,
     }
 }
 

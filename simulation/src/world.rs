@@ -10,12 +10,13 @@ use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_storage::disk::SimulatedDisk;
 use tokio::sync::Notify;
 
-use crate::check::Violation;
+use crate::check::{Demands, Violation};
 use crate::clock::SimulatedClock;
 use crate::counters::Counters;
 use crate::events::{EventLog, Printing};
-use crate::model::{Tally, TraceRecord};
-use crate::plan::Plan;
+use crate::faults::{FaultKind, Fired};
+use crate::model::{SpanRecord, Tally, TraceRecord};
+use crate::plan::{Canary, Plan};
 use crate::random::{Stream, stream};
 use crate::workload::{Request, Workload};
 
@@ -40,17 +41,19 @@ pub(crate) struct World {
     clients: Mutex<ChaCha8Rng>,
     /// The node's counters of all lives.
     pub(crate) counters: Counters,
-    tally: Mutex<Tally>,
+    tally: Arc<Mutex<Tally>>,
     /// The policy files that were in force, by version.
     policies: Mutex<BTreeMap<u32, String>>,
     violation: Mutex<Option<Violation>>,
+    fired: Mutex<Fired>,
+    demands: Mutex<Demands>,
     /// A fault has struck in this life: what the disk no longer gives is no violation.
     pub(crate) faulted: AtomicBool,
     /// Told when a violation was found.
     pub(crate) stopped: Notify,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -72,7 +75,9 @@ impl World {
             queues: Mutex::new(workload.queues),
             clients: Mutex::new(stream(plan.seed, Stream::Clients)),
             counters: Counters::default(),
-            tally: Mutex::new(Tally::default()),
+            tally: Arc::default(),
+            fired: Mutex::default(),
+            demands: Mutex::default(),
             policies: Mutex::new(BTreeMap::from([(1, plan.policy_yaml())])),
             violation: Mutex::new(None),
             faulted: AtomicBool::new(false),
@@ -111,8 +116,53 @@ impl World {
         lock(&self.tally)
     }
 
+    /// The same, for a client to write to.
+    pub(crate) fn shared_tally(&self) -> Arc<Mutex<Tally>> {
+        Arc::clone(&self.tally)
+    }
+
+    /// A fault of this kind has taken effect.
+    pub(crate) fn fired(&self, kind: FaultKind) {
+        lock(&self.fired).add(kind);
+    }
+
+    pub(crate) fn all_fired(&self) -> Fired {
+        lock(&self.fired).clone()
+    }
+
+    /// What the answers of a cluster must hold, now that its faults are over.
+    pub(crate) fn demands(&self) -> MutexGuard<'_, Demands> {
+        lock(&self.demands)
+    }
+
     pub(crate) fn policies(&self) -> MutexGuard<'_, BTreeMap<u32, String>> {
         lock(&self.policies)
+    }
+
+    /// Puts the defect of a canary into the truth: of a kept trace with an error, since nothing else may be missing.
+    pub(crate) fn falsify(&self) {
+        let Some(canary @ (Canary::ClaimedSpan | Canary::DeniedSpan)) = self.plan.canary else {
+            return;
+        };
+        let now = self.now();
+        let mut traces = self.traces();
+        let kept = traces.iter_mut().find(|trace| trace.has_acked_error());
+        let Some(trace) = kept else { return };
+        let span = SpanRecord {
+            is_error: false,
+            sent: canary == Canary::ClaimedSpan,
+            acked_at: (canary == Canary::ClaimedSpan).then_some(now),
+        };
+        let some = match canary {
+            Canary::ClaimedSpan => Some(u64::MAX),
+            _ => {
+                let mut acked = trace.acked_after(UnixNanos(0));
+                acked.next()
+            }
+        };
+        if let Some(fingerprint) = some {
+            trace.spans.insert(fingerprint, span);
+        }
     }
 
     /// Records the first violation and ends the run.

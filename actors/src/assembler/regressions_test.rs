@@ -321,3 +321,37 @@ fn a_late_span_of_what_was_kept_in_an_earlier_term_brings_the_verdict_along() {
     let known = replica.state.view(&tenant(), trace(1), Depth::Live);
     assert_eq!(known.map(|known| known.state), Some(TraceState::Kept));
 }
+
+/// A replica left its shard when it knew a trace as dropped; the trace was kept while it was away. When it joined again
+/// it was told of the keep, and went on to say that the trace was dropped.
+#[test]
+fn a_replica_that_knows_a_drop_takes_the_keep_that_is_repeated_for_it() {
+    let mut primary = World::new(ERRORS_ONLY);
+    primary.send(1, &[span(1, 0)]);
+    primary.pass(20);
+    let dropped = primary.commit();
+    let mut kept = dropped.clone();
+    kept[0].verdict = Verdict::Keep;
+    kept[0].trigger = Trigger::LateSpan;
+
+    let mut replica = World::new(ERRORS_ONLY);
+    let earlier = dropped[0].clone();
+    replica.horizon.verdicts.insert(trace(1), earlier);
+    let (drop_at, spans_at) = (primary.next_lsn, primary.next_lsn.next());
+    let batch = replica.batch(1, &[span(2, 1)]);
+    replica.step(|state, step, effects| {
+        state.verdicts_again(drop_at, &dropped, step, effects);
+        state.apply_again(spans_at, &batch, &[0], step, effects);
+    });
+    replica.confirm();
+    let says = |replica: &World| {
+        let view = replica.state.view(&tenant(), trace(1), Depth::Live);
+        view.map(|view| view.state)
+    };
+    assert_eq!(says(&replica), Some(TraceState::Dropped));
+
+    replica.step(|state, step, effects| {
+        state.verdicts_again(spans_at.next(), &kept, step, effects);
+    });
+    assert_eq!(says(&replica), Some(TraceState::Kept));
+}

@@ -1,7 +1,7 @@
 //! What replicas need of a shard: state that is repeated for one that joins, obeying, starting anew.
 
 use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId};
-use spandrel_model::verdict::VerdictRecord;
+use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use super::entry::Phase;
 use super::state::{Effects, HeldFrom, ShardState, Step};
@@ -25,7 +25,8 @@ impl ShardState {
         entry.is_some_and(|entry| entry.again)
     }
 
-    /// The verdicts of a record that repeats them for replicas that have just joined: those have the traces open.
+    /// The verdicts of a record that repeats them for replicas that have just joined: those have the traces open, or know
+    /// them as dropped from the time before they left the shard.
     pub fn verdicts_again(
         &mut self,
         lsn: Lsn,
@@ -35,14 +36,18 @@ impl ShardState {
     ) {
         let late = &mut self.late;
         records.iter().for_each(|record| late.add(record, step.now));
-        let open = |record: &&VerdictRecord| {
+        let is_news = |record: &&VerdictRecord| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
-            entry.is_some_and(|entry| entry.phase == Phase::Open)
+            match entry.map(|entry| &entry.phase) {
+                Some(Phase::Open) => true,
+                Some(Phase::LateDropped(_) | Phase::Unconfirmed) => record.verdict == Verdict::Keep,
+                _ => false,
+            }
         };
-        let open: Vec<VerdictRecord> = records.iter().filter(open).cloned().collect();
-        open.iter().for_each(|record| self.note_partial(record));
-        self.verdicts_committed(lsn, &open, step, effects);
+        let news: Vec<VerdictRecord> = records.iter().filter(is_news).cloned().collect();
+        news.iter().for_each(|record| self.note_partial(record));
+        self.verdicts_committed(lsn, &news, step, effects);
     }
 
     /// Of a trace with late spans only these may have been repeated: its entry is partial when it cannot have seen all

@@ -76,6 +76,7 @@ impl Actor for Controller {
         arguments: ControllerArguments,
     ) -> Result<ControllerState, ActorProcessingErr> {
         myself.send_after(Duration::ZERO, || ControllerMessage::Tick);
+        watch_settings(&arguments);
         Ok(ControllerState {
             arguments,
             leadership: Leadership::default(),
@@ -258,6 +259,17 @@ impl ControllerState {
             let _ = myself.cast(ControllerMessage::Done(job, has_changed));
         });
     }
+}
+
+/// Stops the process when its settings have stopped: without them it would neither learn who leads its shards nor tell
+/// the others that it is gone.
+fn watch_settings(arguments: &ControllerArguments) {
+    let (settings, halt) = (arguments.settings.clone(), Arc::clone(&arguments.env.halt));
+    tokio::spawn(async move {
+        if let Some(reason) = settings.stopped().await {
+            halt(&format!("the settings have stopped: {reason}"));
+        }
+    });
 }
 
 /// The link addresses of all nodes but one.

@@ -12,8 +12,8 @@ use spandrel_model::shard_set::ShardSet;
 use spandrel_storage::block::{BlockError, BlockInfo, BlockScan, FoundFragment, ScanRequest};
 use tokio::time::Instant;
 
+use super::block_error;
 use super::sources::{Batch, Candidate, Key, Origin, after, key, of_range, summary_meets};
-use super::storage_error;
 use super::verify::Inspected;
 use crate::shared::Shared;
 
@@ -117,7 +117,7 @@ impl ColumnScan {
         let Some(block) = &mut self.block else {
             return Ok(());
         };
-        if let Some(page) = block.next_page().map_err(storage_error)? {
+        if let Some(page) = block.next_page().map_err(block_error)? {
             inspected.spans += page.spans;
             inspected.bytes += page.bytes;
             inspected.unreadable += u64::from(page.corrupt);
@@ -148,7 +148,7 @@ impl ColumnScan {
                 inspected.unreadable += 1;
                 Ok(None)
             }
-            scan => scan.map_err(storage_error),
+            scan => scan.map_err(block_error),
         }
     }
 
@@ -171,7 +171,7 @@ impl ColumnScan {
                 let fragments = shared
                     .blocks
                     .fragments(&request.tenant, fragment.shard, fragment.trace_id)
-                    .map_err(storage_error)?;
+                    .map_err(block_error)?;
                 traces.push(fragments);
             }
         }
@@ -181,7 +181,7 @@ impl ColumnScan {
                     inspected.unreadable += 1;
                     continue;
                 }
-                summary => summary.map_err(storage_error)?,
+                summary => summary.map_err(block_error)?,
             };
             let Some(summary) = summary else { continue };
             if let Some(exact) = summary_meets(&summary, &self.trace_filter, &|_| true) {

@@ -33,12 +33,13 @@ mod verify;
 use std::sync::Arc;
 
 use ractor::ActorRef;
-use spandrel_model::error::PortError;
+use spandrel_model::error::{ErrorClass, PortError};
 use spandrel_model::ids::{ShardId, TenantId};
 use spandrel_model::ports::DecisionView;
 use spandrel_model::summary::SummaryDecision;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use spandrel_raft::ClusterState;
+use spandrel_storage::block::BlockError;
 use tokio::sync::{oneshot, watch};
 
 use crate::assembler::Depth;
@@ -127,6 +128,16 @@ fn stored_decision(decision: &SummaryDecision) -> DecisionView {
 #[allow(clippy::cast_precision_loss)] // 2^32 at most
 fn probability(fixed: u64) -> f64 {
     fixed.min(CERTAIN) as f64 / CERTAIN as f64
+}
+
+/// An error of the blocks as the port's error: what is damaged here another node may have, and what could not be read
+/// may be read later.
+fn block_error(error: BlockError) -> PortError {
+    let message = error.to_string();
+    if error.is_damage() || matches!(error, BlockError::Unopenable { .. }) {
+        return PortError::new(ErrorClass::Corrupt, "corrupt_block", message);
+    }
+    PortError::unavailable("disk", message, PRESSURE_RETRY_MS)
 }
 
 /// A storage error as the port's error.

@@ -16,7 +16,7 @@ use spandrel_storage::block::FragmentLocation;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::pieces::PieceWriter;
-use super::storage_error;
+use super::{block_error, storage_error};
 use crate::facts::TraceSpans;
 use crate::meters::Stage;
 use crate::shared::Shared;
@@ -108,7 +108,7 @@ impl Progress {
                 shared
                     .blocks
                     .visit(&fragment, &mut push)
-                    .map_err(storage_error)?;
+                    .map_err(block_error)?;
             } else {
                 return Ok(self.pieces.rest());
             }

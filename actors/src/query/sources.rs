@@ -13,7 +13,7 @@ use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::{BlockError, BlockInfo};
 use spandrel_storage::index::{IndexError, IndexQuery};
 
-use super::storage_error;
+use super::{block_error, storage_error};
 use crate::assembler::{MemoryHit, MemoryHits, UnverifiedTrace};
 use crate::shared::Shared;
 
@@ -173,6 +173,10 @@ pub(super) fn visit_unindexed(
     shared.recent.visit(&mut *visit);
     let mut unreadable = 0;
     for block in blocks {
+        if block.unopenable.is_some() {
+            unreadable += 1;
+            continue;
+        }
         let mut done = shared.index.checkpoint(block.bucket, block.block_id.into());
         let first_in_memory = shared.recent.first_sequence(block.bucket);
         let end = first_in_memory.map_or(block.last_sequence, |first| first - 1);
@@ -185,7 +189,7 @@ pub(super) fn visit_unindexed(
                     unreadable += 1;
                     break;
                 }
-                chunk => chunk.map_err(storage_error)?,
+                chunk => chunk.map_err(block_error)?,
             };
             let Some((last, _)) = chunk.last() else { break };
             done = *last;

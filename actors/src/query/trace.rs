@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
-use spandrel_model::ids::{Lsn, TenantId, TraceId};
+use spandrel_model::ids::{Bucket, Lsn, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{DecisionView, TraceAbsence};
 use spandrel_model::search::{MissingPart, TraceState};
 use spandrel_model::summary::TraceSummary;
@@ -12,7 +12,7 @@ use spandrel_model::verdict::{CERTAIN, Trigger, Verdict, VerdictRecord};
 use spandrel_storage::block::FragmentLocation;
 
 use super::reader::{TraceParts, distinct_spans, holds};
-use super::{QueryPort, storage_error, stored_decision};
+use super::{QueryPort, block_error, storage_error, stored_decision};
 use crate::assembler::{Depth, EntryView, Promotion};
 use crate::assembler_actor::AssemblerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
@@ -49,6 +49,8 @@ struct Stored {
     fragments: Vec<FragmentLocation>,
     summary: Option<TraceSummary>,
     verdict: Option<VerdictRecord>,
+    /// Buckets whose blocks do not open: nobody knows what of the trace is in them.
+    unopenable: Vec<Bucket>,
 }
 
 impl QueryPort {
@@ -92,6 +94,14 @@ impl QueryPort {
             (Some(TraceState::Open), Some(_)) => TraceState::Dropped,
             (Some(state), _) => state,
             (None, Some(_)) => TraceState::Dropped,
+            (None, None) if !stored.unopenable.is_empty() => {
+                let message = format!("blocks of {} buckets do not open", stored.unopenable.len());
+                return Err(PortError::new(
+                    ErrorClass::Corrupt,
+                    "block_damaged",
+                    message,
+                ));
+            }
             (None, None) => {
                 let retained_since = self.shared.journal.covered_since();
                 return Ok(TracePart::Absent(TraceAbsence::Unknown { retained_since }));
@@ -145,7 +155,10 @@ impl QueryPort {
             (None, Some(record)) => Some((record.input_lsn, record.span_count)),
             (None, None) => None,
         };
-        let (parts, missing) = self.check(parts, optional, expected).await;
+        let (parts, mut missing) = self.check(parts, optional, expected).await;
+        if !stored.unopenable.is_empty() && state == TraceState::Kept {
+            missing.push(self.unopenable(&parts, &stored.unopenable));
+        }
         if state == TraceState::Dropped && parts.references.is_empty() {
             let absence = match decision {
                 Some(decision) => TraceAbsence::Dropped(decision),
@@ -167,6 +180,19 @@ impl QueryPort {
             span_count: span_count.unwrap_or_default(),
             parts,
         }))
+    }
+
+    /// What blocks that do not open may hold of a trace.
+    fn unopenable(&self, parts: &TraceParts, buckets: &[Bucket]) -> MissingPart {
+        let (first, last) = (buckets.iter().min(), buckets.iter().max());
+        let starts = |bucket: u64| UnixNanos(bucket.saturating_mul(self.shared.bucket_nanos));
+        MissingPart {
+            node: self.shared.node,
+            shards: vec![parts.shard],
+            from: starts(first.map_or(0, |bucket| bucket.0.into())),
+            to: starts(last.map_or(0, |bucket| u64::from(bucket.0) + 1)),
+            reason: format!("blocks of {} buckets do not open", buckets.len()),
+        }
     }
 
     /// Takes out the records that cannot be read and names them as missing, but for the optional ones, unless the others hold as many spans as are
@@ -291,11 +317,11 @@ fn stored(
     let fragments = shared
         .blocks
         .fragments(tenant, shard, trace_id)
-        .map_err(storage_error)?;
+        .map_err(block_error)?;
     let summary = shared
         .blocks
         .newest_summary(&fragments)
-        .map_err(storage_error)?;
+        .map_err(block_error)?;
     let asks = !decided && shared.journal.maybe_decided(shard, tenant, trace_id);
     let verdict = if asks {
         shared
@@ -309,5 +335,6 @@ fn stored(
         fragments,
         summary,
         verdict,
+        unopenable: shared.blocks.unopenable(),
     })
 }

@@ -13,9 +13,9 @@ use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::CERTAIN;
 use spandrel_storage::block::{BlockError, FragmentLocation};
 
+use super::block_error;
 use super::reader::{TraceParts, all_spans};
 use super::sources::{Candidate, Origin};
-use super::storage_error;
 use crate::assembler::UnverifiedTrace;
 use crate::facts::evaluate;
 use crate::found::TraceFacts;
@@ -93,7 +93,7 @@ fn fragments(
     shared
         .blocks
         .fragments(&request.tenant, shard, candidate.key.1)
-        .map_err(storage_error)
+        .map_err(block_error)
 }
 
 fn read_summaries(
@@ -114,7 +114,7 @@ fn read_summaries(
                 inspected.unreadable += 1;
                 None
             }
-            summary => summary.map_err(storage_error)?.map(Arc::new),
+            summary => summary.map_err(block_error)?.map(Arc::new),
         };
     }
     Ok(())
@@ -150,7 +150,7 @@ fn read_matched(
         let found = shared
             .blocks
             .matching_spans(&locations, condition, MAX_MATCHED_SPANS)
-            .map_err(storage_error)?;
+            .map_err(block_error)?;
         let mut found = locations.iter().zip(found);
         for one in &mut wanted {
             for (location, spans) in found.by_ref().take(one.fragments.len()) {
@@ -210,7 +210,7 @@ fn live(
     let fragments = shared
         .blocks
         .fragments(&request.tenant, shard, trace.trace_id)
-        .map_err(storage_error)?;
+        .map_err(block_error)?;
     let parts = StoredParts {
         shard,
         trace_id: trace.trace_id,

@@ -61,6 +61,8 @@ impl Decided for ReplayDecided<'_> {
         }
         match self.shared.earlier(shard, tenant, trace_id) {
             Ok(Some(earlier)) => Prior::Decided(Box::new(earlier)),
+            // The actor asks until it is read.
+            Err(error) if !error.is_damage => Prior::Ask,
             _ => Prior::None,
         }
     }
@@ -157,7 +159,7 @@ fn each_frame<'a, T: Send>(
             }
         }
     };
-    if shared.env.blocking == BlockingMode::Inline {
+    if matches!(shared.env.blocking, BlockingMode::Inline(_)) {
         return frames(0, 1).map(read).try_for_each(take);
     }
     std::thread::scope(|scope| {
@@ -358,7 +360,8 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
         };
         // Only what stays needs it.
         let start = if state.has_after(&tenant, trace_id, fragment) {
-            shared.stored_start(shard, &tenant, trace_id)?
+            let stored = shared.stored_start(shard, &tenant, trace_id);
+            stored.map_err(|error| error.to_string())?
         } else {
             None
         };

@@ -189,7 +189,10 @@ impl WriterState {
                 Ok(()) => {
                     let _ = writer.cast(WriterMessage::Prepared(from, shards, reply));
                 }
-                Err(error) => tracing::error!(%error, "a beginning could not be noted"),
+                // It is not noted by another try either: the node would never follow again.
+                Err(error) => {
+                    (shared.env.halt)(&format!("the beginning of a copy cannot be noted: {error}"));
+                }
             }
         });
     }

@@ -98,7 +98,7 @@ pub fn environment(clock: &Arc<TestClock>) -> Env {
     Env {
         clock: Arc::clone(clock) as Arc<dyn Clock>,
         disk: Arc::new(RealDisk),
-        blocking: BlockingMode::Inline,
+        blocking: BlockingMode::inline(),
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
         links: Arc::new(NoLinks),
         secret: Arc::new(|| {

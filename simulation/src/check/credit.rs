@@ -17,6 +17,11 @@ pub(crate) fn credit_within_pool(account: &CreditAccount) -> Result<(), Violatio
     ))
 }
 
+/// Three quarters of the pool are taken, or were at some time.
+pub(crate) fn is_pressed(account: &CreditAccount) -> bool {
+    account.peak.saturating_mul(4) >= account.capacity.saturating_mul(3)
+}
+
 /// While no request and no query is under way: the entries hold all that is taken, and no more than they need.
 pub(crate) fn credit_is_held_by_entries(account: &CreditAccount) -> Result<(), Violation> {
     credit_within_pool(account)?;

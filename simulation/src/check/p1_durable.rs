@@ -21,18 +21,15 @@ pub(crate) struct Needed {
     pub(crate) retained_until: UnixNanos,
     /// Shards move, and spans of what was dropped are not brought along (docs/replication.md).
     pub(crate) may_forget_drops: bool,
+    /// False where nothing need be there: the answer says that it is not whole, or nobody has it any more.
+    pub(crate) all: bool,
 }
 
-/// `before` and `after`: the trace as the clients knew it before and after the question.
-pub(crate) fn check(
-    before: &TraceRecord,
-    after: &TraceRecord,
-    observed: &Observation,
-    needed: Needed,
-) -> Result<(), String> {
+/// Nothing is returned that was not sent, or twice. `after`: the trace as the clients knew it after the question.
+pub(crate) fn nothing_else(after: &TraceRecord, observed: &Observation) -> Result<(), String> {
     let mut returned = BTreeSet::new();
     for span in &observed.spans {
-        if span.trace_id != before.trace_id.0 {
+        if span.trace_id != after.trace_id.0 {
             return Err(format!("span `{}` of another trace is returned", span.name));
         }
         if !after
@@ -49,7 +46,18 @@ pub(crate) fn check(
             return Err(format!("span `{}` is returned twice", span.name));
         }
     }
-    if observed.at >= needed.retained_until {
+    Ok(())
+}
+
+/// Everything is returned that must be. `before`: the trace as the clients knew it before the question.
+pub(crate) fn nothing_lost(
+    before: &TraceRecord,
+    observed: &Observation,
+    needed: Needed,
+) -> Result<(), String> {
+    let returned = observed.spans.iter().map(|span| span.fingerprint);
+    let returned: BTreeSet<_> = returned.collect();
+    if observed.at >= needed.retained_until || !needed.all {
         return Ok(());
     }
     let drop = |decision: &Seen| decision.verdict == Verdict::Drop;
@@ -157,8 +165,9 @@ mod tests {
             window_nanos: 60 * SECOND,
             retained_until: UnixNanos(2_000 * SECOND),
             may_forget_drops: false,
+            all: true,
         };
-        check(trace, trace, observed, needed)
+        nothing_else(trace, observed).and_then(|()| nothing_lost(trace, observed, needed))
     }
 
     #[test]

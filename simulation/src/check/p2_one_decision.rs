@@ -7,19 +7,28 @@
 use spandrel_model::search::TraceState;
 use spandrel_model::verdict::Verdict;
 
-use super::{Observation, Phase};
+use super::Observation;
 use crate::model::{Seen, TraceRecord};
+
+/// What may still change.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Judged {
+    /// Every trace is decided.
+    pub(crate) is_settled: bool,
+    /// Which of two drops is the later one, their times do not say.
+    pub(crate) clocks_differ: bool,
+}
 
 pub(crate) fn check(
     before: &TraceRecord,
     after: &TraceRecord,
     observed: &Observation,
-    phase: Phase,
+    judged: Judged,
 ) -> Result<(), String> {
     if let Some(seen) = &before.seen {
-        unchanged(seen, observed)?;
+        unchanged(seen, observed, judged.clocks_differ)?;
     }
-    if phase == Phase::Running || !after.is_acked() {
+    if !judged.is_settled || !after.is_acked() {
         return Ok(());
     }
     match observed.state {
@@ -30,7 +39,7 @@ pub(crate) fn check(
     }
 }
 
-fn unchanged(seen: &Seen, observed: &Observation) -> Result<(), String> {
+fn unchanged(seen: &Seen, observed: &Observation, clocks_differ: bool) -> Result<(), String> {
     let decision = observed.decision.as_ref();
     let verdict = decision.map(|decision| decision.verdict);
     match seen.verdict {
@@ -47,7 +56,10 @@ fn unchanged(seen: &Seen, observed: &Observation) -> Result<(), String> {
         Verdict::Drop if verdict.is_none() => {
             Err("it was dropped and has no decision any more".to_owned())
         }
-        Verdict::Drop if decision.is_some_and(|decision| decision.decided_at < seen.decided_at) => {
+        Verdict::Drop
+            if !clocks_differ
+                && decision.is_some_and(|decision| decision.decided_at < seen.decided_at) =>
+        {
             Err("it was dropped and shows an older decision".to_owned())
         }
         _ => Ok(()),

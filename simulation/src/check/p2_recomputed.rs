@@ -9,19 +9,21 @@ use std::sync::Arc;
 
 use spandrel_model::policy::PolicySet;
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict, VerdictRecord};
+use spandrel_storage::disk::SimulatedDisk;
 use spandrel_storage::journal::{Journal, JournalOptions, RecordKind};
 
 use super::{Violation, violation};
 use crate::world::World;
 
-/// Reads the journal in `dir` after the last stop.
+/// Reads the journal in `dir` of a disk after the last stop.
 pub(crate) fn verdicts_follow_from_their_records(
     world: &World,
+    disk: &SimulatedDisk,
     dir: &Path,
 ) -> Result<(), Violation> {
     let unreadable =
         |error: &dyn std::fmt::Display| violation("P2", format!("the journal: {error}"));
-    let disk = Arc::new(world.disk.clone());
+    let disk = Arc::new(disk.clone());
     let opened = Journal::open(disk, dir, JournalOptions::default(), world.now());
     let (journal, _) = opened.map_err(|error| unreadable(&error))?;
     let mut sets = BTreeMap::new();

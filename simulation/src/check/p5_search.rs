@@ -1,5 +1,5 @@
 //! P5: search returns exactly the kept traces, says that it is complete, and pages without gaps or repeats, also
-//! when the index was deleted before.
+//! when the index was deleted before. A search that may have gaps finds all of the shards that it does not name.
 //!
 //! Not verified: traces whose retention has passed, conditions other than one service, open and dropped traces in results, and the figures of the
 //! receipt. The truth is what a fetch by id returns, which P1 is checked on.
@@ -7,12 +7,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::Query;
-use spandrel_model::search::{FoundTrace, SearchFilter, SearchRequest, TraceState};
+use spandrel_model::search::{FoundTrace, MissingPart, SearchFilter, SearchRequest, TraceState};
 
 use super::p7_retention::retained_until;
-use super::{Violation, observe, violation};
+use super::{Phase, Violation, may_be_unreachable, may_have_gaps, observe, violation};
 use crate::limits::{MAX_SEARCH_PAGES, SEARCH_PAGE, SEARCH_TIMEOUT_MS};
 use crate::workload::SERVICES;
 use crate::world::World;
@@ -26,13 +26,18 @@ pub(crate) async fn search_is_exact(
     query: &Arc<dyn Query>,
 ) -> Result<(), Violation> {
     for tenant in &world.tenants {
-        let mut kept = kept_traces(world, query, tenant).await?;
-        let expired = expired(world, tenant);
-        kept.retain(|id, _| !expired.contains(id));
+        let (mut kept, unsure) = kept_traces(world, query, tenant).await?;
+        let mut passed_over = expired(world, tenant);
+        passed_over.extend(unsure);
+        kept.retain(|id, _| !passed_over.contains(id));
         for service in SERVICES.iter().map(|service| Some(*service)).chain([None]) {
-            let mut found = search(world, query, tenant, service).await?;
-            found.retain(|trace| !expired.contains(&trace.trace_id));
-            compare(tenant, service, &kept, &found)?;
+            let Some(mut answer) = search(world, query, tenant, service).await? else {
+                continue;
+            };
+            let found = &mut answer.traces;
+            found.retain(|trace| !passed_over.contains(&trace.trace_id));
+            let reached = |id: TraceId| answer.reached(world.demands().shard(tenant, id));
+            compare(tenant, service, &kept, &answer.traces, &reached)?;
         }
     }
     world.note("searched");
@@ -48,6 +53,28 @@ fn expired(world: &World, tenant: &TenantId) -> BTreeSet<TraceId> {
     expired.map(|trace| trace.trace_id).collect()
 }
 
+/// What all pages of a search say together.
+#[derive(Default)]
+struct Found {
+    traces: Vec<FoundTrace>,
+    missing: Vec<MissingPart>,
+    /// It says that it is not complete.
+    has_gaps: bool,
+}
+
+impl Found {
+    /// Whether the search has reached this shard, as far as it says.
+    fn reached(&self, shard: ShardId) -> bool {
+        // What cannot be read is of no shard in particular.
+        !self.has_gaps
+            || !self.missing.is_empty()
+                && self
+                    .missing
+                    .iter()
+                    .all(|part| !part.shards.is_empty() && !part.shards.contains(&shard))
+    }
+}
+
 /// Services and span count of each kept trace, by a fetch.
 struct Kept {
     services: Vec<String>,
@@ -58,18 +85,26 @@ async fn kept_traces(
     world: &World,
     query: &Arc<dyn Query>,
     tenant: &TenantId,
-) -> Result<BTreeMap<TraceId, Kept>, Violation> {
+) -> Result<(BTreeMap<TraceId, Kept>, Vec<TraceId>), Violation> {
     let ids: Vec<TraceId> = world
         .traces()
         .iter()
         .filter(|trace| trace.tenant == *tenant)
         .map(|trace| trace.trace_id)
         .collect();
-    let mut kept = BTreeMap::new();
+    let (mut kept, mut unsure) = (BTreeMap::new(), Vec::new());
+    let has_gaps = may_have_gaps(world, Phase::Settled);
     for id in ids {
-        let observed = observe(world, query, tenant, id).await;
-        let observed =
-            observed.map_err(|error| violation("answer", format!("trace {id}: {error}")))?;
+        let observed = match observe(world, query, tenant, id).await {
+            Ok(observed) if observed.complete || !has_gaps => observed,
+            Err(error) if !has_gaps || !may_be_unreachable(world, &error) => {
+                return Err(violation("answer", format!("trace {id}: {error}")));
+            }
+            _ => {
+                unsure.push(id);
+                continue;
+            }
+        };
         if observed.state == Some(TraceState::Kept) {
             let mut services: Vec<String> = observed
                 .spans
@@ -88,15 +123,17 @@ async fn kept_traces(
             );
         }
     }
-    Ok(kept)
+    Ok((kept, unsure))
 }
 
+/// `None` when the search is refused, as it may be.
 async fn search(
     world: &World,
     query: &Arc<dyn Query>,
     tenant: &TenantId,
     service: Option<&str>,
-) -> Result<Vec<FoundTrace>, Violation> {
+) -> Result<Option<Found>, Violation> {
+    let has_gaps = may_have_gaps(world, Phase::Settled);
     let what = format!("search of {service:?} of tenant {tenant}");
     let mut request = SearchRequest {
         tenant: tenant.clone(),
@@ -111,20 +148,25 @@ async fn search(
         include_dropped: false,
         timeout_ms: SEARCH_TIMEOUT_MS,
     };
-    let mut found: Vec<FoundTrace> = Vec::new();
+    let mut found = Found::default();
     for _ in 0..MAX_SEARCH_PAGES {
-        let answer = query.search(request.clone()).await;
-        let answer = answer.map_err(|error| violation("answer", format!("{what}: {error}")))?;
-        if !answer.receipt.complete {
+        let answer = match query.search(request.clone()).await {
+            Ok(answer) => answer,
+            Err(error) if has_gaps && may_be_unreachable(world, &error) => return Ok(None),
+            Err(error) => return Err(violation("answer", format!("{what}: {error}"))),
+        };
+        found.has_gaps |= !answer.receipt.complete;
+        if !answer.receipt.complete && !has_gaps {
             return Err(violation(
                 "P5",
                 format!("{what} is not complete: {:?}", answer.receipt.missing),
             ));
         }
-        found.extend(answer.traces);
+        found.missing.extend(answer.receipt.missing);
+        found.traces.extend(answer.traces);
         match answer.next {
             Some(cursor) => request.cursor = Some(cursor),
-            None => return Ok(found),
+            None => return Ok(Some(found)),
         }
     }
     Err(violation("P5", format!("{what} has no last page")))
@@ -135,6 +177,7 @@ fn compare(
     service: Option<&str>,
     kept: &BTreeMap<TraceId, Kept>,
     found: &[FoundTrace],
+    reached: &dyn Fn(TraceId) -> bool,
 ) -> Result<(), Violation> {
     let wrong = |problem: String| {
         let problem = format!("search of {service:?} of tenant {tenant}: {problem}");
@@ -176,8 +219,9 @@ fn compare(
             ));
         }
     }
-    let expected = kept.iter().filter(|(_, trace)| {
-        service.is_none_or(|service| trace.services.iter().any(|name| name == service))
+    let expected = kept.iter().filter(|(id, trace)| {
+        reached(**id)
+            && service.is_none_or(|service| trace.services.iter().any(|name| name == service))
     });
     for (id, _) in expected {
         if !found.iter().any(|trace| trace.trace_id == *id) {

@@ -1,5 +1,6 @@
-//! What runs on a host: a node, from its start to its end, and the clients that export to it.
+//! What a process is: a node, from its start to its end, and the clients that export to it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,28 +10,43 @@ use spandrel_actors::{BlockingMode, Env, Node, NodeOptions};
 use spandrel_model::ports::Query;
 use spandrel_raft::ClusterSeed;
 use spandrel_raft::state::NodeAddresses;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::fleet::{Fleet, Stage};
+use super::compare::compare_replicas;
+use super::fleet::{Fleet, Order, Stage};
+use super::kernel::Kernel;
 use super::streams::{SimulatedLinks, address};
-use crate::check::{Phase, Violation, check_all, check_trace, search_is_exact, violation};
+use crate::check::{
+    Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
+    is_pressed, search_is_exact, violation,
+};
 use crate::client::Client;
-use crate::disk::{LifeDisk, LifeDiskParts, Struck};
+use crate::disk::{LifeDisk, LifeDiskParts};
+use crate::faults::FaultKind;
 use crate::life::options_of;
 use crate::random::{Stream, stream};
 
+/// Times that a node whose disk is lost is to be removed without loss, before the loss is accepted.
+const REMOVALS_WITHOUT_LOSS: u32 = 8;
 /// Milliseconds between two checks of a trace while spans arrive.
 const SAMPLE_MS: u64 = 900;
+/// Milliseconds between two looks for clients whose node has left.
+const ADOPT_MS: u64 = 500;
+/// What the refusal of a directory that is too old says.
+const OLD_DIRECTORY: &str = "this data directory is an older copy";
 
 /// One process of the node at a place. Returns when it has ended by itself.
-pub(super) async fn lead(fleet: Arc<Fleet>, place: usize) {
-    let life = fleet.begin_life(place, |number| life_disk(&fleet, place, number));
-    let node = Node::start(options(&fleet, place), environment(&fleet, place, &life));
-    let node = match node.await {
+pub(super) async fn lead(fleet: Arc<Fleet>, place: usize, kernel: Kernel, disk: LifeDisk) {
+    let env = environment(&fleet, place, &disk, kernel);
+    let node = match Node::start(options(&fleet, place), env).await {
         Ok(node) => node,
         Err(error) => {
             // One that cannot join now is started again by whoever watches it.
             fleet.note(place, &format!("the start fails: {error}"));
+            if error.reason.contains(OLD_DIRECTORY) {
+                fleet.places()[place].refused = Some(error.reason);
+            }
             return;
         }
     };
@@ -49,27 +65,25 @@ pub(super) async fn lead(fleet: Arc<Fleet>, place: usize) {
         );
         return fleet.world.violate(violation("P1", lost));
     }
-    fleet.started(place, &node);
-    if let Err(found) = serve(&fleet, place, node).await {
-        fleet.explain(&found).await;
+    let served = match fleet.started(place, &node) {
+        Ok(orders) => serve(&fleet, place, node, orders).await,
+        Err(found) => Err(found),
+    };
+    if let Err(found) = served {
+        super::compare::explain(&fleet, &found).await;
         fleet.world.violate(found);
     }
 }
 
-async fn serve(fleet: &Arc<Fleet>, place: usize, node: Node) -> Result<(), Violation> {
+async fn serve(
+    fleet: &Arc<Fleet>,
+    place: usize,
+    node: Node,
+    orders: mpsc::UnboundedReceiver<Order>,
+) -> Result<(), Violation> {
     let mut clients = JoinSet::new();
-    let world = &fleet.world;
-    for number in (0..world.plan.clients).filter(|number| number % fleet.plan.nodes == place) {
-        let client = Client {
-            world: Arc::clone(world),
-            number,
-            ingest: node.ingest(),
-            query: node.query(),
-        };
-        clients.spawn(client.run());
-    }
-    let query = node.query();
     let (mut stages, stop) = (fleet.stages(), fleet.stop_signal(place));
+    let query = node.query();
     let work = async {
         create_tenants(fleet, &node).await;
         loop {
@@ -80,7 +94,7 @@ async fn serve(fleet: &Arc<Fleet>, place: usize, node: Node) -> Result<(), Viola
                     tokio::select! {
                         biased;
                         _ = changed.changed() => {}
-                        result = sample(fleet, &query) => result?,
+                        result = sample(fleet, place, &node, &query) => result?,
                     }
                 }
                 Stage::Checking(turn) if turn == place => {
@@ -88,7 +102,12 @@ async fn serve(fleet: &Arc<Fleet>, place: usize, node: Node) -> Result<(), Viola
                     fleet.checked(place);
                     let _ = stages.changed().await;
                 }
-                Stage::Settling | Stage::Checking(_) => {
+                Stage::Comparing(turn) if turn == place => {
+                    compare_replicas(fleet).await?;
+                    fleet.checked(place);
+                    let _ = stages.changed().await;
+                }
+                Stage::Settling | Stage::Checking(_) | Stage::Comparing(_) => {
                     let _ = stages.changed().await;
                 }
             }
@@ -98,11 +117,67 @@ async fn serve(fleet: &Arc<Fleet>, place: usize, node: Node) -> Result<(), Viola
         biased;
         () = stop.notified() => {}
         result = work => return result,
+        () = obey(fleet, place, &node, orders) => {}
+        () = export(fleet, place, &node, &mut clients) => {}
     }
     clients.abort_all();
     node.stop().await;
     fleet.note(place, "stopped");
     Ok(())
+}
+
+/// Lets the clients of this place export, and those that are moved here.
+async fn export(fleet: &Arc<Fleet>, place: usize, node: &Node, clients: &mut JoinSet<()>) {
+    let mut taken = BTreeSet::new();
+    let tally = Arc::clone(&fleet.places()[place].now.tally);
+    loop {
+        for number in fleet.clients_of(place) {
+            if taken.insert(number) {
+                let client = Client {
+                    world: Arc::clone(&fleet.world),
+                    number,
+                    ingest: node.ingest(),
+                    query: node.query(),
+                    tally: Arc::clone(&tally),
+                };
+                clients.spawn(client.run());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(ADOPT_MS)).await;
+    }
+}
+
+/// Does what the player asks for.
+async fn obey(
+    fleet: &Fleet,
+    place: usize,
+    node: &Node,
+    mut orders: mpsc::UnboundedReceiver<Order>,
+) {
+    let admin = node.admin();
+    let mut asked = BTreeMap::new();
+    while let Some(order) = orders.recv().await {
+        let done = match order {
+            Order::Leave => admin.leave_node().await,
+            Order::Remove(other) => {
+                // Its disk is gone: what nobody has copied in time is lost, which the operator accepts in the end.
+                let told = asked.entry(other).or_insert(0_u32);
+                *told += 1;
+                admin
+                    .remove_node(other, *told > REMOVALS_WITHOUT_LOSS)
+                    .await
+            }
+            Order::ChangePolicy => {
+                let version = admin.policy().await.version;
+                let yaml = fleet.world.plan.policy_yaml_of(u64::from(version));
+                let applied = admin.apply_policy(yaml).await;
+                applied.map(|_| fleet.fired(FaultKind::PolicyChange))
+            }
+        };
+        let outcome = done.map_or_else(|error| error.to_string(), |()| "done".to_owned());
+        fleet.note(place, &format!("{order:?}: {outcome}"));
+    }
+    std::future::pending().await
 }
 
 /// Tenants are known before anything is judged: a node that does not know one takes it in with its first span.
@@ -113,12 +188,24 @@ async fn create_tenants(fleet: &Fleet, node: &Node) {
     }
 }
 
-/// Checks one trace after the other while spans arrive.
-async fn sample(fleet: &Fleet, query: &Arc<dyn Query>) -> Result<(), Violation> {
+/// Checks one trace after the other while spans arrive, and the node's memory.
+async fn sample(
+    fleet: &Fleet,
+    place: usize,
+    node: &Node,
+    query: &Arc<dyn Query>,
+) -> Result<(), Violation> {
     let world = &fleet.world;
     let mut random = stream(world.plan.seed ^ world.elapsed_ms(), Stream::Samples);
+    let mut was_pressed = false;
     loop {
         tokio::time::sleep(Duration::from_millis(SAMPLE_MS)).await;
+        credit_within_pool(&node.credit())?;
+        if !was_pressed && is_pressed(&node.credit()) {
+            was_pressed = true;
+            fleet.fired(FaultKind::MemoryPressure);
+            fleet.note(place, "is short of memory");
+        }
         let count = world.traces().len();
         let number = random.random_range(0..count);
         check_trace(world, query, number, Phase::Running).await?;
@@ -135,30 +222,29 @@ async fn check(
     check_all(&fleet.world, query, Phase::Settled).await?;
     search_is_exact(&fleet.world, query).await?;
     let flushed = node.admin().flush().await;
-    flushed.map_err(|error| violation("answer", format!("flush: {error}")))?;
+    match flushed {
+        Err(_) if fleet.world.demands().rotted => {}
+        flushed => {
+            flushed.map_err(|error| violation("answer", format!("flush: {error}")))?;
+        }
+    }
     check_all(&fleet.world, query, Phase::Settled).await?;
-    search_is_exact(&fleet.world, query).await
+    search_is_exact(&fleet.world, query).await?;
+    credit_is_held_by_entries(&node.credit())
 }
 
-fn life_disk(fleet: &Arc<Fleet>, place: usize, number: u64) -> LifeDisk {
+pub(super) fn life_disk(fleet: &Arc<Fleet>, place: usize) -> LifeDisk {
     let noting = Arc::clone(fleet);
-    let disk = LifeDisk::new(LifeDiskParts {
+    LifeDisk::new(LifeDiskParts {
         inner: fleet.disks[place].clone(),
         clock: Arc::clone(&fleet.world.clock),
         log: Arc::clone(&fleet.world.log),
         canary: fleet.world.plan.canary,
-        on_strike: Box::new(move |struck| {
-            noting.note(place, &format!("fault: {struck:?}"));
-            if matches!(struck, Struck::Sync(_)) {
-                noting.sync_failed(place);
-            }
-        }),
-    });
-    fleet.note(place, &format!("life {number} begins"));
-    disk
+        on_strike: Box::new(move |struck| noting.struck(place, &struck)),
+    })
 }
 
-fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
+fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk, kernel: Kernel) -> Env {
     let (told, life) = (Arc::clone(fleet), disk.clone());
     let halt: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(move |reason| {
         if !life.is_dead() {
@@ -171,12 +257,19 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
         Stream::Runtime,
     )
     .fill_bytes(&mut seed);
-    Env {
-        clock: fleet.world.clock.clone(),
-        disk: Arc::new(disk.clone()),
-        blocking: BlockingMode::Inline,
+    let slow = Arc::clone(fleet);
+    let links = SimulatedLinks {
+        place,
+        kernel,
+        seed,
         halt: Arc::clone(&halt),
-        links: Arc::new(SimulatedLinks { place, seed, halt }),
+    };
+    Env {
+        clock: fleet.clocks[place].clone(),
+        disk: Arc::new(disk.clone()),
+        blocking: BlockingMode::Inline(Arc::new(move || slow.disk_takes(place))),
+        halt,
+        links: Arc::new(links),
         start_phase: Arc::new(drop),
         // Another one for each start, by its time: a process draws one life.
         secret: Arc::new(move || seed),
@@ -185,24 +278,31 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk) -> Env {
 
 fn options(fleet: &Fleet, place: usize) -> NodeOptions {
     let options = options_of(&fleet.world.plan);
+    let (has_started, disks, small_pool) = {
+        let places = fleet.places();
+        let here = &places[place];
+        (here.has_started, here.disks, here.small_pool)
+    };
     // Whoever starts on an empty disk while others may be there joins them.
-    let start = if place == 0 && !fleet.has_started(place) {
+    let start = if place == 0 && !has_started {
         NodeStart::Found
     } else {
-        let others = (0..fleet.plan.nodes).filter(|other| *other != place);
+        let others = (0..fleet.plan.places).filter(|other| *other != place);
         NodeStart::Join {
             addresses: others.map(address).collect(),
             token: None,
             expected_shards: None,
         }
     };
+    let disk = disks * fleet.plan.places as u64 + place as u64;
     NodeOptions {
         start,
         seed: ClusterSeed {
             replication: fleet.plan.replication,
             ..options.seed
         },
-        new_disk_id: options.new_disk_id.wrapping_add(place as u64).max(1),
+        credit_bytes: small_pool.unwrap_or(options.credit_bytes),
+        new_disk_id: options.new_disk_id.wrapping_add(disk).max(1),
         addresses: NodeAddresses {
             link: address(place),
             http: format!("node-{}:8080", place + 1),

@@ -1,32 +1,25 @@
-//! What a seed means for a cluster: its size, its settings, and the faults of its network, disks and processes.
+//! What a seed means for a cluster: its size, its settings, which kinds of faults it may meet, and when they strike.
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::plan::Plan;
+use crate::faults::FaultKind;
+use crate::plan::{Canary, Extras, Plan};
 use crate::random::{Stream, stream};
 
 /// Milliseconds in which nodes join before the first fault.
 const QUIET_START_MS: u64 = 4_000;
-
-/// Something that goes wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// The process is killed and starts again; what it wrote without a sync may be lost with the power.
-    Crash { place: usize, loses_power: bool },
-    /// The process is asked to stop, and starts again.
-    Stop { place: usize },
-    /// The so-manieth sync from now on fails: the node halts, and starts again.
-    FailedSync { place: usize, syncs: u64 },
-    /// These nodes and the others do not reach each other.
-    Partition { side: Vec<usize> },
-    /// What one node sends to another is lost; the way back works.
-    OneWay { from: usize, to: usize },
-    /// What two nodes send each other is held back until the end, and comes then.
-    Held { one: usize, other: usize },
-    /// What two nodes send each other takes so many milliseconds.
-    Slow { one: usize, other: usize, ms: u64 },
-}
+/// Share of the kinds that a run may meet: each run is another mixture, so that none hides behind another.
+const KINDS_SHARE: f64 = 0.3;
+/// Most faults of a run.
+const MAX_FAULTS: usize = 12;
+/// Milliseconds by which a clock jumps at most, either way.
+const MAX_JUMP_MS: i64 = 20_000;
+/// Milliseconds by which a clock is off at most.
+const MAX_SKEW_MS: i64 = 3_000;
+/// Seconds of the recovery window: no jump of a clock reaches its end.
+const WINDOW_SECONDS: std::ops::Range<u64> = 600..900;
 
 /// A fault with its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,13 +27,22 @@ pub(crate) struct Planned {
     pub(crate) at_ms: u64,
     /// How long it lasts; of a process that ended: until it starts again.
     pub(crate) for_ms: u64,
-    pub(crate) fault: Fault,
+    pub(crate) kind: FaultKind,
+    /// Where it strikes.
+    pub(crate) place: usize,
+    /// The other end of a link.
+    pub(crate) other: usize,
+    /// How much: operations until it strikes, milliseconds, bytes, as the kind has it.
+    pub(crate) amount: u64,
 }
 
 /// A run of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterPlan {
+    /// Nodes at the beginning.
     pub(crate) nodes: usize,
+    /// All that there ever are at one time: with those that join later.
+    pub(crate) places: usize,
     pub(crate) replication: u8,
     /// Milliseconds that a message takes at most; at least one.
     pub(crate) latency_ms: u64,
@@ -55,60 +57,186 @@ impl ClusterPlan {
     pub fn of(seed: u64) -> Self {
         let mut random = stream(seed, Stream::Cluster);
         let nodes = random.random_range(3..6);
+        let replication = random.random_range(2..4);
         let mut node = Plan::of(seed);
-        node.shards = 8;
-        // What the pressure of one node alone does, the runs of single nodes show.
+        node.shards = *[4, 8, 8, 16].choose(&mut random).unwrap_or(&8);
+        // Little memory is a fault of its own.
         node.credit_bytes = 32 << 20;
         node.lives = Vec::new();
+        node.window_seconds = random.random_range(WINDOW_SECONDS);
+        node.tenants = random.random_range(1..4);
         node.traces = random.random_range(30..60);
         node.span_ms = random.random_range(20_000..40_000);
         node.clients = random.random_range(nodes..2 * nodes + 1);
-        let count = random.random_range(1..8);
-        let until_ms = QUIET_START_MS + node.span_ms;
-        let faults = (0..count).map(|_| planned(&mut random, nodes, until_ms));
-        let mut faults: Vec<Planned> = faults.collect();
-        faults.sort_by_key(|planned| planned.at_ms);
+        node.malformed = random.random_bool(0.3);
+        node.extras = Extras {
+            giants: usize::from(random.random_bool(0.1)),
+            ..Extras::default()
+        };
+        let faults = faults(&mut random, nodes, replication, node.span_ms);
+        let joins = faults.iter().any(|fault| fault.kind == FaultKind::Join);
         Self {
             nodes,
-            replication: random.random_range(2..4),
+            places: nodes + usize::from(joins),
+            replication,
             latency_ms: random.random_range(1..20),
             faults,
             node,
         }
     }
+
+    /// The same plan with a defect of the truth put in.
+    #[must_use]
+    pub fn with_canary(mut self, canary: Canary) -> Self {
+        self.node.canary = Some(canary);
+        self
+    }
+
+    /// Whether a fault of this kind is planned.
+    pub(crate) fn has(&self, kind: FaultKind) -> bool {
+        self.faults.iter().any(|planned| planned.kind == kind)
+    }
+
+    /// Milliseconds after the last span until every trace is decided.
+    pub(crate) fn quiet_ms(&self) -> u64 {
+        let clocks = self.has(FaultKind::ClockJump) || self.has(FaultKind::ClockSkew);
+        let behind_ms = if clocks {
+            MAX_JUMP_MS.unsigned_abs()
+        } else {
+            0
+        };
+        self.node.quiet_ms() + behind_ms
+    }
 }
 
-fn planned(random: &mut ChaCha8Rng, nodes: usize, until_ms: u64) -> Planned {
-    let place = random.random_range(0..nodes);
+/// Kinds that take data along for good.
+fn takes_data(kind: FaultKind) -> bool {
+    matches!(
+        kind,
+        FaultKind::LostDisk | FaultKind::OldDisk | FaultKind::Leave
+    )
+}
+
+fn faults(random: &mut ChaCha8Rng, nodes: usize, replication: u8, span_ms: u64) -> Vec<Planned> {
+    let can_strike = |kind: &FaultKind| match kind {
+        // A consequence of others.
+        FaultKind::TornWrite => false,
+        // The others must be able to take the shards, and to vote.
+        FaultKind::Leave => nodes > usize::from(replication) && nodes > 3,
+        FaultKind::Partition => nodes > 3,
+        _ => true,
+    };
+    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(can_strike).collect();
+    let mut allowed: Vec<FaultKind> = kinds
+        .iter()
+        .copied()
+        .filter(|_| random.random_bool(KINDS_SHARE))
+        .collect();
+    if allowed.is_empty() {
+        allowed.push(FaultKind::Kill);
+    }
+    let count = random.random_range(1..=MAX_FAULTS);
+    let until_ms = QUIET_START_MS + span_ms;
+    let mut planned: Vec<Planned> = Vec::new();
+    // What R copies survive: the loss of R - 1 of them, and none where pages rot as well.
+    let (mut losses, mut joins) = (usize::from(replication) - 1, 1);
+    for _ in 0..count {
+        let one = fault(random, &allowed, nodes, until_ms);
+        if takes_data(one.kind) {
+            let rots = allowed.contains(&FaultKind::Rot);
+            let again = planned
+                .iter()
+                .any(|other| takes_data(other.kind) && other.place == one.place);
+            if losses == 0 || rots || again {
+                continue;
+            }
+            losses -= 1;
+        }
+        if one.kind == FaultKind::Join {
+            if joins == 0 {
+                continue;
+            }
+            joins -= 1;
+        }
+        planned.push(one);
+    }
+    planned.sort_by_key(|planned| planned.at_ms);
+    planned
+}
+
+fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms: u64) -> Planned {
+    let kind = *allowed.choose(random).unwrap_or(&FaultKind::Kill);
+    let mut place = random.random_range(0..nodes);
+    let amount = match kind {
+        FaultKind::FailedSync | FaultKind::FailedWrite => random.random_range(1..200),
+        FaultKind::FailedRead => random.random_range(1..100),
+        // Bytes that are left, up to more than the reserve.
+        FaultKind::FullDisk => random.random_range(0..16 << 20),
+        FaultKind::SlowDisk => random.random_range(20..1_000),
+        FaultKind::SlowLink => random.random_range(20..400),
+        FaultKind::Jitter => random.random_range(100..600),
+        FaultKind::CrashInStart => random.random_range(1..400),
+        FaultKind::RestartStorm => random.random_range(3..7),
+        // Per mille.
+        FaultKind::LossyLink => random.random_range(1..50),
+        FaultKind::MemoryPressure => random.random_range(60_000..200_000),
+        FaultKind::ClockSkew => offset(random, MAX_SKEW_MS),
+        FaultKind::ClockJump => offset(random, MAX_JUMP_MS),
+        _ => random.random_range(0..1 << 20),
+    };
+    // What the founder held before the others joined, nobody else has.
+    if place == 0 && matches!(kind, FaultKind::LostDisk | FaultKind::Leave) {
+        place = random.random_range(1..nodes);
+    }
     let other = (place + random.random_range(1..nodes)) % nodes;
-    let fault = match random.random_range(0..12) {
-        0..3 => Fault::Crash {
-            place,
-            loses_power: random.random_bool(0.5),
-        },
-        3 => Fault::Stop { place },
-        4 => Fault::FailedSync {
-            place,
-            syncs: random.random_range(1..200),
-        },
-        5..7 => Fault::Partition { side: vec![place] },
-        7 => Fault::Partition {
-            side: vec![place, other],
-        },
-        8 => Fault::OneWay {
-            from: place,
-            to: other,
-        },
-        9..11 => Fault::Held { one: place, other },
-        _ => Fault::Slow {
-            one: place,
-            other,
-            ms: random.random_range(20..400),
-        },
+    let for_ms = match kind {
+        FaultKind::Pause => random.random_range(100..5_000),
+        FaultKind::OldDisk => random.random_range(4_000..10_000),
+        _ => random.random_range(200..12_000),
     };
     Planned {
         at_ms: random.random_range(QUIET_START_MS..until_ms),
-        for_ms: random.random_range(200..12_000),
-        fault,
+        for_ms,
+        kind,
+        place,
+        other,
+        amount,
+    }
+}
+
+/// Milliseconds ahead or behind, as two's complement: see [`Planned::offset_ms`].
+fn offset(random: &mut ChaCha8Rng, most: i64) -> u64 {
+    random.random_range(-most..=most).cast_unsigned()
+}
+
+impl Planned {
+    /// By how much the clock is off.
+    pub(crate) fn offset_ms(&self) -> i64 {
+        self.amount.cast_signed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn plans_meet_every_kind_and_lose_no_more_than_copies_survive() {
+        let mut met = BTreeSet::new();
+        for seed in 0..400 {
+            let plan = ClusterPlan::of(seed);
+            met.extend(plan.faults.iter().map(|planned| planned.kind));
+            let lost = plan
+                .faults
+                .iter()
+                .filter(|planned| takes_data(planned.kind));
+            let places: BTreeSet<usize> = lost.clone().map(|planned| planned.place).collect();
+            assert!(lost.count() == places.len() && places.len() < plan.replication.into());
+            assert!(!plan.has(FaultKind::Rot) || places.is_empty());
+            assert!(plan.node.window_seconds * 1_000 > plan.quiet_ms() + 60_000);
+        }
+        let missed = FaultKind::ALL.iter().filter(|kind| !met.contains(kind));
+        assert_eq!(missed.collect::<Vec<_>>(), [&FaultKind::TornWrite]);
     }
 }

@@ -1,7 +1,6 @@
-//! The links of a simulated node: the production Hub over turmoil's connections.
+//! The links of a simulated node: the production Hub over the connections of its machine.
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -9,8 +8,10 @@ use spandrel_actors::link::{
     Hub, HubOptions, Incoming, Link, LinkIdentity as HubIdentity, LinkStream, PeerHandler, Streams,
 };
 use spandrel_actors::membership::{LinkFactory, LinkIdentity, LinkStartError};
+use tokio::io::DuplexStream;
 use tokio::sync::{Mutex, mpsc};
-use turmoil::net::{TcpListener, TcpStream};
+
+use super::kernel::{Accepted, Kernel};
 
 /// The port of the links on every host.
 const PORT: u16 = 7200;
@@ -28,6 +29,7 @@ pub(super) fn host(place: usize) -> String {
 /// Opens the links of the node at a place.
 pub(super) struct SimulatedLinks {
     pub(super) place: usize,
+    pub(super) kernel: Kernel,
     /// Seeds the secrets of sessions.
     pub(super) seed: [u8; 32],
     pub(super) halt: Arc<dyn Fn(&str) + Send + Sync>,
@@ -41,8 +43,8 @@ impl LinkFactory for SimulatedLinks {
         handler: Arc<dyn PeerHandler>,
     ) -> Result<Arc<dyn Link>, LinkStartError> {
         let refused = |reason: String| LinkStartError { reason };
-        let listener = TcpListener::bind(("0.0.0.0", PORT)).await;
-        let listener = listener.map_err(|error| refused(error.to_string()))?;
+        let accepted = self.kernel.listen(PORT).await;
+        let accepted = accepted.map_err(|error| refused(error.to_string()))?;
         let options = HubOptions {
             identity: identity.node.map(|node| HubIdentity {
                 cluster_id: identity.cluster_id,
@@ -50,7 +52,10 @@ impl LinkFactory for SimulatedLinks {
             }),
             boot: identity.boot,
             advertised: address(self.place),
-            streams: Arc::new(SimulatedStreams::new(listener)),
+            streams: Arc::new(SimulatedStreams {
+                kernel: self.kernel.clone(),
+                accepted: Mutex::new(accepted),
+            }),
             newest_version: spandrel_actors::link::NEWEST_VERSION,
             seed: self.seed,
             halt: Arc::clone(&self.halt),
@@ -61,33 +66,12 @@ impl LinkFactory for SimulatedLinks {
 }
 
 struct SimulatedStreams {
-    accepted: Mutex<mpsc::Receiver<(TcpStream, SocketAddr)>>,
+    kernel: Kernel,
+    accepted: Mutex<mpsc::Receiver<Accepted>>,
 }
 
-impl SimulatedStreams {
-    /// The listener is a task's own: what a killed process still refers to would keep its port.
-    fn new(listener: TcpListener) -> Self {
-        let (sender, accepted) = mpsc::channel(1);
-        tokio::spawn(async move {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = sender.closed() => return,
-                    taken = listener.accept() => match taken {
-                        Ok(taken) => if sender.send(taken).await.is_err() { return },
-                        Err(_) => return,
-                    },
-                }
-            }
-        });
-        Self {
-            accepted: Mutex::new(accepted),
-        }
-    }
-}
-
-fn stream(stream: TcpStream, peer: String) -> LinkStream {
-    let (reader, writer) = stream.into_split();
+fn stream(stream: DuplexStream, peer: String) -> LinkStream {
+    let (reader, writer) = tokio::io::split(stream);
     LinkStream {
         reader: Box::new(reader),
         writer: Box::new(writer),
@@ -99,7 +83,7 @@ fn stream(stream: TcpStream, peer: String) -> LinkStream {
 #[async_trait]
 impl Streams for SimulatedStreams {
     async fn dial(&self, address: &str) -> io::Result<LinkStream> {
-        let connected = TcpStream::connect(address).await?;
+        let connected = self.kernel.dial(address).await?;
         Ok(stream(connected, address.to_owned()))
     }
 

@@ -1,5 +1,7 @@
 //! What can go wrong with blocks.
 
+use std::io::{self, ErrorKind};
+
 use spandrel_model::ids::Bucket;
 
 use crate::page::{PageError, PageFull};
@@ -14,7 +16,8 @@ pub enum BlockError {
         /// The bucket.
         bucket: Bucket,
     },
-    /// The file of the bucket did not open when the store was opened; only expiry touches it.
+    /// The file of the bucket did not open when the store was opened. What is damaged is set aside by the next commit;
+    /// what could not be read may open next time.
     #[error("the block of bucket {} does not open: {reason}", bucket.0)]
     Unopenable {
         /// The bucket.
@@ -53,6 +56,29 @@ pub enum BlockError {
     /// The database failed. After a failed commit the process must stop: what is on disk is unknown.
     #[error("database of a block: {0}")]
     Database(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl BlockError {
+    /// The bytes are not what was written: another try finds the same.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        let wrong = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::InvalidData | ErrorKind::UnexpectedEof
+            )
+        };
+        match self {
+            Self::Corrupt { .. } | Self::Page { .. } => true,
+            Self::Io(error) => wrong(error),
+            Self::Database(error) => match error.downcast_ref() {
+                Some(redb::Error::Io(error)) => wrong(error),
+                Some(redb::Error::Corrupted(_)) => true,
+                _ => false,
+            },
+            _ => false,
+        }
+    }
 }
 
 macro_rules! from_redb {

@@ -20,6 +20,9 @@ use super::schema::Meta;
 use super::stored_page::ColumnCache;
 use crate::disk::Disk;
 
+/// How the name of a damaged file ends.
+const SET_ASIDE_SUFFIX: &str = ".corrupt";
+
 /// Settings of a block store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -82,13 +85,22 @@ pub struct BlockInfo {
 #[derive(Debug, Default)]
 struct Blocks {
     files: BTreeMap<Bucket, Arc<BlockFile>>,
-    unopenable: BTreeMap<Bucket, (PathBuf, String)>,
+    /// By bucket and path: beside a file that was set aside there may be one that opens.
+    unopenable: BTreeMap<(Bucket, PathBuf), Unopenable>,
     created: u64,
+}
+
+/// A file that did not open.
+#[derive(Debug)]
+struct Unopenable {
+    reason: String,
+    /// It never will: its bytes are wrong.
+    is_damaged: bool,
 }
 
 /// The block files of a directory. All calls block; reads run beside writes, writes to one bucket one after another.
 ///
-/// Invariants: one file per bucket; a fragment is in a block at most once; a commit that returned is durable.
+/// Invariants: one file per bucket that is written to; a fragment is in a block at most once; a commit that returned is durable.
 #[derive(Debug)]
 pub struct BlockStore {
     pub(super) disk: Arc<dyn Disk>,
@@ -135,6 +147,14 @@ impl BlockStore {
                 store.disk.remove(&path)?;
                 continue;
             }
+            if let Some(bucket) = bucket_set_aside(&path) {
+                let is_damaged = Unopenable {
+                    reason: "it is damaged, and was set aside".to_owned(),
+                    is_damaged: true,
+                };
+                blocks.unopenable.insert((bucket, path), is_damaged);
+                continue;
+            }
             let Some(bucket) = bucket_of(&path) else {
                 continue;
             };
@@ -142,7 +162,11 @@ impl BlockStore {
                 Ok(file) => drop(blocks.files.insert(bucket, Arc::new(file))),
                 Err(error) => {
                     tracing::error!(path = %path.display(), %error, "a block file does not open");
-                    blocks.unopenable.insert(bucket, (path, error.to_string()));
+                    let unopenable = Unopenable {
+                        reason: error.to_string(),
+                        is_damaged: error.is_damage(),
+                    };
+                    blocks.unopenable.insert((bucket, path), unopenable);
                 }
             }
         }
@@ -169,13 +193,25 @@ impl BlockStore {
         if let Some(file) = blocks.files.get(&bucket) {
             return Ok(Arc::clone(file));
         }
-        match blocks.unopenable.get(&bucket) {
-            Some((_, reason)) => Err(BlockError::Unopenable {
+        let mut unopenable = blocks.unopenable.iter();
+        match unopenable.find(|((of, _), _)| *of == bucket) {
+            Some((_, Unopenable { reason, .. })) => Err(BlockError::Unopenable {
                 bucket,
                 reason: reason.clone(),
             }),
             None => Err(BlockError::NoBlock { bucket }),
         }
+    }
+
+    /// Buckets of which some file does not open: nobody knows what is in it.
+    #[must_use]
+    pub fn unopenable(&self) -> Vec<Bucket> {
+        let blocks = self.blocks();
+        blocks
+            .unopenable
+            .keys()
+            .map(|(bucket, _)| *bucket)
+            .collect()
     }
 
     /// A view of the block of a bucket.
@@ -185,15 +221,16 @@ impl BlockStore {
 
     fn file_or_create(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
         match self.file(bucket) {
-            Err(BlockError::NoBlock { .. }) => {}
+            Err(BlockError::NoBlock { .. } | BlockError::Unopenable { .. }) => {}
             other => return other,
         }
         let mut blocks = self.blocks_mut();
         if let Some(file) = blocks.files.get(&bucket) {
             return Ok(Arc::clone(file));
         }
-        blocks.created += 1;
         let path = self.dir.join(format!("bucket-{}.block", bucket.0));
+        self.set_aside(&mut blocks, bucket, &path)?;
+        blocks.created += 1;
         let meta = Meta::new(block_id(self.options.boot, bucket, blocks.created));
         self.open
             .create(&path, |database| commit::initialise(database, &meta))?;
@@ -202,12 +239,43 @@ impl BlockStore {
         Ok(file)
     }
 
+    /// Makes room for a new file of a bucket whose file is damaged: traces that are kept now must not wait for ever for
+    /// those that are lost. The damaged file is renamed, never deleted before its bucket expires.
+    fn set_aside(
+        &self,
+        blocks: &mut Blocks,
+        bucket: Bucket,
+        path: &Path,
+    ) -> Result<(), BlockError> {
+        let key = (bucket, path.to_owned());
+        let Some(unopenable) = blocks.unopenable.get(&key) else {
+            return Ok(());
+        };
+        if !unopenable.is_damaged {
+            return Err(BlockError::Unopenable {
+                bucket,
+                reason: unopenable.reason.clone(),
+            });
+        }
+        let aside = self.dir.join(format!(
+            "bucket-{}.block.{}{SET_ASIDE_SUFFIX}",
+            bucket.0, self.options.boot
+        ));
+        self.disk.rename(path, &aside)?;
+        self.disk.sync_dir(&self.dir)?;
+        tracing::error!(path = %aside.display(), "a damaged block file is set aside");
+        if let Some(unopenable) = blocks.unopenable.remove(&key) {
+            blocks.unopenable.insert((bucket, aside), unopenable);
+        }
+        Ok(())
+    }
+
     /// Adds pages and summaries of one tenant to a block in one durable transaction. Fragments that the block has
     /// already, and their summaries, are left out, so a repeated commit changes nothing. Returns the sequences that
     /// the summaries were given.
     ///
     /// # Errors
-    /// When nothing was written: the bucket's file does not open, or there are too many tenants. After an error of
+    /// When nothing was written: the bucket's file could not be read when the store was opened, or there are too many tenants. After an error of
     /// the disk or the database the process must stop.
     pub fn commit(&self, write: &BlockWrite) -> Result<Range<u64>, BlockError> {
         let file = self.file_or_create(write.bucket)?;
@@ -250,8 +318,8 @@ impl BlockStore {
         for file in blocks.files.values() {
             infos.push(self.info(file)?);
         }
-        for (&bucket, (path, reason)) in &blocks.unopenable {
-            infos.push(self.unopenable_info(bucket, path, reason)?);
+        for ((bucket, path), Unopenable { reason, .. }) in &blocks.unopenable {
+            infos.push(self.unopenable_info(*bucket, path, reason)?);
         }
         infos.sort_by_key(|info| info.bucket);
         Ok(infos)
@@ -311,13 +379,14 @@ impl BlockStore {
             drop(_writer);
             blocks.files.remove(&bucket);
         }
-        while let Some((&bucket, (path, reason))) = blocks.unopenable.first_key_value() {
-            if bucket >= before {
+        while let Some(entry) = blocks.unopenable.first_entry() {
+            let (bucket, path) = entry.key();
+            if *bucket >= before {
                 break;
             }
-            expired.push(self.unopenable_info(bucket, path, reason)?);
+            expired.push(self.unopenable_info(*bucket, path, &entry.get().reason)?);
             self.disk.remove(path)?;
-            blocks.unopenable.remove(&bucket);
+            entry.remove();
         }
         if !expired.is_empty() {
             self.disk.sync_dir(&self.dir)?;
@@ -334,6 +403,16 @@ fn redb_error(error: redb::StorageError) -> BlockError {
 fn bucket_of(path: &Path) -> Option<Bucket> {
     let name = path.file_name()?.to_str()?;
     let number = name.strip_prefix("bucket-")?.strip_suffix(".block")?;
+    number.parse().ok().map(Bucket)
+}
+
+/// The bucket in the name of a file that was set aside: `bucket-<number>.block.<boot>.corrupt`.
+fn bucket_set_aside(path: &Path) -> Option<Bucket> {
+    let name = path.file_name()?.to_str()?;
+    let name = name
+        .strip_prefix("bucket-")?
+        .strip_suffix(SET_ASIDE_SUFFIX)?;
+    let (number, _boot) = name.split_once(".block.")?;
     number.parse().ok().map(Bucket)
 }
 

@@ -16,7 +16,7 @@ mod simulated_file;
 
 pub use guarded::{GuardError, GuardedDisk};
 pub use real::RealDisk;
-pub use simulated::SimulatedDisk;
+pub use simulated::{DiskImage, SimulatedDisk};
 
 /// Free and total bytes of the file system under a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

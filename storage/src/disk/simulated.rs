@@ -51,6 +51,13 @@ struct State {
     operations: u64,
 }
 
+/// The files of a [`SimulatedDisk`] at one moment; none by default.
+#[derive(Debug, Clone, Default)]
+pub struct DiskImage {
+    files: BTreeMap<PathBuf, Vec<u8>>,
+    dirs: BTreeSet<PathBuf>,
+}
+
 #[derive(Debug)]
 enum NameChange {
     Link(PathBuf, File),
@@ -102,8 +109,9 @@ impl SimulatedDisk {
         lock(&self.state).capacity_bytes = bytes;
     }
 
-    /// Takes the power away and starts anew: only what was synced remains for certain. Open files are dead.
-    pub fn power_loss(&self) {
+    /// Takes the power away and starts anew: only what was synced remains for certain. Open files are dead. Returns how
+    /// many writes were torn: some of their sectors are there and some are not.
+    pub fn power_loss(&self) -> u64 {
         let mut state = lock(&self.state);
         let State {
             numbers,
@@ -117,16 +125,57 @@ impl SimulatedDisk {
                 change.apply(durable_names);
             }
         }
+        let mut torn = 0;
         // A file under two names would be torn twice; there are no hard links.
         for file in durable_names.values() {
             let mut inode = lock(file);
-            inode.lose_unsynced(numbers);
+            torn += inode.lose_unsynced(numbers);
             inode.restart();
         }
         names.clone_from(durable_names);
         state.boots += 1;
         state.power_left = None;
         state.syncs_left = None;
+        torn
+    }
+
+    /// What programs see now, all of it at one moment.
+    #[must_use]
+    pub fn image(&self) -> DiskImage {
+        let state = lock(&self.state);
+        let files = state.names.iter();
+        let files = files.map(|(path, file)| (path.clone(), lock(file).bytes().to_vec()));
+        DiskImage {
+            files: files.collect(),
+            dirs: state.dirs.clone(),
+        }
+    }
+
+    /// Puts what an image holds in the place of everything, durably. Open files are dead.
+    pub fn restore(&self, image: &DiskImage) {
+        let mut state = lock(&self.state);
+        let files = image.files.iter();
+        let files = files.map(|(path, bytes)| {
+            let inode = Inode::durable(bytes.clone());
+            (path.clone(), Arc::new(Mutex::new(inode)))
+        });
+        state.names = files.collect();
+        state.durable_names = state.names.clone();
+        state.dirs = image.dirs.clone();
+        state.unsynced.clear();
+        state.boots += 1;
+    }
+
+    /// The files that programs see.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        lock(&self.state).names.keys().cloned().collect()
+    }
+
+    /// Bytes that files take.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        lock(&self.state).used_bytes()
     }
 
     /// Inverts the bits of `mask` in a byte of a file, behind every cache. False when there is no such byte.

@@ -63,6 +63,15 @@ pub(super) struct Inode {
 }
 
 impl Inode {
+    /// A file whose bytes are safe.
+    pub(super) fn durable(bytes: Vec<u8>) -> Self {
+        Self {
+            durable: bytes.clone(),
+            bytes,
+            unsynced: Vec::new(),
+        }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -98,42 +107,52 @@ impl Inode {
         }
     }
 
-    /// Decides what of the unsynced changes is on the disk; the rest will never be.
-    pub(super) fn lose_unsynced(&mut self, numbers: &mut Numbers) {
+    /// Decides what of the unsynced changes is on the disk; the rest will never be. Returns how many writes are there in
+    /// part.
+    pub(super) fn lose_unsynced(&mut self, numbers: &mut Numbers) -> u64 {
         let mut changes = std::mem::take(&mut self.unsynced);
         let (keeps_none, tears) = match numbers.below(4) {
             0 => (true, false),
             1 => (false, false),
             _ => (false, true),
         };
+        let mut torn = 0;
         if keeps_none {
-            return;
+            return torn;
         }
         if tears {
             shuffle_writes(&mut changes, numbers);
         }
         for change in changes {
             match change {
-                Change::Write(offset, data) if tears => self.tear(offset, &data, numbers),
+                Change::Write(offset, data) if tears => {
+                    torn += u64::from(self.tear(offset, &data, numbers));
+                }
                 whole if numbers.coin() => whole.apply(&mut self.durable),
                 _ => {}
             }
         }
+        torn
     }
 
-    /// Keeps a random half of the sectors that a write touches.
-    fn tear(&mut self, offset: usize, data: &[u8], numbers: &mut Numbers) {
+    /// Keeps a random half of the sectors that a write touches. True when these are some and not all.
+    fn tear(&mut self, offset: usize, data: &[u8], numbers: &mut Numbers) -> bool {
         let mut at = offset;
         let mut rest = data;
+        let (mut kept, mut lost) = (false, false);
         while !rest.is_empty() {
             let in_sector = SECTOR_BYTES - at % SECTOR_BYTES;
             let (piece, after) = rest.split_at(in_sector.min(rest.len()));
             if numbers.coin() {
                 overwrite(&mut self.durable, at, piece);
+                kept = true;
+            } else {
+                lost = true;
             }
             at += piece.len();
             rest = after;
         }
+        kept && lost
     }
 
     /// After a power loss programs see what is durable.

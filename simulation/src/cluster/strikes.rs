@@ -1,0 +1,302 @@
+//! How each kind of fault strikes, and how it ends.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use spandrel_raft::ClusterState;
+use spandrel_storage::disk::Disk;
+
+use super::fleet::Order;
+use super::machine::Presence;
+use super::plan::Planned;
+use super::player::{DISK_BYTES, Player, RESTART_MS};
+use super::streams::host;
+use crate::faults::FaultKind;
+use crate::life::data_dir;
+
+/// Milliseconds between two kills of a storm at most.
+const STORM_MS: u64 = 1_500;
+/// Operations of the disk after which the power fails, at most.
+const POWER_OPERATIONS: u64 = 3_000;
+
+impl Player {
+    pub(super) fn strike(&mut self, planned: &Planned) {
+        let (kind, place, other) = (planned.kind, planned.place, planned.other);
+        let fleet = Arc::clone(&self.fleet);
+        fleet.world.note(format!(
+            "fault of node {} for {} ms: {kind} {}",
+            place + 1,
+            planned.for_ms,
+            planned.amount
+        ));
+        let again_ms = self.now_ms() + planned.for_ms;
+        if self.machines[place].presence != Presence::Here {
+            return;
+        }
+        let runs = self.runs(place);
+        match kind {
+            FaultKind::Kill if runs => self.end(place, again_ms),
+            FaultKind::PowerLoss if runs && planned.amount.is_multiple_of(2) => {
+                self.power_off(place, again_ms);
+            }
+            FaultKind::PowerLoss if runs => {
+                let operations = planned.amount % POWER_OPERATIONS + 1;
+                return fleet.arm(place, |disk| disk.fail_power_after(operations));
+            }
+            FaultKind::Blackout => return self.blackout(planned.for_ms),
+            FaultKind::Stop if self.serves(place) => {
+                self.machines[place].stops = true;
+                return fleet.stop(place);
+            }
+            // Counts when the process goes on.
+            FaultKind::Pause if runs => {
+                self.machines[place].paused_until_ms = again_ms;
+                return;
+            }
+            FaultKind::RestartStorm if runs => {
+                self.machines[place].storm = planned.amount;
+                return self.end(place, self.now_ms() + 100);
+            }
+            FaultKind::CrashInStart => {
+                self.end(place, self.now_ms() + 100);
+                self.machines[place].dies_after = Some(planned.amount);
+                return;
+            }
+            // These count when the disk has failed somebody.
+            FaultKind::FailedSync => {
+                return fleet.arm(place, |disk| disk.fail_sync(planned.amount));
+            }
+            FaultKind::FailedWrite => {
+                return fleet.arm(place, |disk| disk.fail_write(planned.amount));
+            }
+            FaultKind::FailedRead => {
+                return fleet.arm(place, |disk| disk.fail_read(planned.amount));
+            }
+            FaultKind::FullDisk => {
+                let used = fleet.disks[place].used_bytes();
+                return fleet.disks[place].set_capacity(used + planned.amount);
+            }
+            FaultKind::SlowDisk if runs => fleet.set_slow(place, planned.amount),
+            FaultKind::Rot if runs => {
+                self.end(place, again_ms);
+                if !self.rot(place) {
+                    return;
+                }
+            }
+            FaultKind::LostIndex if runs => {
+                self.end(place, again_ms);
+                if !self.delete_index(place) {
+                    return;
+                }
+            }
+            FaultKind::LostDisk | FaultKind::Leave => {
+                return self.postponed.push(planned.clone());
+            }
+            FaultKind::OldDisk if self.serves(place) => {
+                let lives = fleet.places()[place].lives;
+                let image = fleet.disks[place].image();
+                fleet.places()[place].image = Some((lives, image));
+                return self.end(place, self.now_ms() + RESTART_MS / 4);
+            }
+            FaultKind::ClockSkew | FaultKind::ClockJump if runs => {
+                fleet.world.demands().clocks_differ = true;
+                fleet.clocks[place].set_offset_ms(planned.offset_ms());
+            }
+            FaultKind::Isolation if runs => self.network.cut_off(&[place]),
+            FaultKind::Partition if runs => self.network.cut_off(&[place, other]),
+            FaultKind::OneWay if runs => {
+                self.network.sim.partition_oneway(host(place), host(other));
+            }
+            FaultKind::Held if runs => self.network.sim.hold(host(place), host(other)),
+            FaultKind::SlowLink if runs => self.network.slow(place, other, planned.amount),
+            FaultKind::Jitter if runs => self.network.jitter(place, other, planned.amount),
+            FaultKind::LossyLink if runs => {
+                let per_mille = u32::try_from(planned.amount).unwrap_or_default();
+                self.network.lose(place, other, per_mille);
+            }
+            FaultKind::HalfOpen if runs => {
+                self.network.cut_off(&[place]);
+                if let Some(kernel) = self.kernel(place) {
+                    kernel.sever();
+                }
+            }
+            FaultKind::Join => {
+                let later = self
+                    .machines
+                    .iter_mut()
+                    .find(|machine| machine.presence == Presence::Later);
+                let Some(machine) = later else { return };
+                machine.presence = Presence::Here;
+            }
+            FaultKind::PolicyChange => {
+                fleet.order(place, Order::ChangePolicy);
+                return;
+            }
+            FaultKind::MemoryPressure if runs => {
+                fleet.places()[place].small_pool = Some(planned.amount);
+                return self.end(place, self.now_ms() + RESTART_MS / 4);
+            }
+            _ => return,
+        }
+        fleet.fired(kind);
+    }
+
+    pub(super) fn cease(&mut self, planned: &Planned) {
+        let (place, other) = (planned.place, planned.other);
+        let fleet = Arc::clone(&self.fleet);
+        match planned.kind {
+            FaultKind::FullDisk => fleet.disks[place].set_capacity(DISK_BYTES),
+            FaultKind::SlowDisk => fleet.set_slow(place, 0),
+            FaultKind::ClockSkew | FaultKind::ClockJump => fleet.clocks[place].set_offset_ms(0),
+            FaultKind::Isolation | FaultKind::HalfOpen => self.network.join_again(&[place]),
+            FaultKind::Partition => self.network.join_again(&[place, other]),
+            FaultKind::OneWay => self.network.sim.repair_oneway(host(place), host(other)),
+            FaultKind::Held => self.network.sim.release(host(place), host(other)),
+            FaultKind::SlowLink | FaultKind::Jitter | FaultKind::LossyLink => {
+                self.network.restore(place, other);
+            }
+            FaultKind::OldDisk => self.postponed.push(planned.clone()),
+            FaultKind::MemoryPressure => {
+                fleet.places()[place].small_pool = None;
+                fleet.stop(place);
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything is well from now on, and who is down comes back.
+    pub(super) fn end_faults(&mut self) {
+        self.network.restore_all();
+        self.postponed.clear();
+        let now = self.now_ms();
+        for place in 0..self.machines.len() {
+            self.fleet.clocks[place].set_offset_ms(0);
+            self.fleet.disks[place].set_capacity(DISK_BYTES);
+            self.fleet.set_slow(place, 0);
+            self.fleet.arm(place, |disk| disk.disarm());
+            let machine = &mut self.machines[place];
+            machine.storm = 0;
+            machine.dies_after = None;
+            machine.paused_until_ms = machine.paused_until_ms.min(now + 1);
+            machine.again_ms = machine.again_ms.min(now + RESTART_MS);
+            let is_small = self.fleet.places()[place].small_pool.take().is_some();
+            if is_small || self.fleet.places()[place].now.is_hurt {
+                // redb answers with the first error of a file until the process starts anew.
+                self.fleet.stop(place);
+            }
+        }
+    }
+
+    fn blackout(&mut self, for_ms: u64) {
+        let running = self.here().into_iter().filter(|place| self.runs(*place));
+        let running: Vec<usize> = running.collect();
+        for place in &running {
+            let again_ms = self.now_ms() + self.fleet.below(for_ms + 1);
+            self.power_off(*place, again_ms);
+        }
+        if running.len() > 1 {
+            self.fleet.fired(FaultKind::Blackout);
+        }
+    }
+
+    /// The next kill of a storm is planned when its process begins.
+    pub(super) fn next_of_storm(&mut self, place: usize) {
+        if self.machines[place].storm > 0 {
+            self.machines[place].dies_at_ms = self.now_ms() + 5 + self.fleet.below(STORM_MS);
+        }
+    }
+
+    pub(super) fn storm(&mut self, place: usize, now: u64) {
+        let machine = &self.machines[place];
+        if machine.storm == 0 || machine.process.is_none() || now < machine.dies_at_ms {
+            return;
+        }
+        self.machines[place].storm -= 1;
+        if self.machines[place].storm == 0 {
+            self.fleet.fired(FaultKind::RestartStorm);
+        }
+        let again_ms = now + self.fleet.below(200);
+        self.end(place, again_ms);
+    }
+
+    /// Faults that take data along strike when the others have all of it.
+    pub(super) fn strike_postponed(&mut self, state: &ClusterState) {
+        let here = self.here();
+        let waits = self.postponed.is_empty()
+            || !self.leaving.is_empty()
+            || !here.iter().all(|place| self.serves(*place))
+            || self.fleet.unsettled(state, here.len()).is_some();
+        if waits {
+            return;
+        }
+        let planned = self.postponed.remove(0);
+        let (place, fleet) = (planned.place, Arc::clone(&self.fleet));
+        fleet.note(place, &format!("{} strikes now", planned.kind));
+        match planned.kind {
+            FaultKind::LostDisk => {
+                self.end(place, self.now_ms() + planned.for_ms);
+                self.wipe(place);
+                fleet.fired(FaultKind::LostDisk);
+            }
+            FaultKind::Leave => {
+                self.leaving.push(place);
+                fleet.order(place, Order::Leave);
+            }
+            FaultKind::OldDisk => {
+                let image = {
+                    let mut places = fleet.places();
+                    let lives = places[place].lives;
+                    let image = places[place].image.take();
+                    image.filter(|(taken, _)| *taken < lives)
+                };
+                let Some((_, image)) = image else { return };
+                self.end(place, self.now_ms() + RESTART_MS);
+                fleet.disks[place].restore(&image);
+                fleet.places()[place].is_image = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Flips bits in blocks and indexes. False when there are none.
+    fn rot(&mut self, place: usize) -> bool {
+        let disk = &self.fleet.disks[place];
+        let rots = [data_dir().join("blocks"), data_dir().join("index")];
+        let paths = disk.paths().into_iter();
+        let files: Vec<_> = paths
+            .filter(|path| rots.iter().any(|dir| path.starts_with(dir)))
+            .collect();
+        let mut has_rotted = false;
+        for _ in 0..1 + self.fleet.below(3) {
+            let number = usize::try_from(self.fleet.below(files.len() as u64)).unwrap_or_default();
+            let Some(path) = files.get(number) else {
+                return false;
+            };
+            let offset = self.fleet.below(disk.len_of(path).unwrap_or_default());
+            let mask = 1 << self.fleet.below(8);
+            if disk.flip(path, offset, mask) {
+                let name = path.display();
+                self.fleet.note(place, &format!("{name} rots at {offset}"));
+                has_rotted = true;
+                self.fleet.world.demands().rotted = true;
+            }
+        }
+        has_rotted
+    }
+
+    /// False when there is none.
+    fn delete_index(&mut self, place: usize) -> bool {
+        let index = data_dir().join("index");
+        let disk = &self.fleet.disks[place];
+        let is_there = |path: &Path| path.starts_with(&index);
+        let found = disk.paths().iter().any(|path| is_there(path));
+        let removed = disk
+            .remove_dir_all(&index)
+            .and_then(|()| disk.sync_dir(&index));
+        if let Err(error) = removed {
+            self.fleet
+                .note(place, &format!("the index cannot be deleted: {error}"));
+        }
+        found
+    }
+}
