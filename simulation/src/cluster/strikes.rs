@@ -36,7 +36,7 @@ impl Player {
         let runs = self.runs(place);
         match kind {
             FaultKind::Kill if runs => self.end(place, again_ms),
-            FaultKind::PowerLoss if runs && planned.amount % 2 == 0 => {
+            FaultKind::PowerLoss if runs && planned.amount.is_multiple_of(2) => {
                 self.power_off(place, again_ms);
             }
             FaultKind::PowerLoss if runs => {
