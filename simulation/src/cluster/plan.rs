@@ -179,7 +179,7 @@ fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms:
         FaultKind::RestartStorm => random.random_range(3..7),
         // Per mille.
         FaultKind::LossyLink => random.random_range(1..50),
-        FaultKind::MemoryPressure => random.random_range(60_000..200_000),
+        FaultKind::MemoryPressure => random.random_range(20_000..80_000),
         FaultKind::ClockSkew => offset(random, MAX_SKEW_MS),
         FaultKind::ClockJump => offset(random, MAX_JUMP_MS),
         _ => random.random_range(0..1 << 20),
