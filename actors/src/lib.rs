@@ -33,7 +33,7 @@ mod query;
 mod recent;
 mod recovery;
 mod replay;
-mod replication;
+pub mod replication;
 mod route;
 pub mod settings;
 mod shared;

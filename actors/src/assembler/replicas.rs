@@ -25,7 +25,8 @@ impl ShardState {
         entry.is_some_and(|entry| entry.again)
     }
 
-    /// The verdicts of a record that repeats them for replicas that have just joined: those have the traces open.
+    /// The verdicts of a record that repeats them for replicas that have just joined: those have the traces open, or know
+    /// of an earlier drop.
     pub fn verdicts_again(
         &mut self,
         lsn: Lsn,
@@ -34,15 +35,25 @@ impl ShardState {
         effects: &mut Effects,
     ) {
         let late = &mut self.late;
-        records.iter().for_each(|record| late.add(record, step.now));
-        let open = |record: &&VerdictRecord| {
+        for record in records {
+            late.add(record, lsn, step.now);
+        }
+        let is_news = |record: &&VerdictRecord| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
-            entry.is_some_and(|entry| entry.phase == Phase::Open)
+            entry.is_some_and(|entry| match &entry.phase {
+                Phase::Open | Phase::Unconfirmed => true,
+                Phase::LateDropped(known) => known.input_lsn < record.input_lsn,
+                Phase::Deciding(own) => {
+                    let known = own.earlier.as_ref();
+                    known.is_none_or(|known| known.input_lsn < record.input_lsn)
+                }
+                Phase::Kept(_) => false,
+            })
         };
-        let open: Vec<VerdictRecord> = records.iter().filter(open).cloned().collect();
-        open.iter().for_each(|record| self.note_partial(record));
-        self.verdicts_committed(lsn, &open, step, effects);
+        let news: Vec<VerdictRecord> = records.iter().filter(is_news).cloned().collect();
+        news.iter().for_each(|record| self.note_partial(record));
+        self.verdicts_committed(lsn, &news, step, effects);
     }
 
     /// Of a trace with late spans only these may have been repeated: its entry is partial when it cannot have seen all
