@@ -13,6 +13,7 @@ compile_error!(
      RUSTFLAGS variable replaces that)"
 );
 
+pub mod bank;
 pub mod check;
 mod client;
 mod clock;
@@ -22,6 +23,7 @@ mod disk;
 mod events;
 mod life;
 mod limits;
+pub mod message;
 mod model;
 mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof
