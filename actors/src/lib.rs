@@ -34,7 +34,7 @@ mod recent;
 mod recovery;
 mod repair;
 mod replay;
-mod replication;
+pub mod replication;
 mod route;
 pub mod settings;
 mod shared;

@@ -13,6 +13,7 @@ compile_error!(
      RUSTFLAGS variable replaces that)"
 );
 
+pub mod bank;
 pub mod check;
 mod client;
 mod clock;
@@ -23,6 +24,7 @@ mod events;
 mod faults;
 mod life;
 mod limits;
+pub mod message;
 mod model;
 mod operators;
 #[allow(unsafe_code)] // the only unsafe code of the workspace; each block carries its proof

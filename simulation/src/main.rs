@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use spandrel_simulation::message::command;
 use spandrel_simulation::{
     Canary, ClusterPlan, FaultKind, Fired, Plan, Setting, run_cluster, run_seed,
 };
@@ -26,6 +27,9 @@ enum Action {
     Replay {
         /// The seed.
         seed: u64,
+        /// Whole nodes, or the cores of shards and what they send each other.
+        #[arg(long, value_enum, default_value_t = Level::Byte)]
+        level: Level,
         /// A node that is alone, instead of a cluster.
         #[arg(long)]
         alone: bool,
@@ -56,7 +60,33 @@ enum Action {
         /// The first one.
         #[arg(long, default_value_t = 1)]
         from: u64,
+        /// Whole nodes, or the cores of shards and what they send each other.
+        #[arg(long, value_enum, default_value_t = Level::Byte)]
+        level: Level,
     },
+    /// Puts known bugs into a copy of the sources, one after the other, and looks whether their checkers notice them.
+    Bank {
+        /// Only these; all of `simulation/bank` unless some are named.
+        names: Vec<String>,
+    },
+    /// Finds the fewest faults and requests with which a seed of the message level still fails, and writes them as a
+    /// regression.
+    Shrink {
+        /// The seed.
+        seed: u64,
+        /// Where the file goes.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions"))]
+        dir: std::path::PathBuf,
+    },
+}
+
+/// How much of the product is in a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Level {
+    /// Whole nodes, with disks and a network.
+    Byte,
+    /// Shards alone.
+    Message,
 }
 
 /// Defects that are put in on purpose.
@@ -84,6 +114,27 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Action::Replay {
             seed,
+            level: Level::Message,
+            events,
+            ..
+        } => Ok(exit(command::replay(seed, events))),
+        Action::Bank { names } => {
+            let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+            Ok(exit(spandrel_simulation::bank::run(root, &names)?))
+        }
+        Action::Shrink { seed, dir } => match command::shrink_to_file(seed, &dir)? {
+            Some(path) => {
+                println!("{}", path.display());
+                Ok(ExitCode::SUCCESS)
+            }
+            None => {
+                println!("seed {seed} does not fail");
+                Ok(ExitCode::FAILURE)
+            }
+        },
+        Action::Replay {
+            seed,
+            level: Level::Byte,
             alone,
             events,
             large,
@@ -95,20 +146,33 @@ fn main() -> anyhow::Result<ExitCode> {
             alone,
             large,
             from,
+            level,
         } => {
             let default = if minutes.is_some() {
                 u64::MAX
             } else {
                 DEFAULT_SEEDS
             };
+            let seeds = seeds.unwrap_or(default);
+            let time = minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60)));
+            if level == Level::Message {
+                return Ok(exit(command::soak(from, seeds, time)));
+            }
             soak(&Soak {
                 from,
-                seeds: seeds.unwrap_or(default),
-                time: minutes.map(|minutes| Duration::from_secs(minutes.saturating_mul(60))),
+                seeds,
+                time,
                 alone,
                 large,
             })
         }
+    }
+}
+
+fn exit(is_well: bool) -> ExitCode {
+    match is_well {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }
 

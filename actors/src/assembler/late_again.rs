@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use spandrel_model::ids::{TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use crate::limits::LATE_AGAIN_MS;
@@ -15,15 +15,19 @@ pub(crate) struct LateAgain {
     spans_came: bool,
     /// When the last one came.
     at: UnixNanos,
+    /// The record that holds the first verdict of those that were not forgotten: without it a replay takes the spans for
+    /// known ones.
+    since: Option<Lsn>,
 }
 
 impl LateAgain {
-    pub(crate) fn add(&mut self, record: &VerdictRecord, now: UnixNanos) {
+    pub(crate) fn add(&mut self, record: &VerdictRecord, lsn: Lsn, now: UnixNanos) {
         self.at = now;
         if std::mem::take(&mut self.spans_came) {
             self.traces.clear();
         }
         if record.verdict == Verdict::Drop {
+            self.since.get_or_insert(lsn);
             self.traces.insert((record.tenant.clone(), record.trace_id));
         }
     }
@@ -32,7 +36,13 @@ impl LateAgain {
     pub(crate) fn forget(&mut self, now: UnixNanos) {
         if now.since(self.at) > LATE_AGAIN_MS * UnixNanos::PER_MILLI {
             self.traces.clear();
+            self.since = None;
         }
+    }
+
+    /// The first record that a replay needs for it.
+    pub(crate) fn low_water(&self) -> Option<Lsn> {
+        self.since
     }
 
     /// Spans are being repeated.

@@ -35,15 +35,23 @@ impl ShardState {
         effects: &mut Effects,
     ) {
         let late = &mut self.late;
-        records.iter().for_each(|record| late.add(record, step.now));
+        for record in records {
+            late.add(record, lsn, step.now);
+        }
         let is_news = |record: &&VerdictRecord| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
-            match entry.map(|entry| &entry.phase) {
-                Some(Phase::Open) => true,
-                Some(Phase::LateDropped(_) | Phase::Unconfirmed) => record.verdict == Verdict::Keep,
-                _ => false,
-            }
+            entry.is_some_and(|entry| match &entry.phase {
+                Phase::Open | Phase::Unconfirmed => true,
+                Phase::LateDropped(known) => {
+                    record.verdict == Verdict::Keep || known.input_lsn < record.input_lsn
+                }
+                Phase::Deciding(own) => {
+                    let known = own.earlier.as_ref();
+                    known.is_none_or(|known| known.input_lsn < record.input_lsn)
+                }
+                Phase::Kept(_) => false,
+            })
         };
         let news: Vec<VerdictRecord> = records.iter().filter(is_news).cloned().collect();
         news.iter().for_each(|record| self.note_partial(record));

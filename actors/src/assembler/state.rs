@@ -273,6 +273,7 @@ impl ShardState {
         let first = self
             .entries()
             .filter_map(|entry| entry.references.first().copied());
+        let first = first.chain(self.late.low_water());
         first.min().unwrap_or(self.applied.next())
     }
 

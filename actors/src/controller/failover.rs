@@ -11,7 +11,7 @@ use crate::placement::{PlacementNode, plan};
 
 /// The commands that give the shards of primaries that are down to others. A shard without an in-sync copy that is not
 /// down waits for one: see [`waiting_shards`].
-pub(super) fn failovers(state: &ClusterState) -> impl Iterator<Item = Command> + use<> {
+pub fn failovers(state: &ClusterState) -> impl Iterator<Item = Command> + use<> {
     let orphans: Vec<(ShardId, &ShardRecord)> = shards(state)
         .filter(|(_, record)| is_down(state, record.primary))
         .filter(|(_, record)| record.isr.iter().any(|node| !is_down(state, *node)))

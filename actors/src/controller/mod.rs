@@ -14,4 +14,4 @@ mod leadership;
 
 pub(crate) use actor::{Controller, ControllerArguments, peer_addresses};
 pub use duties::{Duty, View, duties};
-pub use failover::waiting_shards;
+pub use failover::{failovers, waiting_shards};

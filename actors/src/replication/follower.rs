@@ -7,7 +7,7 @@ use spandrel_model::ids::{Lsn, NodeId, Term};
 
 /// What becomes of records that are offered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Offer {
+pub enum Offer {
     /// They follow what is here: append them.
     Next,
     /// They are here already, or on their way to the disk.
@@ -30,17 +30,19 @@ enum Stand {
 /// Invariants: `commit` never goes back; a record in `pending` is durable here and does not count yet; `pending`
 /// ascends; `applied <= durable <= last` while it follows.
 #[derive(Debug)]
-pub(crate) struct FollowerShard<R> {
-    pub(crate) term: Term,
-    pub(crate) primary: NodeId,
+pub struct FollowerShard<R> {
+    /// Its term.
+    pub term: Term,
+    /// Who leads it.
+    pub primary: NodeId,
     /// The last record that was taken, durable or on its way to the disk.
-    pub(crate) last: Lsn,
+    pub last: Lsn,
     /// The last record that is durable here.
     durable: Lsn,
     /// The last record that the shard's assembler has or will have got.
     applied: Lsn,
     /// Up to here records are on every copy.
-    pub(crate) commit: Lsn,
+    pub commit: Lsn,
     stand: Stand,
     /// The newest attempt of the primary to begin in this term.
     attempt: u64,
@@ -49,7 +51,7 @@ pub(crate) struct FollowerShard<R> {
 
 impl<R> FollowerShard<R> {
     /// A follower whose disk holds records up to `last`, all of which its assembler has.
-    pub(crate) fn new(term: Term, primary: NodeId, last: Lsn) -> Self {
+    pub fn new(term: Term, primary: NodeId, last: Lsn) -> Self {
         Self {
             term,
             primary,
@@ -64,7 +66,7 @@ impl<R> FollowerShard<R> {
     }
 
     /// Another term, or another primary of it: what is pending stays until that primary says what counts.
-    pub(crate) fn adopt(&mut self, term: Term, primary: NodeId) {
+    pub fn adopt(&mut self, term: Term, primary: NodeId) {
         if (term, primary) != (self.term, self.primary) {
             (self.term, self.primary) = (term, primary);
             self.stand = Stand::NotBegun;
@@ -74,7 +76,7 @@ impl<R> FollowerShard<R> {
 
     /// The primary begins, or asks how far the follower is: it takes nothing until [`Self::go_on`] or [`Self::fill`] of
     /// this attempt. False when it is a late one, or not its primary's.
-    pub(crate) fn begin(&mut self, from: NodeId, term: Term, attempt: u64) -> bool {
+    pub fn begin(&mut self, from: NodeId, term: Term, attempt: u64) -> bool {
         let is_its = (term, from) == (self.term, self.primary) && attempt >= self.attempt;
         if is_its {
             self.stand = Stand::NotBegun;
@@ -84,22 +86,22 @@ impl<R> FollowerShard<R> {
     }
 
     /// Whether this is the attempt that began last.
-    pub(crate) fn is_of(&self, from: NodeId, term: Term, attempt: u64) -> bool {
+    pub fn is_of(&self, from: NodeId, term: Term, attempt: u64) -> bool {
         (term, from, attempt) == (self.term, self.primary, self.attempt)
     }
 
     /// Whether it can go on behind `keep`: not when its assembler has got records behind it, which do not count.
-    pub(crate) fn can_go_on(&self, keep: Lsn) -> bool {
+    pub fn can_go_on(&self, keep: Lsn) -> bool {
         self.applied <= keep && keep <= self.last
     }
 
     /// Its assembler may have got too little or too much of what is here: it cannot go on, only be filled.
-    pub(crate) fn doubt(&mut self) {
+    pub fn doubt(&mut self) {
         self.applied = Lsn(u64::MAX);
     }
 
     /// It led the shard before, and these records did not count by then: it can only be filled.
-    pub(crate) fn give_up(&mut self, records: impl Iterator<Item = (Lsn, R)>) {
+    pub fn give_up(&mut self, records: impl Iterator<Item = (Lsn, R)>) {
         self.pending = records.collect();
         if !self.pending.is_empty() {
             self.doubt();
@@ -107,28 +109,28 @@ impl<R> FollowerShard<R> {
     }
 
     /// Before it is filled: of the records that its assembler did not get, those up to `counted`.
-    pub(crate) fn settle(&mut self, counted: Lsn) -> Vec<(Lsn, R)> {
+    pub fn settle(&mut self, counted: Lsn) -> Vec<(Lsn, R)> {
         let settled = self.pending.iter();
         let settled = settled.take_while(|(lsn, _)| *lsn <= counted).count();
         self.pending.drain(..settled).collect()
     }
 
     /// Forgets the records behind `keep`, which do not count.
-    pub(crate) fn cut(&mut self, keep: Lsn) {
+    pub fn cut(&mut self, keep: Lsn) {
         self.last = self.last.min(keep);
         self.durable = self.durable.min(keep);
         self.pending.retain(|(lsn, _)| *lsn <= keep);
     }
 
     /// Goes on behind `keep`: records behind it do not count and are forgotten.
-    pub(crate) fn go_on(&mut self, keep: Lsn) {
+    pub fn go_on(&mut self, keep: Lsn) {
         self.cut(keep);
         self.stand = Stand::Follows;
     }
 
     /// Starts anew behind `from`: what comes before is sent again later. Not with whatever comes first, which may be a late
     /// frame of before the beginning, with others missing between it and the next one.
-    pub(crate) fn fill(&mut self, from: Lsn) {
+    pub fn fill(&mut self, from: Lsn) {
         self.pending.clear();
         self.applied = Lsn(0);
         self.last = from;
@@ -137,7 +139,7 @@ impl<R> FollowerShard<R> {
 
     /// Whether records `first` to `last` would be taken from `from`, which sends them as it numbers them, or to bring the
     /// follower level in an attempt of this term.
-    pub(crate) fn offer(
+    pub fn offer(
         &self,
         from: NodeId,
         catch_up: Option<(Term, u64)>,
@@ -167,13 +169,13 @@ impl<R> FollowerShard<R> {
     }
 
     /// Takes records up to `last` that were offered.
-    pub(crate) fn take(&mut self, last: Lsn) {
+    pub fn take(&mut self, last: Lsn) {
         self.stand = Stand::Follows;
         self.last = self.last.max(last);
     }
 
     /// A record is durable. One that was durable before, or does not count any more, is passed over.
-    pub(crate) fn durable(&mut self, lsn: Lsn, record: R) {
+    pub fn durable(&mut self, lsn: Lsn, record: R) {
         if lsn > self.durable && lsn <= self.last {
             self.durable = lsn;
             self.pending.push_back((lsn, record));
@@ -181,14 +183,14 @@ impl<R> FollowerShard<R> {
     }
 
     /// The primary of `term` says that records up to `lsn` are on every copy.
-    pub(crate) fn committed(&mut self, from: NodeId, term: Term, lsn: Lsn) {
+    pub fn committed(&mut self, from: NodeId, term: Term, lsn: Lsn) {
         if from == self.primary && term == self.term && self.stand == Stand::Follows {
             self.commit = self.commit.max(lsn);
         }
     }
 
     /// Records that count and were not returned before, in order.
-    pub(crate) fn counting(&mut self) -> Vec<(Lsn, R)> {
+    pub fn counting(&mut self) -> Vec<(Lsn, R)> {
         let ready = self.pending.iter();
         let ready = ready.take_while(|(lsn, _)| *lsn <= self.commit).count();
         let ready: Vec<(Lsn, R)> = self.pending.drain(..ready).collect();
@@ -199,12 +201,12 @@ impl<R> FollowerShard<R> {
     }
 
     /// The last record that is durable here.
-    pub(crate) fn durable_up_to(&self) -> Lsn {
+    pub fn durable_up_to(&self) -> Lsn {
         self.durable
     }
 
     /// Becomes the primary: everything that is here counts from now on.
-    pub(crate) fn into_pending(self) -> VecDeque<(Lsn, R)> {
+    pub fn into_pending(self) -> VecDeque<(Lsn, R)> {
         self.pending
     }
 }

@@ -23,17 +23,19 @@ use crate::writer::WriterMessage;
 
 /// Where a shard stands that is led here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ShardProgress {
-    pub(crate) shard: ShardId,
-    pub(crate) term: Term,
+pub struct ShardProgress {
+    /// Which shard.
+    pub shard: ShardId,
+    /// In which term.
+    pub term: Term,
     /// Joining replicas that have everything.
-    pub(crate) full: Vec<NodeId>,
+    pub full: Vec<NodeId>,
     /// Followers that can only be filled.
-    pub(crate) unfit: Vec<NodeId>,
+    pub unfit: Vec<NodeId>,
     /// Followers that get records as they are numbered.
-    pub(crate) level: Vec<NodeId>,
+    pub level: Vec<NodeId>,
     /// Traces of which earlier spans are being brought here.
-    pub(crate) recalls: u64,
+    pub recalls: u64,
 }
 
 /// The keeper's messages.

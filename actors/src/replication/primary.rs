@@ -8,11 +8,11 @@ use spandrel_model::ids::{Lsn, NodeId, Term};
 use spandrel_raft::state::ShardRecord;
 
 /// The followers that get a shard's records as they are numbered, ascending.
-pub(crate) type LiveSet = SmallVec<[NodeId; 4]>;
+pub type LiveSet = SmallVec<[NodeId; 4]>;
 
 /// How far a follower is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CopyPhase {
+pub enum CopyPhase {
     /// Nothing was arranged with it in this term, or it has refused: [`PrimaryShard::attach`] is due.
     Detached,
     /// It is being brought up to date.
@@ -23,37 +23,42 @@ pub(crate) enum CopyPhase {
 
 /// A follower of the shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Copy {
-    pub(crate) node: NodeId,
+pub struct Copy {
+    /// Which node.
+    pub node: NodeId,
     /// It joins: it has the records behind [`Copy::acked`] at its attachment, and what is sent again, no others.
-    pub(crate) filling: bool,
-    pub(crate) phase: CopyPhase,
+    pub filling: bool,
+    /// How far it is.
+    pub phase: CopyPhase,
     /// It has all records up to this one, durably.
-    pub(crate) acked: Lsn,
+    pub acked: Lsn,
     /// Up to where it was told that records are on every copy.
-    pub(crate) told: Lsn,
+    pub told: Lsn,
     /// Of a filling one: the last record before it began to get them.
-    pub(crate) joined: Lsn,
+    pub joined: Lsn,
     /// Of a filling one: whatever the shard held when it joined was sent again and is on every copy.
-    pub(crate) full: bool,
+    pub full: bool,
     /// Of a filling one: it is being sent again.
-    pub(crate) asked: bool,
+    pub asked: bool,
     /// It holds records that do not count: it can only be filled anew.
-    pub(crate) unfit: bool,
+    pub unfit: bool,
     /// The attempt to bring it level that is under way or was the last.
-    pub(crate) attempt: u64,
+    pub attempt: u64,
 }
 
 /// A follower that something has to be arranged with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Due {
-    pub(crate) node: NodeId,
-    pub(crate) filling: bool,
-    pub(crate) attempt: u64,
+pub struct Due {
+    /// Which node.
+    pub node: NodeId,
+    /// It joins.
+    pub filling: bool,
+    /// The number of the attempt within the term.
+    pub attempt: u64,
     /// The last record before the first one that does not count yet: a joining follower needs all behind it.
-    pub(crate) settled: Lsn,
+    pub settled: Lsn,
     /// The last record that was given out or taken over so far. It may be on its way to the own disk.
-    pub(crate) last: Lsn,
+    pub last: Lsn,
 }
 
 /// What a record needs before it counts, and where the shard stands.
@@ -61,15 +66,17 @@ pub(crate) struct Due {
 /// Invariants (see [`PrimaryShard::check`]): `commit <= last`, `commit` never goes back, and every copy that is in the
 /// replicated record has acknowledged it, as has the own disk; `pending` ascends and lies behind `commit`.
 #[derive(Debug)]
-pub(crate) struct PrimaryShard<W> {
-    pub(crate) term: Term,
+pub struct PrimaryShard<W> {
+    /// Its term.
+    pub term: Term,
     /// The last number given out, of this term or of earlier ones.
-    pub(crate) last: Lsn,
+    pub last: Lsn,
     /// Durable on the own disk.
-    pub(crate) local: Lsn,
+    pub local: Lsn,
     /// On every copy.
-    pub(crate) commit: Lsn,
-    pub(crate) copies: Vec<Copy>,
+    pub commit: Lsn,
+    /// The followers, by node.
+    pub copies: Vec<Copy>,
     /// Copies that a record needs, the own one counted.
     least_copies: usize,
     pending: VecDeque<(Lsn, W)>,
@@ -77,12 +84,15 @@ pub(crate) struct PrimaryShard<W> {
     attempts: u64,
     /// The first record that waited at the last look.
     waited: Option<Lsn>,
+    /// The last record that it had when the term began. Whether those before it count is not known until every in-sync copy
+    /// has them.
+    inherited: Lsn,
 }
 
 impl<W> PrimaryShard<W> {
     /// The shard at the beginning of a term, or of a process that goes on alone: everything up to `local` is on the own
     /// disk, the rest up to `last` on its way there.
-    pub(crate) fn new(
+    pub fn new(
         me: NodeId,
         record: &ShardRecord,
         (local, last): (Lsn, Lsn),
@@ -102,21 +112,23 @@ impl<W> PrimaryShard<W> {
             pending: VecDeque::new(),
             attempts: 0,
             waited: None,
+            inherited: last,
         };
         shard.adopt(me, record, least_copies);
         shard
     }
 
     /// The next term, of the same primary. What is on its way counts when the followers of that term have it.
-    pub(crate) fn next_term(&mut self, me: NodeId, record: &ShardRecord, least_copies: usize) {
+    pub fn next_term(&mut self, me: NodeId, record: &ShardRecord, least_copies: usize) {
         self.term = record.term;
         self.copies.clear();
         self.attempts = 0;
+        self.inherited = self.last;
         self.adopt(me, record, least_copies);
     }
 
     /// Takes over the copies of a record of the same term: those that it does not name are not waited for any more.
-    pub(crate) fn adopt(&mut self, me: NodeId, record: &ShardRecord, least_copies: usize) {
+    pub fn adopt(&mut self, me: NodeId, record: &ShardRecord, least_copies: usize) {
         debug_assert_eq!(record.term, self.term, "another term is another primary");
         self.least_copies = least_copies;
         let named = record.isr.iter().map(|node| (*node, false));
@@ -144,12 +156,12 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Whether spans are taken now. A shard with too few copies takes none: nobody could be told that they are durable.
-    pub(crate) fn takes(&self) -> bool {
+    pub fn takes(&self) -> bool {
         self.copies.len() + 1 >= self.least_copies
     }
 
     /// Gives out the next number, for `work`.
-    pub(crate) fn number(&mut self, work: W) -> Lsn {
+    pub fn number(&mut self, work: W) -> Lsn {
         let first = Lsn::before_term(self.term);
         self.last = self.last.max(first).next();
         self.pending.push_back((self.last, work));
@@ -157,19 +169,24 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Who gets the records that are numbered now.
-    pub(crate) fn live(&self) -> LiveSet {
+    pub fn live(&self) -> LiveSet {
         let live = self.copies.iter();
         let live = live.filter(|copy| copy.phase == CopyPhase::Live);
         live.map(|copy| copy.node).collect()
     }
 
     /// The own disk has all records up to `lsn`.
-    pub(crate) fn durable_here(&mut self, lsn: Lsn) {
+    pub fn durable_here(&mut self, lsn: Lsn) {
         self.local = self.local.max(lsn);
     }
 
+    /// Everything that it had when the term began is on the own disk: whoever decides knows of every verdict among it.
+    pub fn has_landed(&self) -> bool {
+        self.local >= self.inherited
+    }
+
     /// A follower that gets records as they are numbered has all of them up to `lsn`.
-    pub(crate) fn acked(&mut self, node: NodeId, lsn: Lsn) {
+    pub fn acked(&mut self, node: NodeId, lsn: Lsn) {
         let live = |copy: &&mut Copy| copy.phase == CopyPhase::Live;
         if let Some(copy) = self.copy_mut(node).filter(live) {
             copy.acked = copy.acked.max(lsn);
@@ -178,7 +195,7 @@ impl<W> PrimaryShard<W> {
 
     /// A follower was brought up to `lsn`, and has all records from the one behind `from` on. True when it lacks nothing
     /// now and gets records as they are numbered.
-    pub(crate) fn attached(&mut self, node: NodeId, from: Lsn, lsn: Lsn) -> bool {
+    pub fn attached(&mut self, node: NodeId, from: Lsn, lsn: Lsn) -> bool {
         let last = self.last;
         let Some(copy) = self.copy_mut(node) else {
             return false;
@@ -195,7 +212,7 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Whether this is the attempt to bring a follower level that is under way.
-    pub(crate) fn is_attaching(&self, node: NodeId, attempt: u64) -> bool {
+    pub fn is_attaching(&self, node: NodeId, attempt: u64) -> bool {
         let mut copies = self.copies.iter();
         copies.any(|copy| {
             copy.node == node && copy.attempt == attempt && copy.phase == CopyPhase::Attaching
@@ -203,20 +220,26 @@ impl<W> PrimaryShard<W> {
     }
 
     /// A follower did not take records, or could not be arranged with.
-    pub(crate) fn detach(&mut self, node: NodeId) {
+    pub fn detach(&mut self, node: NodeId) {
         if let Some(copy) = self.copy_mut(node) {
             copy.phase = CopyPhase::Detached;
             (copy.full, copy.asked) = (false, false);
         }
     }
 
-    /// The next follower that something has to be arranged with; it counts as being arranged with from now on.
-    pub(crate) fn attach(&mut self) -> Option<Due> {
+    /// The next follower that something has to be arranged with; it counts as being arranged with from now on. A joining
+    /// one waits until all that was inherited is on the in-sync copies: it is told that this is settled.
+    pub fn attach(&mut self) -> Option<Due> {
+        let in_sync = self.copies.iter().filter(|copy| !copy.filling);
+        let in_sync = in_sync.map(|copy| copy.acked).fold(self.local, Lsn::min);
+        let fills = in_sync >= self.inherited;
         let last = self.last;
         let first = self.pending.front();
         let settled = first.map_or(last, |(lsn, _)| Lsn(lsn.0.saturating_sub(1)));
         let mut copies = self.copies.iter_mut();
-        let copy = copies.find(|copy| copy.phase == CopyPhase::Detached)?;
+        let is_due =
+            |copy: &&mut Copy| copy.phase == CopyPhase::Detached && (fills || !copy.filling);
+        let copy = copies.find(is_due)?;
         copy.phase = CopyPhase::Attaching;
         self.attempts += 1;
         copy.attempt = self.attempts;
@@ -230,7 +253,7 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Joining followers whose time has come to be sent again what the shard held when they joined, and their attempts.
-    pub(crate) fn ask_again(&mut self) -> Vec<(NodeId, u64)> {
+    pub fn ask_again(&mut self) -> Vec<(NodeId, u64)> {
         let commit = self.commit;
         let mut joined = Vec::new();
         for copy in &mut self.copies {
@@ -244,7 +267,7 @@ impl<W> PrimaryShard<W> {
     }
 
     /// What the shard held was sent again, or (`done`) not, to followers that have joined in these attempts.
-    pub(crate) fn sent_again(&mut self, joined: &[(NodeId, u64)], done: bool) {
+    pub fn sent_again(&mut self, joined: &[(NodeId, u64)], done: bool) {
         for copy in &mut self.copies {
             // One that began anew meanwhile has only the later part.
             if copy.phase == CopyPhase::Live && joined.contains(&(copy.node, copy.attempt)) {
@@ -254,7 +277,7 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Records that have come to be on every copy since the last call, in order.
-    pub(crate) fn advance(&mut self) -> Vec<(Lsn, W)> {
+    pub fn advance(&mut self) -> Vec<(Lsn, W)> {
         let copies = self.copies.iter().map(|copy| copy.acked);
         let reached = copies.fold(self.local, Lsn::min);
         if self.takes() {
@@ -266,23 +289,24 @@ impl<W> PrimaryShard<W> {
     }
 
     /// Takes back what waits, when the term has ended: whether it counts is for the next primary to say.
-    pub(crate) fn give_up(&mut self) -> Vec<(Lsn, W)> {
+    pub fn give_up(&mut self) -> Vec<(Lsn, W)> {
         self.pending.drain(..).collect()
     }
 
     /// Whether the first record that waits is the one of the last look.
-    pub(crate) fn has_stalled(&mut self) -> bool {
+    pub fn has_stalled(&mut self) -> bool {
         let waits = self.pending.front().map(|(lsn, _)| *lsn);
         let before = std::mem::replace(&mut self.waited, waits);
         waits.is_some() && waits == before
     }
 
     /// Nothing is on its way.
-    pub(crate) fn is_drained(&self) -> bool {
+    pub fn is_drained(&self) -> bool {
         self.pending.is_empty()
     }
 
-    pub(crate) fn copy_mut(&mut self, node: NodeId) -> Option<&mut Copy> {
+    /// A follower.
+    pub fn copy_mut(&mut self, node: NodeId) -> Option<&mut Copy> {
         self.copies.iter_mut().find(|copy| copy.node == node)
     }
 
@@ -290,7 +314,7 @@ impl<W> PrimaryShard<W> {
     ///
     /// # Panics
     /// When one is broken.
-    pub(crate) fn check(&self) {
+    pub fn check(&self) {
         assert!(
             self.commit <= self.last,
             "a record counts that was not given out"

@@ -9,7 +9,7 @@ use ractor::ActorRef;
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
-use spandrel_model::verdict::{Verdict, VerdictRecord};
+use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 use spandrel_storage::journal::{FrameId, RecordKind, SliceInfo};
 use tokio::sync::oneshot;
 
@@ -47,16 +47,15 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     let (reply, held) = oneshot::channel();
     let asked = again.assembler.cast(AssemblerMessage::Held(reply));
     asked.map_err(|_| "the node is stopping".to_owned())?;
-    let held: Vec<HeldTrace> = held.await.map_err(stopping)?;
+    let held = with_verdicts(again, held.await.map_err(stopping)?).await?;
     let mut wanted: Wanted = BTreeMap::new();
-    let (mut verdicts, mut dropped) = (Vec::new(), Vec::new());
-    // Of one that is just being asked about, the verdict is in the journal.
+    let (mut verdicts, mut first) = (Vec::new(), Vec::new());
     let owned = held.iter().filter(|trace| trace.verdict.is_some());
     let owned = owned.map(|trace| (trace.tenant.clone(), trace.trace_id));
     let owned: BTreeSet<Owned> = owned.collect();
     for trace in held {
         match trace.verdict {
-            Some(verdict) if verdict.verdict == Verdict::Drop => dropped.push(verdict),
+            Some(verdict) if follows_drop(&verdict) => first.push(verdict),
             verdict => verdicts.extend(verdict),
         }
         for lsn in trace.references {
@@ -65,9 +64,10 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
         }
     }
     let mut sent = VecDeque::new();
-    // First: so replicas know the spans that follow for late ones, which no verdict has read.
-    for dropped in dropped.chunks(RECORD_VERDICTS) {
-        sent.push_back(send_verdicts(again, dropped.to_vec())?);
+    // First: so replicas know the spans that follow for late ones, which no drop has read, or for those of a trace that was
+    // kept after all. One that knows of the drop alone would let go of them.
+    for some in first.chunks(RECORD_VERDICTS) {
+        sent.push_back(send_verdicts(again, some.to_vec())?);
     }
     for (lsn, traces) in wanted {
         sent.extend(send_record(again, lsn, traces).await?);
@@ -95,6 +95,29 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     let answer = send_verdicts(again, last)?;
     // A replica may lead only when it knows what was decided.
     acknowledged(answer).await
+}
+
+/// The traces with what the journal says of those that the shard is just asking about: their spans are late ones, which a
+/// replay knows by the verdict that comes before them.
+async fn with_verdicts(again: &Again, mut held: Vec<HeldTrace>) -> Result<Vec<HeldTrace>, String> {
+    let (shared, shard) = (Arc::clone(&again.shared), again.shard);
+    let look = move || -> Result<Vec<HeldTrace>, String> {
+        let journal = &shared.journal;
+        for trace in held.iter_mut().filter(|trace| trace.verdict.is_none()) {
+            if journal.maybe_decided(shard, &trace.tenant, trace.trace_id) {
+                let verdict = journal.verdict(shard, &trace.tenant, trace.trace_id);
+                trace.verdict = verdict.map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(held)
+    };
+    again.shared.block(Stage::Frame, look).await
+}
+
+/// A drop, or a keep that has taken the place of one.
+fn follows_drop(verdict: &VerdictRecord) -> bool {
+    verdict.verdict == Verdict::Drop
+        || matches!(verdict.trigger, Trigger::LateSpan | Trigger::Promoted)
 }
 
 /// Sends verdicts that the shard has already.

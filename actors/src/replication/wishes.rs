@@ -12,17 +12,20 @@ use crate::placement::Replicas;
 
 /// A change that a primary wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Wish {
-    pub(crate) shard: ShardId,
-    pub(crate) expected: ShardRecord,
-    pub(crate) record: ShardRecord,
+pub struct Wish {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Its record now.
+    pub expected: ShardRecord,
+    /// What it should become.
+    pub record: ShardRecord,
     /// The change is of a kind that nothing may be on its way during: the shard is held and drained first.
-    pub(crate) holds: bool,
+    pub holds: bool,
 }
 
 /// The changes that node `me` wants now, at most one for each shard. `progress` is of the shards that it leads in a
 /// term of its own process, `plan` says where shards should be, by shard.
-pub(crate) fn wishes(
+pub fn wishes(
     state: &ClusterState,
     me: NodeId,
     progress: &BTreeMap<ShardId, ShardProgress>,

@@ -8,7 +8,7 @@ use spandrel_model::ids::{Lsn, NodeId, ShardId};
 use tokio::sync::oneshot;
 
 use super::{Landing, ReplicaFrame, ReplicaRecord, Replication, Role, WriterMessage, WriterState};
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_actor::{AssemblerMessage, ShardRole};
 use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
 use crate::shared::Shared;
 
@@ -89,10 +89,15 @@ impl WriterState {
                 }
                 // It has become the primary meanwhile: what it had taken by then counts.
                 Some(Role::Primary(primary)) if head.lsn.term() < primary.term => {
+                    let was_landed = primary.has_landed();
                     primary.durable_here(head.lsn);
+                    let decides = !was_landed && primary.has_landed();
                     touched.push(head.shard);
                     let commit = record.into_commit(head.lsn);
                     self.tell(head.shard, vec![commit]);
+                    if decides {
+                        self.tell_role(head.shard, ShardRole::Primary);
+                    }
                 }
                 _ => {}
             }

@@ -98,9 +98,15 @@ impl WriterState {
             last = last.0,
             "leads a shard"
         );
+        let has_landed = primary.has_landed();
         self.roles[at] = Role::Primary(Box::new(primary));
         self.held.remove(&shard);
-        self.tell_role(shard, ShardRole::Primary);
+        // Until the last verdict that is on its way to the disk is known, its trace could be decided again.
+        let role = match has_landed {
+            true => ShardRole::Primary,
+            false => ShardRole::Follower,
+        };
+        self.tell_role(shard, role);
     }
 
     fn follow(&mut self, shard: ShardId, record: &ShardRecord) {
@@ -164,7 +170,7 @@ impl WriterState {
         }
     }
 
-    fn tell_role(&self, shard: ShardId, role: ShardRole) {
+    pub(super) fn tell_role(&self, shard: ShardId, role: ShardRole) {
         if let Some(assembler) = self.shards.get(usize::from(shard.0)) {
             let reign = self.reigns.get(usize::from(shard.0));
             let reign = reign.copied().unwrap_or_default();
