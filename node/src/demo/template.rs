@@ -235,7 +235,7 @@ fn event_body(name: &str, attributes: &[KeyValue], slots: &mut Vec<Slot>) -> (Ve
 }
 
 /// Appends an attribute as a field of a span or an event, and notes the places of its marked texts.
-fn put_attribute(field: u32, attribute: &KeyValue, bytes: &mut Vec<u8>, slots: &mut Vec<Slot>) {
+fn put_attribute(field: u64, attribute: &KeyValue, bytes: &mut Vec<u8>, slots: &mut Vec<Slot>) {
     let encoded = attribute.encode_to_vec();
     let at = wire::put_bytes(bytes, field, &encoded);
     if !has_marker(attribute) {
