@@ -15,6 +15,8 @@ mod apply_test;
 mod command;
 mod conflict;
 #[cfg(test)]
+mod holders_test;
+#[cfg(test)]
 mod lives_test;
 mod node;
 mod settings;
