@@ -182,6 +182,12 @@ impl NodeProcess {
         ready.with_context(|| format!("life {}; its log ends:\n{}", self.lives, self.log_end()))
     }
 
+    /// The program.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The next process is started without a flag.
     pub fn drop_argument(&mut self, argument: &str) {
         self.arguments.retain(|known| known != argument);

@@ -75,6 +75,8 @@ pub enum NodeCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Go on without nodes that are lost with the majority of those that keep the settings; on a node that is stopped
+    Recover(RecoverArgs),
     /// Have older data copied now that has too few copies, and wait until it has them
     Repair {
         /// How to reach a node
@@ -90,6 +92,28 @@ pub enum NodeCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// `spandrel node recover`.
+#[derive(Debug, Args)]
+pub struct RecoverArgs {
+    /// The data directory of this survivor
+    #[arg(long, value_name = "DIRECTORY", env = "SPANDREL_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// The nodes that are lost, as `node status` has shown them: on the first survivor
+    #[arg(
+        long,
+        value_name = "ID,ID",
+        value_delimiter = ',',
+        conflicts_with = "into"
+    )]
+    pub lost: Vec<u64>,
+    /// The recovered cluster, as this command has told it on the first survivor: on each other one
+    #[arg(long, value_name = "CLUSTER")]
+    pub into: Option<String>,
+    /// Do it; without this, it is only told what would be lost
+    #[arg(long)]
+    pub i_accept_loss: bool,
 }
 
 /// `spandrel cluster`.

@@ -15,6 +15,9 @@ mod members;
 mod message;
 mod open;
 mod peers;
+mod recover;
+#[cfg(test)]
+mod recover_test;
 mod settings;
 #[cfg(test)]
 mod settings_test;
@@ -26,8 +29,9 @@ mod voters;
 pub use error::{OpenError, ProposeError, RequestError};
 pub use members::Members;
 pub use open::{DirectoryIdentity, RaftOptions, Start};
+pub use recover::{LogEnd, RecoverError, RecoveredCluster, Survey, follow, recover, survey};
 pub use settings::{Response, Settings};
-pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict};
+pub use state::{Applied, ClusterSeed, ClusterState, Command, Conflict, Losses};
 pub use store::StoreError;
 pub use transport::{NoPeers, RaftCall, RaftTransport, TransportError};
 pub use voters::choose_voters;

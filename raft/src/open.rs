@@ -222,7 +222,7 @@ fn open_directory(options: &RaftOptions) -> Result<(Database, Identity, bool), O
     Ok((database, identity, created))
 }
 
-fn open_existing(disk: &dyn Disk, dir: &Path) -> Result<Option<Database>, StoreError> {
+pub(crate) fn open_existing(disk: &dyn Disk, dir: &Path) -> Result<Option<Database>, StoreError> {
     match Database::open(disk, dir) {
         Ok(database) => Ok(Some(database)),
         Err(error) if error.source.kind() == io::ErrorKind::NotFound => Ok(None),

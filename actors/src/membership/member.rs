@@ -1,7 +1,7 @@
 //! A node as a member of its cluster: its links, its part of the settings' group, its registration.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -89,7 +89,7 @@ impl Member {
     ) -> Result<Self, StartError> {
         let raft = RaftOptions {
             disk: Arc::clone(&env.disk),
-            dir: raft_dir(options),
+            dir: settings_dir(&options.data_dir),
             node: beginning.node,
             start: beginning.start.clone(),
         };
@@ -234,8 +234,10 @@ impl Member {
     }
 }
 
-fn raft_dir(options: &NodeOptions) -> PathBuf {
-    options.data_dir.join("raft")
+/// Where a data directory has the settings and their log.
+#[must_use]
+pub fn settings_dir(data_dir: &Path) -> PathBuf {
+    data_dir.join("raft")
 }
 
 /// A used directory is the node that it was; a new one founds or joins.
@@ -244,7 +246,7 @@ async fn begin(
     env: &Env,
     identity: &Identity,
 ) -> Result<Beginning, StartError> {
-    let (disk, dir) = (Arc::clone(&env.disk), raft_dir(options));
+    let (disk, dir) = (Arc::clone(&env.disk), settings_dir(&options.data_dir));
     let known = env
         .block(move || DirectoryIdentity::read(disk.as_ref(), &dir))
         .await

@@ -23,6 +23,7 @@ mod view;
 pub(crate) use contact::Contact;
 pub use link_factory::{LinkFactory, LinkIdentity, LinkStartError};
 pub(crate) use member::Member;
+pub use member::settings_dir;
 pub use no_link::{NoLink, NoLinks};
 #[cfg(test)]
 pub(crate) use raft_link::RaftLink;

@@ -11,7 +11,7 @@ use spandrel_model::search::{Cursor, SearchRequest, TraceState};
 use spandrel_model::shard_set::ShardSet;
 use spandrel_model::verdict::{CERTAIN, Verdict, VerdictRecord};
 use spandrel_raft::ClusterState;
-use spandrel_storage::journal::{Frame, FrameId, JournalError, RecordKind};
+use spandrel_storage::journal::{Frame, FrameId, JournalError};
 use tokio::time::Instant;
 
 use super::live::Stop;
@@ -203,7 +203,7 @@ impl DroppedScan {
         };
         self.bytes += frame.raw_bytes() as u64;
         for (number, head) in frame.records().iter().enumerate() {
-            let of_verdicts = matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
+            let of_verdicts = head.kind.is_verdicts();
             if !of_verdicts
                 || !round.view.applied.contains_key(&head.shard)
                 || round.shared.journal.is_void(head.shard, head.lsn)

@@ -183,7 +183,7 @@ impl QueryPort {
         let since = shared.env.now().minus(self.recovery_window_nanos);
         let state = self.cluster.borrow();
         let has_records = |shard, term: Term| {
-            let last = Lsn(Lsn::before_term(term.next()).0);
+            let last = Lsn::before_term(term.next());
             let floor = shared.journal.floor(shard, last);
             floor.is_ok_and(|floor| floor.is_some_and(|floor| floor.term() == term))
         };

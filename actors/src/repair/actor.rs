@@ -281,11 +281,10 @@ impl CopierState {
         let write = move || -> Result<(), String> {
             let write = BlockWrite::unpack(&part).map_err(|error| error.to_string())?;
             let fragments = write.pages.iter().flat_map(|page| &page.fragments);
-            let mut of_shards = fragments.map(|fragment| fragment.head.shard);
+            let of_shards = fragments.map(|fragment| fragment.head.shard);
             let summaries = write.summaries.iter().map(|summary| summary.shard);
             if write.bucket != bucket
                 || !of_shards
-                    .by_ref()
                     .chain(summaries)
                     .all(|shard| shards.contains(&shard))
             {

@@ -86,13 +86,9 @@ impl Situation<'_> {
         let may = |node: &NodeId| {
             self.is_up(*node) && stays(self.state, self.lost, *node) && !holders.contains(node)
         };
-        let mut before = self.state.nodes.keys().copied();
-        may(&me) && {
-            let before = before
-                .by_ref()
-                .filter(|node| may(node) && rank(*node) < mine);
-            before.count() < lacks
-        }
+        let nodes = self.state.nodes.keys();
+        let before = nodes.filter(|node| may(node) && rank(**node) < mine);
+        may(&me) && before.count() < lacks
     }
 
     /// What node `me` copies next; `avoided` are the holders that have refused lately. Only of terms that are over: of the

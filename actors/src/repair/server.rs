@@ -170,8 +170,8 @@ impl CopyServer {
                 ));
             }
             // A copy of what has holes is better than none, where nobody else has any.
-            let others = holders.into_iter().flatten().filter(|node| **node != me);
-            if has_holes && others.clone().any(|node| state.nodes.contains_key(node)) {
+            let mut others = holders.into_iter().flatten().filter(|node| **node != me);
+            if has_holes && others.any(|node| state.nodes.contains_key(node)) {
                 return Err("frames of its journal were lost, and others have the data".to_owned());
             }
             let shard = state.shard(key.shard);

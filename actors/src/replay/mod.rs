@@ -193,7 +193,7 @@ fn verdicts_after(
         let applied = states
             .get(usize::from(head.shard.0))
             .map(ShardState::applied);
-        let of_verdicts = matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
+        let of_verdicts = head.kind.is_verdicts();
         let known = applied.is_none_or(|applied| head.lsn <= applied);
         if !of_verdicts || known || shared.journal.is_void(head.shard, head.lsn) {
             continue;

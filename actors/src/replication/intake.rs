@@ -356,7 +356,7 @@ impl Decoded {
         let batches = frame.batches(epoch.rules().interests());
         let mut verdicts = Vec::new();
         for (number, head) in frame.records().iter().enumerate() {
-            if matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain) {
+            if head.kind.is_verdicts() {
                 let records = frame.verdicts(number);
                 verdicts.push((number, records.map_err(|error| error.to_string())?));
             }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
 use spandrel_raft::state::NodeState;
 use spandrel_raft::{ClusterState, Command, Settings};
 use tokio::sync::oneshot;
@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::holders::holder_changes;
 use super::proposals::Proposals;
 use super::wishes::{Wish, wishes};
+use crate::housekeeping::expired_before;
 use crate::limits::{KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
 use crate::opening::adopt_settings;
 use crate::placement::{PlacementNode, Replicas, plan};
@@ -175,10 +176,7 @@ impl KeeperState {
         if !changes.is_empty() {
             commands.push(Command::SetHolders { changes });
         }
-        let retention = state
-            .retention_seconds
-            .saturating_mul(UnixNanos::PER_SECOND);
-        let before = Bucket::containing(now.minus(retention), bucket_nanos);
+        let before = expired_before(shared, now, state.retention_seconds);
         let expired = state
             .holders
             .keys()

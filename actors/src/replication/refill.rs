@@ -10,7 +10,7 @@ use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
-use spandrel_storage::journal::{FrameId, RecordKind, SliceInfo};
+use spandrel_storage::journal::{FrameId, SliceInfo};
 use tokio::sync::oneshot;
 
 use crate::assembler::HeldTrace;
@@ -152,8 +152,7 @@ async fn decided_lately(
             let Ok((_, frame)) = frame else { continue };
             let records = frame.records().iter().enumerate();
             for (number, _) in records.filter(|(_, head)| {
-                let of_verdicts =
-                    matches!(head.kind, RecordKind::Verdicts | RecordKind::VerdictsAgain);
+                let of_verdicts = head.kind.is_verdicts();
                 head.shard == shard && of_verdicts && !journal.is_void(shard, head.lsn)
             }) {
                 for verdict in frame.verdicts(number).map_err(|error| error.to_string())? {

@@ -48,10 +48,26 @@ impl Trial {
         wiring: Wiring,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        Self::seeded(
+            nodes,
+            wiring,
+            &["--replication=2", "--shards=16"],
+            arguments,
+        )
+        .await
+    }
+
+    /// The same with other settings of the cluster.
+    pub(crate) async fn seeded(
+        nodes: usize,
+        wiring: Wiring,
+        seeds: &[&str],
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let start = now();
         let options = ClusterOptions {
             nodes,
-            seeds: &["--replication=2", "--shards=16"],
+            seeds,
             arguments,
             policy: POLICY,
             wiring,

@@ -5,6 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod node;
 pub mod node_join;
+pub mod node_recover;
 pub mod node_start;
 pub mod nodes;
 pub mod policy;

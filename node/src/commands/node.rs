@@ -6,7 +6,7 @@ use std::time::Duration;
 use spandrel_actors::membership::NodeStart;
 use spandrel_api::dto::StatusResponse;
 
-use super::{config, connect, node_join, node_start, nodes, print_json};
+use super::{config, connect, node_join, node_recover, node_start, nodes, print_json};
 use crate::cli::NodeCommand;
 use crate::output::{period, second};
 use crate::waterfall::escape;
@@ -27,6 +27,7 @@ pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
             i_accept_loss,
             client,
         } => return nodes::remove(node, i_accept_loss, &client).await,
+        NodeCommand::Recover(args) => return node_recover::run(&args),
         NodeCommand::Repair { client } => return nodes::repair(&client).await,
         NodeCommand::Status { watch, client } => (watch, client),
     };

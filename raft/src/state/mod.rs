@@ -19,6 +19,7 @@ mod holders_test;
 #[cfg(test)]
 mod lives_test;
 mod node;
+mod recover;
 mod settings;
 mod shard;
 mod token;
@@ -27,6 +28,7 @@ mod versions;
 pub use command::{Applied, ClusterSeed, Command};
 pub use conflict::Conflict;
 pub use node::{NodeAddresses, NodeLife, NodeRecord, NodeRegistration, NodeState};
+pub use recover::Losses;
 pub use settings::{AttributeSettings, PolicyDocument, SpanLimits, TenantSettings};
 pub use shard::{HolderChange, HolderKey, ShardChange, ShardRecord};
 pub use token::{JoinToken, TokenHash};

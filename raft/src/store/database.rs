@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use super::Identity;
 use crate::codec::{self, Kind};
 use crate::limits::LOG_CACHE_BYTES;
-use crate::types::{Entry, LogId, Vote};
+use crate::state::ClusterState;
+use crate::types::{Entry, LogId, SnapshotMeta, Vote};
 
 /// Name of the log's file.
 const FILE: &str = "raft.redb";
@@ -51,7 +52,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    pub(super) fn new(path: &Path, operation: &'static str, source: io::Error) -> Self {
+    pub(crate) fn new(path: &Path, operation: &'static str, source: io::Error) -> Self {
         Self {
             path: path.to_owned(),
             operation,
@@ -97,6 +98,35 @@ impl Database {
         dir: &Path,
         identity: Identity,
     ) -> Result<Self, StoreError> {
+        Self::create_with(disk, dir, identity, |_| Ok(()))
+    }
+
+    /// As [`Database::create`], with a snapshot and nothing after it: in the term after that of the snapshot this node
+    /// has voted for itself. Takes the place of a file that is there.
+    pub(crate) fn create_from(
+        disk: &dyn Disk,
+        dir: &Path,
+        identity: Identity,
+        last: &LogId,
+        meta: &SnapshotMeta,
+        state: &ClusterState,
+    ) -> Result<Self, StoreError> {
+        let vote = Vote::new(last.committed_leader_id().term + 1, identity.node);
+        Self::create_with(disk, dir, identity, |transaction| {
+            put(transaction, key::VOTE, Kind::Vote, &vote)?;
+            put(transaction, key::COMMITTED, Kind::LogId, last)?;
+            put(transaction, key::PURGED, Kind::LogId, last)?;
+            put(transaction, key::SNAPSHOT_META, Kind::SnapshotMeta, meta)?;
+            put(transaction, key::SNAPSHOT_STATE, Kind::State, state)
+        })
+    }
+
+    fn create_with(
+        disk: &dyn Disk,
+        dir: &Path,
+        identity: Identity,
+        fill: impl FnOnce(&WriteTransaction) -> io::Result<()>,
+    ) -> Result<Self, StoreError> {
         let (path, new_path) = (Self::path_in(dir), dir.join(NEW_FILE));
         let fail = |operation| move |error| StoreError::new(&dir.join(FILE), operation, error);
         disk.create_dir_all(dir).map_err(fail("create"))?;
@@ -104,7 +134,8 @@ impl Database {
         let database = Self::with_backend(&path, backend)?;
         database.write(|transaction| {
             transaction.open_table(LOG).map_err(redb_error)?;
-            put(transaction, key::IDENTITY, Kind::Identity, &identity)
+            put(transaction, key::IDENTITY, Kind::Identity, &identity)?;
+            fill(transaction)
         })?;
         drop(database);
         disk.rename(&new_path, &path).map_err(fail("rename"))?;

@@ -54,6 +54,17 @@ impl StateMachine {
         self.published.subscribe()
     }
 
+    /// The state after the last entry of the log, committed or not, and that entry. Not for a group that runs.
+    pub(crate) fn into_end(mut self) -> Result<(Arc<ClusterState>, Option<LogId>), StoreError> {
+        let first = self.last_applied.map_or(0, |last| last.index + 1);
+        let database = self.database.clone();
+        database.entries(first..=u64::MAX, usize::MAX, &mut |entry| {
+            self.apply_entry(entry.log_id, entry.payload);
+            Ok(())
+        })?;
+        Ok((self.state, self.last_applied))
+    }
+
     fn replace(&mut self, meta: SnapshotMeta, state: ClusterState) {
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership;

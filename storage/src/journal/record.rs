@@ -30,6 +30,12 @@ impl RecordKind {
         })
     }
 
+    /// Verdicts, said for the first time or again.
+    #[must_use]
+    pub fn is_verdicts(self) -> bool {
+        matches!(self, Self::Verdicts | Self::VerdictsAgain)
+    }
+
     /// Its bit in a frame's set of kinds: spans, verdicts, pages.
     pub(crate) fn bit(self) -> u8 {
         match self {

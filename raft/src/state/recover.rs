@@ -1,0 +1,93 @@
+//! What the survivors of a cluster go on with when the majority that kept its settings is lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use spandrel_model::ids::{NodeId, ShardId, Term};
+
+use super::{ClusterState, Conflict, NodeState, ShardRecord};
+
+/// What is given up when a cluster is recovered without some of its nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Shards of which no survivor is in sync: what was undecided, or not in a block yet, is lost.
+    pub shards: Vec<ShardId>,
+    /// Pieces of older data (bucket, shard, term) that only lost nodes held.
+    pub pieces: usize,
+}
+
+impl ClusterState {
+    /// The state of a new cluster of the nodes that are left, of which none has registered yet. Each shard begins a new
+    /// term, so that nothing that was sent before counts: with its primary if that one is left, with an in-sync copy
+    /// otherwise, and where none is left with what comes nearest.
+    ///
+    /// # Errors
+    /// A [`Conflict`] naming a lost node that is not in the cluster, or saying that nobody would be left.
+    pub fn without(
+        &self,
+        cluster_id: u64,
+        lost: &BTreeSet<NodeId>,
+    ) -> Result<(Self, Losses), Conflict> {
+        if let Some(unknown) = lost.iter().find(|node| !self.nodes.contains_key(node)) {
+            return Err(Conflict::UnknownNode { node: *unknown });
+        }
+        let mut state = self.clone();
+        state.cluster_id = cluster_id;
+        state.nodes.retain(|node, _| !lost.contains(node));
+        if state.nodes.is_empty() {
+            return Err(Conflict::invalid("lost nodes", "no node would be left"));
+        }
+        state.lives.retain(|node, _| !lost.contains(node));
+        state.leaving.retain(|node| !lost.contains(node));
+        for (node, record) in &mut state.nodes {
+            if record.state == NodeState::Draining {
+                state.leaving.insert(*node);
+            }
+            record.state = NodeState::Down;
+        }
+        let mut losses = Losses::default();
+        let mut heirs = state.nodes.keys().copied().cycle();
+        for (shard, record) in (0..).map(ShardId).zip(&mut state.shard_map) {
+            if !restrict(record, lost, &mut heirs) {
+                losses.shards.push(shard);
+            }
+        }
+        for bucket in state.holders.values_mut() {
+            for holders in Arc::make_mut(bucket).values_mut() {
+                holders.retain(|node| !lost.contains(node));
+                losses.pieces += usize::from(holders.is_empty());
+            }
+            Arc::make_mut(bucket).retain(|_, holders| !holders.is_empty());
+        }
+        state.holders.retain(|_, bucket| !bucket.is_empty());
+        Ok((state, losses))
+    }
+}
+
+/// The next term of a shard among those that are left. False when none of them has all that was acknowledged.
+fn restrict(
+    record: &mut ShardRecord,
+    lost: &BTreeSet<NodeId>,
+    heirs: &mut impl Iterator<Item = NodeId>,
+) -> bool {
+    let is_left = |node: &NodeId| !lost.contains(node);
+    record.term = Term(record.term.0.saturating_add(1));
+    record.isr.retain(is_left);
+    // Whoever was filling or to be moved to begins anew: it may count on a copy that is gone.
+    let filling = std::mem::take(&mut record.filling)
+        .into_iter()
+        .find(is_left);
+    let target = record.moving_to.take().filter(is_left);
+    if let Some(first) = record.isr.first() {
+        if !record.isr.contains(&record.primary) {
+            record.primary = *first;
+        }
+        return true;
+    }
+    // One that was filling has the newest records at least. The iterator of heirs never ends: some node is left.
+    if let Some(primary) = filling.or(target).or_else(|| heirs.next()) {
+        record.primary = primary;
+        record.isr = vec![primary];
+    }
+    false
+}
