@@ -24,6 +24,9 @@ pub(super) struct Demand<'a> {
     pub(super) from: UnixNanos,
     /// Exclusive.
     pub(super) to: UnixNanos,
+    /// Not one holder of each piece of data but all that can be reached: of a dropped trace only those hold anything that
+    /// were in sync then, and who has copied the kept data since does not.
+    pub(super) every_holder: bool,
 }
 
 /// What is known of the nodes while a query runs.
@@ -81,6 +84,9 @@ impl ScatterPlan {
         planner.live(&mut plan);
         let open = planner.stored(&mut plan);
         planner.cover(open, &mut plan);
+        if demand.every_holder {
+            planner.add_every_holder(&mut plan);
+        }
         plan
     }
 
@@ -181,6 +187,20 @@ impl Planner<'_> {
             }
         }
         open
+    }
+
+    /// Beside those that have to answer. One that does not answer is no loss, as long as another does.
+    fn add_every_holder(&self, plan: &mut ScatterPlan) {
+        let first = first_bucket(self.demand.from, self.demand.bucket_nanos);
+        for (_, records) in self.demand.state.holders.range(first..) {
+            for (key, holders) in records.range(self.keys()) {
+                let can_answer =
+                    |node: &&NodeId| self.rank(**node).is_some_and(|rank| rank != Rank::Late);
+                for node in holders.iter().filter(can_answer) {
+                    plan.ask_stored(*node, key.shard);
+                }
+            }
+        }
     }
 
     /// The keys of a bucket that the demand concerns.

@@ -69,6 +69,7 @@ fn demand(state: &ClusterState, me: u64) -> Demand<'_> {
         shard: None,
         from: UnixNanos(0),
         to: UnixNanos(u64::MAX),
+        every_holder: false,
     }
 }
 
@@ -184,6 +185,34 @@ fn buckets_that_ended_a_day_before_the_range_are_passed_over() {
     assert_eq!(at(115), 1, "received more than a day before the range");
     assert_eq!(at(114), 2, "a clock may run a day ahead");
     assert_eq!(at(50), 2, "spans may come late");
+}
+
+/// A primary had copied the older data of its shard, and asked itself alone for the earlier spans of a dropped trace that
+/// it kept for a late error: those are in the journals of who was in sync then.
+#[test]
+fn every_holder_is_asked_where_one_is_not_enough() {
+    let state = cluster(
+        &[(1, Up), (2, Up), (3, Down), (4, Up)],
+        &[&[1, 2], &[4]],
+        &[(7, 0, 1, &[1, 2, 3]), (7, 1, 1, &[4])],
+    );
+    let mut demand = demand(&state, 1);
+    demand.shard = Some(ShardId(0));
+    let asked = |demand: &Demand<'_>, standing: &Standing| {
+        let plan = ScatterPlan::new(demand, standing);
+        assert!(plan.missing.is_empty());
+        asks(&plan)
+            .into_iter()
+            .map(|(node, ..)| node)
+            .collect::<Vec<_>>()
+    };
+    let mut standing = Standing::default();
+    assert_eq!(asked(&demand, &standing), [1]);
+    demand.every_holder = true;
+    assert_eq!(asked(&demand, &standing), [1, 2, 3]);
+    standing.late.insert(NodeId(2));
+    standing.failed.insert(NodeId(3), "it is down".to_owned());
+    assert_eq!(asked(&demand, &standing), [1]);
 }
 
 fn node_sets() -> impl Strategy<Value = Vec<u64>> {

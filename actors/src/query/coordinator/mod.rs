@@ -154,6 +154,7 @@ impl Coordinator {
             shard,
             from,
             to,
+            every_holder: false,
         }
     }
 

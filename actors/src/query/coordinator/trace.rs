@@ -71,7 +71,7 @@ impl Coordinator {
         self.fetch_as(tenant, trace_id, Marks::Shown).await
     }
 
-    /// As a fetch, with spans as they were stored.
+    /// As a fetch, with spans as they were stored, and of all who may have some.
     pub(crate) async fn fetch_stored(
         &self,
         tenant: &TenantId,
@@ -90,7 +90,10 @@ impl Coordinator {
         let contact = self.no_contact(ALL_TIMES).await;
         let state = self.state();
         let shard = self.local().shared.shard(tenant, trace_id);
-        let demand = self.demand(&state, Some(shard), ALL_TIMES);
+        let demand = Demand {
+            every_holder: marks == Marks::None,
+            ..self.demand(&state, Some(shard), ALL_TIMES)
+        };
         let mut standing = self.standing(&state);
         let alone = self.alone(&demand, &standing)?;
         if let (Some(part), None) = (&alone, &contact) {
