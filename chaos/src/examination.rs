@@ -182,6 +182,13 @@ pub fn ensure_none(what: impl Display, violations: &[Violation]) -> anyhow::Resu
     Err(Broken { what, violations }.into())
 }
 
+/// The violations that an error of [`examine`] or [`ensure_none`] is about; none when it is about something else.
+#[must_use]
+pub fn violations_of(error: &anyhow::Error) -> &[Violation] {
+    let broken = error.downcast_ref::<Broken>();
+    broken.map_or(&[], |broken| &broken.violations)
+}
+
 /// Promises that were broken.
 #[derive(Debug)]
 struct Broken {

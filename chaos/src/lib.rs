@@ -7,8 +7,12 @@
 //! Of several nodes, [`cluster_process`] makes a cluster, [`load`] is its clients, [`link_proxy`] cuts nodes off, and
 //! [`examination`] asks every node.
 //!
+//! The program of this crate (`main.rs`) lets faults follow one another on a cluster under load; [`attempts`] is what its
+//! clients met.
+//!
 //! Not verified here: anything that needs the disk to lose or tear writes (the simulation does that).
 
+pub mod attempts;
 pub mod cluster_process;
 pub mod examination;
 pub mod history;

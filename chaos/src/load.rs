@@ -14,6 +14,7 @@ use spandrel_api::client::{Client, ClientError, ClientOptions};
 use spandrel_model::ids::UnixNanos;
 use tokio::task::JoinHandle;
 
+use crate::attempts::{AttemptLog, Outcome};
 use crate::history::History;
 use crate::limits::{ACKNOWLEDGE_DEADLINE, EXPORT_TIMEOUT_MS, LEFT_OUT_REQUESTS, POLL_INTERVAL};
 use crate::workload::{Export, Workload, WorkloadOptions};
@@ -46,6 +47,8 @@ struct Shared {
     targets: Mutex<Vec<SocketAddr>>,
     history: Mutex<History>,
     report: Mutex<LoadReport>,
+    /// Where every attempt is noted, if anybody wants to know.
+    log: Mutex<Option<AttemptLog>>,
     acknowledged: AtomicUsize,
     stops: AtomicBool,
 }
@@ -105,6 +108,20 @@ impl Load {
     /// One more node to export to; its place is the number of those before.
     pub fn add_target(&self, otlp_grpc: SocketAddr) {
         locked(&self.shared.targets).push(otlp_grpc);
+    }
+
+    /// Every attempt from now on is noted there.
+    pub fn note_attempts(&self, log: AttemptLog) {
+        *locked(&self.shared.log) = Some(log);
+    }
+
+    /// No further attempt is noted; those until now are in the file.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn finish_attempts(&self) -> anyhow::Result<()> {
+        let log = locked(&self.shared.log).take();
+        log.map_or(Ok(()), AttemptLog::finish)
     }
 
     /// All clients begin, or go on.
@@ -261,11 +278,14 @@ impl Exporter {
         let mut all_answered = true;
         while since.elapsed() < ACKNOWLEDGE_DEADLINE {
             let (place, addr) = self.next_target();
+            let began = Instant::now();
             let reply = match self.client(place, addr).await {
                 Ok(client) => client.export(export.bytes.clone()).await,
                 Err(error) => Err(error),
             };
-            match self.note(place, reply)? {
+            let attempt = self.note(place, reply);
+            self.log_attempt(began, place, export, &attempt)?;
+            match attempt? {
                 Attempt::Acknowledged => {
                     locked(&self.shared.history).acknowledged(export);
                     let mut report = locked(&self.shared.report);
@@ -314,6 +334,25 @@ impl Exporter {
             Attempt::Unanswered => *report.unanswered.entry(place).or_default() += 1,
         }
         Ok(attempt)
+    }
+
+    fn log_attempt(
+        &self,
+        began: Instant,
+        place: usize,
+        export: &Export,
+        attempt: &anyhow::Result<Attempt>,
+    ) -> anyhow::Result<()> {
+        let outcome = match attempt {
+            Ok(Attempt::Acknowledged) => Outcome::Acknowledged,
+            Ok(Attempt::Refused(_)) => Outcome::Refused,
+            Ok(Attempt::Unanswered) => Outcome::Unanswered,
+            Err(_) => Outcome::Failed,
+        };
+        match &mut *locked(&self.shared.log) {
+            Some(log) => log.note(began, place, export.spans.len(), outcome),
+            None => Ok(()),
+        }
     }
 
     /// The next node that is not left out; the next one if all are.

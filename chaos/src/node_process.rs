@@ -427,8 +427,11 @@ async fn connect(addr: SocketAddr) -> anyhow::Result<Client> {
 }
 
 /// The program: `SPANDREL_BIN`, else `spandrel` of the profile that the running test was built with. A test's own
-/// file is `target/<profile>/deps/<name>`.
-fn binary() -> anyhow::Result<PathBuf> {
+/// file is `target/<profile>/deps/<name>`, the chaos runner's `target/<profile>/spandrel-chaos`.
+///
+/// # Errors
+/// When there is no such file.
+pub fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("SPANDREL_BIN") {
         let path = PathBuf::from(path);
         ensure!(
@@ -439,11 +442,15 @@ fn binary() -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     let test = std::env::current_exe()?;
-    let profile = test.parent().and_then(Path::parent);
-    let path = profile.context("the test has no folder")?.join("spandrel");
+    let folder = test.parent().context("the test has no folder")?;
+    let profile = match folder.parent() {
+        Some(profile) if folder.ends_with("deps") => profile,
+        _ => folder,
+    };
+    let path = profile.join("spandrel");
     ensure!(
         path.is_file(),
-        "these tests run the real program and {} does not exist: run `cargo build -p spandrel` first, \
+        "the real program is run and {} does not exist: run `cargo build -p spandrel` first, \
          or name a program by SPANDREL_BIN",
         path.display()
     );

@@ -1,0 +1,23 @@
+//! Every bound of the runner, with its unit and its reason.
+
+use std::time::Duration;
+
+/// Nodes that join in a run: each of them is one more to be asked for everything at the end.
+pub(crate) const MOST_JOINS: usize = 2;
+/// Milliseconds that a fault lasts at least: less than it takes the others to notice.
+pub(crate) const SHORTEST_HOLD_MS: u64 = 2_000;
+/// And at most: long enough that the others go on without the node.
+pub(crate) const LONGEST_HOLD_MS: u64 = 12_000;
+/// Calm after a fault. What was seen as settled right after it must still be so: a node may be declared down when it is
+/// back already.
+pub(crate) const CALM: Duration = Duration::from_secs(3);
+/// Milliseconds after a strike that count as its consequence: a failure later needs another excuse.
+pub(crate) const STRIKE_WINDOW_MS: u64 = 3_000;
+/// Requests that are acknowledged before the first fault.
+pub(crate) const FIRST_REQUESTS: usize = 30;
+/// Requests that are acknowledged after each fault.
+pub(crate) const FURTHER_REQUESTS: usize = 10;
+/// Clients that export.
+pub(crate) const CLIENTS: u64 = 4;
+/// Characters of a failure that the report shows; the rest, logs included, is in a file.
+pub(crate) const SHOWN_FAILURE: usize = 600;
