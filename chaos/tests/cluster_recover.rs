@@ -32,12 +32,12 @@ fn recover(binary: &Path, data_dir: &Path, arguments: &[&str]) -> Result<String,
     }
 }
 
-/// How far the log of a directory goes: term and entry.
-fn log_end(said: &str) -> (u64, u64) {
+/// How far the log of a directory goes: term, leader and entry.
+fn log_end(said: &str) -> (u64, u64, u64) {
     let line = said.lines().find(|line| line.starts_with("log ")).unwrap();
     let numbers = line.split_whitespace().filter_map(|word| word.parse().ok());
     let numbers: Vec<u64> = numbers.collect();
-    (numbers[1], numbers[0])
+    (numbers[1], numbers[2], numbers[0])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +77,8 @@ async fn survivors_of_a_lost_majority_go_on_with_all_that_was_acknowledged() {
         "{warned}"
     );
     let said = recover(&binary, &dirs[first], &[&lost, "--i-accept-loss"]).unwrap();
-    let key = said.split("--into ").nth(1).unwrap().trim();
+    let key = said.split("--into ").nth(1).unwrap();
+    let key = key.split_whitespace().next().unwrap();
     let unsure = recover(&binary, &dirs[second], &["--into", key]).unwrap_err();
     assert!(unsure.contains("--i-accept-loss"), "{unsure}");
     recover(&binary, &dirs[second], &["--into", key, "--i-accept-loss"]).unwrap();

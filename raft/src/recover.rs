@@ -20,6 +20,8 @@ use crate::types::{LogId, Membership, SnapshotMeta};
 pub struct LogEnd {
     /// The term of the last entry.
     pub term: u64,
+    /// The node that led then: in openraft a term may have several leaders, the later ones of higher ids.
+    pub leader: u64,
     /// Its index.
     pub index: u64,
 }
@@ -53,8 +55,12 @@ impl fmt::Display for RecoveredCluster {
             cluster_id,
             end,
         } = self;
-        let LogEnd { term, index } = end;
-        write!(f, "{from:016x}-{cluster_id:016x}-{term}-{index}")
+        let LogEnd {
+            term,
+            leader,
+            index,
+        } = end;
+        write!(f, "{from:016x}-{cluster_id:016x}-{term}-{leader}-{index}")
     }
 }
 
@@ -66,7 +72,7 @@ impl FromStr for RecoveredCluster {
             format!("`{text}` is not what `spandrel node recover` has said on the first survivor")
         };
         let parts: Vec<&str> = text.split('-').collect();
-        let [from, cluster_id, term, index] = parts[..] else {
+        let [from, cluster_id, term, leader, index] = parts[..] else {
             return Err(malformed());
         };
         let id = |text: &str| u64::from_str_radix(text, 16).map_err(|_| malformed());
@@ -76,6 +82,7 @@ impl FromStr for RecoveredCluster {
             cluster_id: id(cluster_id)?,
             end: LogEnd {
                 term: number(term)?,
+                leader: number(leader)?,
                 index: number(index)?,
             },
         })
@@ -90,7 +97,7 @@ pub enum RecoverError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// There is no group in the directory, or it has never known the settings.
-    #[error("`{}` holds no settings of a cluster: wipe the node's data directory and let it join as a new one", path.display())]
+    #[error("`{}` holds no settings of a cluster: a node that was just made to follow a recovered cluster gets them when it joins", path.display())]
     Empty {
         /// The group's directory.
         path: PathBuf,
@@ -101,6 +108,14 @@ pub enum RecoverError {
     /// The directory's own node is among the lost ones.
     #[error("node {node} is the one that this directory belongs to: it is not lost")]
     OwnNode {
+        /// The node.
+        node: u64,
+    },
+    /// The directory's own node has been removed from the cluster.
+    #[error(
+        "node {node}, to which this directory belongs, was removed from the cluster: recover from another one"
+    )]
+    Removed {
         /// The node.
         node: u64,
     },
@@ -156,6 +171,9 @@ pub fn recover(
     if lost.contains(&survey.node) {
         return Err(RecoverError::OwnNode { node });
     }
+    if !survey.state.nodes.contains_key(&survey.node) {
+        return Err(RecoverError::Removed { node });
+    }
     let (mut state, losses) = survey.state.without(cluster_id, lost)?;
     let entry = LogId::new(*last.committed_leader_id(), last.index + 1);
     state.epoch = entry.index;
@@ -192,6 +210,14 @@ pub fn follow(
     dir: &Path,
     recovered: &RecoveredCluster,
 ) -> Result<NodeId, RecoverError> {
+    // Done before, perhaps in part: what the node stores must not be wiped for it.
+    if let Some(database) = open_existing(disk, dir)? {
+        let identity = database.identity()?;
+        if identity.cluster_id == recovered.cluster_id {
+            identity.write(disk, dir)?;
+            return Ok(NodeId(identity.node));
+        }
+    }
     let (survey, _) = read(disk, dir)?;
     let found = survey.state.cluster_id;
     if found != recovered.from {
@@ -228,6 +254,7 @@ fn read(disk: &dyn Disk, dir: &Path) -> Result<(Survey, LogId), RecoverError> {
         node: NodeId(identity.node),
         end: LogEnd {
             term: last.committed_leader_id().term,
+            leader: last.committed_leader_id().node_id,
             index: last.index,
         },
         state: (*state).clone(),

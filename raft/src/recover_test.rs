@@ -126,7 +126,16 @@ async fn the_survivor_goes_on_with_what_it_knows_as_another_cluster() {
             assert_eq!((shard.term, shard.primary), (Term(2), NodeId(1)));
             assert_eq!((&shard.isr[..], shard.filling.len()), (&[NodeId(1)][..], 0));
         }
-        assert_eq!(state.holder_count(), 1);
+        let held = |shard| {
+            let key = HolderKey {
+                shard: ShardId(shard),
+                term: Term(1),
+            };
+            state.holders[&Bucket(9)][&key].clone()
+        };
+        // what only lost nodes held is still known to be missing
+        assert_eq!(held(0), [NodeId(1)]);
+        assert_eq!(held(1), [NodeId(2), NodeId(3)]);
         assert_eq!(settings.members().voters, lost(&[1]));
         // then it leads, and takes commands
         let command = Command::SetRetention {
@@ -172,9 +181,15 @@ async fn another_survivor_follows_unless_it_knows_more() {
     let recovered = recovered_without_2_and_3(first.path());
     let text = recovered.to_string();
     assert_eq!(text.parse::<RecoveredCluster>().unwrap(), recovered);
-    assert!("5-6-1".parse::<RecoveredCluster>().is_err());
+    assert!("5-6-1-1".parse::<RecoveredCluster>().is_err());
 
     // a node whose log goes no further
+    assert_eq!(
+        follow(&RealDisk, second.path(), &recovered).unwrap(),
+        NodeId(1)
+    );
+    // as often as it is said, also after a crash before the last step
+    std::fs::remove_file(second.path().join("cluster.id")).unwrap();
     assert_eq!(
         follow(&RealDisk, second.path(), &recovered).unwrap(),
         NodeId(1)

@@ -27,7 +27,6 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     );
     let _taken = TakenDirectory::take(&args.data_dir)?;
     let dir = settings_dir(&args.data_dir);
-    let known = survey(&RealDisk, &dir)?;
     if let Some(text) = &args.into {
         let recovered: RecoveredCluster = text.parse().map_err(anyhow::Error::msg)?;
         ensure!(
@@ -42,6 +41,7 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
             node.0, recovered.cluster_id
         ))?);
     }
+    let known = survey(&RealDisk, &dir)?;
     let lost: BTreeSet<NodeId> = args.lost.iter().copied().map(NodeId).collect();
     let mut out = describe(&known);
     if lost.is_empty() {
@@ -61,14 +61,25 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     }
     #[allow(clippy::disallowed_methods)] // a command of the operator's, which no simulation runs
     let cluster_id = rand::rng().next_u64().max(1);
-    let (recovered, losses) = recover(&RealDisk, &dir, cluster_id, &lost)
-        .with_context(|| format!("the data directory {shown} was not recovered"))?;
-    tell(&mut out, &known, &losses);
+    let recovered = RecoveredCluster {
+        from: known.state.cluster_id,
+        cluster_id,
+        end: known.end,
+    };
+    // Before anything changes: the others need it, and nothing else tells it.
     let _ = write!(
         out,
-        "recovered   cluster {cluster_id:016x}, of node {} alone: start it with `spandrel node start --data-dir {shown}`\n\
-         On each other node that is left:\n  \
-         spandrel node recover --data-dir DIRECTORY --i-accept-loss --into {recovered}\n",
+        "On each other node that is left, before this one starts:\n  \
+         spandrel node recover --data-dir DIRECTORY --i-accept-loss --into {recovered}\n"
+    );
+    print(&out)?;
+    let (_, losses) = recover(&RealDisk, &dir, cluster_id, &lost)
+        .with_context(|| format!("the data directory {shown} was not recovered"))?;
+    let mut out = String::new();
+    tell(&mut out, &known, &losses);
+    let _ = writeln!(
+        out,
+        "recovered   cluster {cluster_id:016x}, of node {} alone: start it with `spandrel node start --data-dir {shown}`",
         known.node.0
     );
     Ok(print(&out)?)
@@ -84,8 +95,8 @@ fn describe(known: &Survey) -> String {
     );
     let _ = writeln!(
         out,
-        "log         up to entry {} of term {}",
-        end.index, end.term
+        "log         up to entry {} of term {} by node {}",
+        end.index, end.term, end.leader
     );
     for (node, record) in &state.nodes {
         let link = escape(&record.addresses.link);
@@ -110,7 +121,8 @@ fn tell(out: &mut String, known: &Survey, losses: &Losses) {
     );
     let _ = writeln!(
         out,
-        "older data  {} pieces were on lost nodes alone",
+        "older data  {} pieces were on lost nodes alone\n            \
+         as far as this log goes: what was agreed on after its end is not counted",
         losses.pieces
     );
 }

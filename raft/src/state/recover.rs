@@ -54,12 +54,14 @@ impl ClusterState {
         }
         for bucket in state.holders.values_mut() {
             for holders in Arc::make_mut(bucket).values_mut() {
-                holders.retain(|node| !lost.contains(node));
-                losses.pieces += usize::from(holders.is_empty());
+                // What nobody holds any more stays on record: answers over that time go on saying that it is missing.
+                if holders.iter().all(|node| lost.contains(node)) {
+                    losses.pieces += 1;
+                } else {
+                    holders.retain(|node| !lost.contains(node));
+                }
             }
-            Arc::make_mut(bucket).retain(|_, holders| !holders.is_empty());
         }
-        state.holders.retain(|_, bucket| !bucket.is_empty());
         Ok((state, losses))
     }
 }
