@@ -12,6 +12,17 @@ use crate::link_proxy::{LinkProxy, Wires};
 use crate::node_process::{NodeOptions, NodeProcess, Role};
 use crate::observe::wait_until;
 
+/// The policy of clusters that faults strike. Decisions fall into the run; healthy traces are dropped or kept by their id,
+/// so that both kinds exist. They wait longer than a fault holds spans up: what is late for a drop and meets a replica that
+/// has joined since is decided anew, which docs/replication.md says is not solved.
+pub const CLUSTER_POLICY: &str = "
+decision: {idle: 8s, max_age: 12s}
+policies:
+  - {name: errors, type: status_code, status_codes: [ERROR]}
+  - {name: slow, type: latency, threshold_ms: 1000}
+  - {name: some, type: probabilistic, sampling_percentage: 30}
+";
+
 /// How the nodes reach one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wiring {

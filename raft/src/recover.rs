@@ -37,6 +37,18 @@ pub struct Survey {
     pub state: ClusterState,
 }
 
+impl Survey {
+    /// The cluster of this id, made from the directory.
+    #[must_use]
+    pub fn recovered_as(&self, cluster_id: u64) -> RecoveredCluster {
+        RecoveredCluster {
+            from: self.state.cluster_id,
+            cluster_id,
+            end: self.end,
+        }
+    }
+}
+
 /// What the other survivors need to follow: the new cluster, and how far the log went that it was made from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecoveredCluster {
@@ -192,12 +204,7 @@ pub fn recover(
     replace(disk, dir, survey.state.cluster_id, |disk, dir| {
         Database::create_from(disk, dir, identity, &entry, &meta, &state)
     })?;
-    let recovered = RecoveredCluster {
-        from: survey.state.cluster_id,
-        cluster_id,
-        end: survey.end,
-    };
-    Ok((recovered, losses))
+    Ok((survey.recovered_as(cluster_id), losses))
 }
 
 /// Makes the node of this directory one of a cluster that was recovered on another node. It gets the settings from

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use spandrel_chaos::attempts::{AttemptLog, millis};
-use spandrel_chaos::cluster_process::{ClusterOptions, ClusterProcess, Wiring};
+use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
 use spandrel_chaos::examination::examine;
 use spandrel_chaos::load::{Load, LoadReport};
 use spandrel_chaos::observe::Receipts;
@@ -14,15 +14,6 @@ use super::limits::{CALM, CLIENTS, FIRST_REQUESTS, FURTHER_REQUESTS};
 use super::nemesis::{Nemesis, Schedule, Stroke};
 use super::report::{Fault, Setup};
 
-/// As in the tests of clusters: traces wait longer than a fault holds their spans up, since what is late for a drop and
-/// meets a replica that has joined since is decided anew (docs/replication.md).
-const POLICY: &str = "
-decision: {idle: 8s, max_age: 12s}
-policies:
-  - {name: errors, type: status_code, status_codes: [ERROR]}
-  - {name: slow, type: latency, threshold_ms: 1000}
-  - {name: some, type: probabilistic, sampling_percentage: 30}
-";
 /// Flags of every node. Spans of dropped traces are asked for at the end of the longest run.
 const ARGUMENTS: [&str; 2] = ["--memory=368MiB", "--journal-recovery-window=3h"];
 
@@ -73,7 +64,7 @@ impl Trial {
             nodes: setup.nodes,
             seeds: &[&copies, "--shards=16"],
             arguments: &ARGUMENTS,
-            policy: POLICY,
+            policy: CLUSTER_POLICY,
             wiring: if partitions {
                 Wiring::Proxied
             } else {

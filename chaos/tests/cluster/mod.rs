@@ -5,7 +5,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use spandrel_chaos::cluster_process::{ClusterOptions, ClusterProcess, Wiring};
+use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
 use spandrel_chaos::examination::{Answers, ensure_none, examine};
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::limits::DECIDED_DEADLINE;
@@ -17,16 +17,6 @@ use spandrel_model::ids::UnixNanos;
 /// Another one is taken from `SPANDREL_CHAOS_SEED`.
 const SEED: u64 = 0x5eed_0003;
 const CLIENTS: u64 = 4;
-/// Decisions fall into the test; healthy traces are dropped or kept by their id, so that both kinds exist. They wait
-/// longer than a fault holds spans up: what is late for a drop and meets a replica that has joined since is decided anew,
-/// which docs/replication.md says is not solved.
-const POLICY: &str = "
-decision: {idle: 8s, max_age: 12s}
-policies:
-  - {name: errors, type: status_code, status_codes: [ERROR]}
-  - {name: slow, type: latency, threshold_ms: 1000}
-  - {name: some, type: probabilistic, sampling_percentage: 30}
-";
 
 /// A cluster with its clients, which do not run yet.
 pub(crate) struct Trial {
@@ -69,7 +59,7 @@ impl Trial {
             nodes,
             seeds,
             arguments,
-            policy: POLICY,
+            policy: CLUSTER_POLICY,
             wiring,
         };
         let cluster = ClusterProcess::start(options).await?;

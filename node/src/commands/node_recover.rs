@@ -61,11 +61,7 @@ pub fn run(args: &RecoverArgs) -> anyhow::Result<()> {
     }
     #[allow(clippy::disallowed_methods)] // a command of the operator's, which no simulation runs
     let cluster_id = rand::rng().next_u64().max(1);
-    let recovered = RecoveredCluster {
-        from: known.state.cluster_id,
-        cluster_id,
-        end: known.end,
-    };
+    let recovered = known.recovered_as(cluster_id);
     // Before anything changes: the others need it, and nothing else tells it.
     let _ = write!(
         out,
