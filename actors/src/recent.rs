@@ -111,13 +111,13 @@ impl RecentSummaries {
         buckets.retain(|bucket, _| *bucket >= before);
     }
 
-    /// Visits every waiting summary.
-    pub(crate) fn visit(&self, mut visit: impl FnMut(&Arc<TraceSummary>)) {
+    /// Visits every waiting summary, with its sequence in its block.
+    pub(crate) fn visit(&self, mut visit: impl FnMut(u64, &Arc<TraceSummary>)) {
         let buckets = self.buckets.read().unwrap_or_else(PoisonError::into_inner);
         buckets
             .values()
             .flat_map(|waiting| &waiting.summaries)
-            .for_each(|(_, summary)| visit(summary));
+            .for_each(|(sequence, summary)| visit(*sequence, summary));
     }
 }
 

@@ -5,8 +5,8 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::StorageBackend;
 use spandrel_storage::disk::{Disk, MappedFile, SimulatedDisk, Space};
@@ -26,6 +26,9 @@ pub(crate) enum Struck {
     Sync(PathBuf),
     /// A write to this file, or a change of its name or length, has failed.
     Write(PathBuf),
+    /// What had failed to be written to this file was written after all: the database writes some pages before it has
+    /// to, and again when they must be there.
+    Rewritten(PathBuf),
     /// A read of this file has failed.
     Read(PathBuf),
     /// There is no more room, or less than the reserve.
@@ -46,7 +49,7 @@ impl Struck {
         match self {
             Self::Sync(_) => true,
             Self::Write(path) => holds_log(path),
-            Self::Power | Self::Read(_) | Self::Full => false,
+            Self::Power | Self::Rewritten(_) | Self::Read(_) | Self::Full => false,
         }
     }
 }
@@ -99,6 +102,8 @@ struct LifeShared {
     power_at: AtomicU64,
     sync_armed: AtomicBool,
     writes: Countdown,
+    /// The file and offset of the write that has failed and was not repeated.
+    failed_write: Mutex<Option<(PathBuf, u64)>>,
     reads: Countdown,
     /// The node was told that there is no room.
     told_full: AtomicBool,
@@ -133,6 +138,7 @@ impl LifeDisk {
             power_at: AtomicU64::new(u64::MAX),
             sync_armed: AtomicBool::new(false),
             writes: Countdown::default(),
+            failed_write: Mutex::new(None),
             reads: Countdown::default(),
             told_full: AtomicBool::new(false),
             on_strike: parts.on_strike,
@@ -225,6 +231,9 @@ impl LifeShared {
         if fails {
             (self.on_strike)(Struck::Write(path.to_owned()));
         }
+        if what == "write" && (fails || result.is_ok()) {
+            self.wrote(path, detail[0], fails);
+        }
         if let Err(error) = &result {
             self.notice();
             if error.kind() == io::ErrorKind::StorageFull {
@@ -232,6 +241,24 @@ impl LifeShared {
             }
         }
         result
+    }
+
+    /// Remembers a write that has failed, and tells of the one that makes up for it.
+    fn wrote(&self, path: &Path, offset: u64, failed: bool) {
+        let mut remembered = self
+            .failed_write
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if failed {
+            *remembered = Some((path.to_owned(), offset));
+        } else if remembered
+            .as_ref()
+            .is_some_and(|(file, at)| file == path && *at == offset)
+        {
+            *remembered = None;
+            drop(remembered);
+            (self.on_strike)(Struck::Rewritten(path.to_owned()));
+        }
     }
 
     fn tell_full(&self) {

@@ -179,6 +179,7 @@ fn life_disk(world: &Arc<World>, signals: &Arc<Signals>) -> LifeDisk {
                 Struck::Read(_) => FaultKind::FailedRead,
                 // The node refuses spans and goes on.
                 Struck::Full => return noting.fired(FaultKind::FullDisk),
+                Struck::Rewritten(_) => return,
             };
             noting.fired(kind);
             noting.faulted.store(true, Ordering::Relaxed);

@@ -8,7 +8,8 @@ use hashbrown::{HashMap, HashSet};
 use smallvec::SmallVec;
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{Lsn, ShardId, TraceId};
-use spandrel_model::otlp::{RawContext, TracesDataWriter};
+use spandrel_model::otlp::RawContext;
+use spandrel_storage::block::FragmentLocation;
 use spandrel_storage::journal::Frame;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -164,19 +165,27 @@ fn stored_hashes(
     kept: &KeptTrace,
     hashes: &mut Hashes,
 ) -> Result<(), String> {
-    let blocks = &shared.blocks;
-    let fragments = blocks.fragments(&kept.tenant, shard, kept.trace_id);
-    for location in fragments.map_err(|error| error.to_string())? {
-        let mut nowhere = TracesDataWriter::new();
-        let mut note = |_, hash| {
-            hashes.insert(hash);
-            true
-        };
-        match blocks.read(&location, &mut nowhere, &mut note) {
-            Ok(_) => {}
+    let fragments = shared.blocks.fragments(&kept.tenant, shard, kept.trace_id);
+    let fragments = fragments.map_err(|error| error.to_string())?;
+    visit_hashes(shared, &fragments, &mut |hash| {
+        hashes.insert(hash);
+    })
+}
+
+/// Calls `visit` with the hash of each span of the fragments.
+pub(super) fn visit_hashes(
+    shared: &Shared,
+    fragments: &[FragmentLocation],
+    visit: &mut dyn FnMut(u64),
+) -> Result<(), String> {
+    for location in fragments {
+        let mut of_span = |_: &RawContext<'_>, _, span: &[u8]| visit(xxh3_64(span));
+        match shared.blocks.visit(location, &mut of_span) {
+            Ok(()) => {}
             // What it held counts as lost: a late span of the trace must not hold up all pages of the node for it.
             Err(error) if error.is_damage() => {
-                tracing::warn!(trace = %kept.trace_id, %error, "an earlier part of a trace is not read");
+                let trace = location.trace_id;
+                tracing::warn!(%trace, %error, "an earlier part of a trace is not read");
             }
             Err(error) => return Err(error.to_string()),
         }

@@ -9,7 +9,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{ShardId, UnixNanos};
 use tokio::sync::oneshot;
 
-pub(crate) use self::write::commit_pages;
+pub(crate) use self::commit::{SpansFrom, commit_pages};
 use self::write::{Buffers, write_pages};
 use crate::assembler::{KeptTrace, PagedTrace};
 use crate::assembler_actor::AssemblerMessage;
@@ -17,6 +17,7 @@ use crate::limits::{PAGE_MAX_AGE_MS, PAGE_MAX_RECORDS, PAGING_SHARE_256};
 use crate::meters::Stage;
 use crate::shared::{Gauges, Shared};
 
+mod commit;
 mod gather;
 mod write;
 

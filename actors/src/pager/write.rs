@@ -4,8 +4,9 @@ use spandrel_model::ids::{Bucket, ShardId};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
 use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
-use std::sync::{Arc, PoisonError};
+use std::collections::BTreeSet;
 
+use super::commit::{SpansFrom, commit_pages};
 use super::gather::{Gathered, gather};
 use crate::arena::SpanArena;
 use crate::assembler::KeptTrace;
@@ -70,6 +71,7 @@ fn write_group(
     let (tenant, bucket) = (first.kept.tenant.clone(), first.kept.bucket);
     let mut pages: Vec<EncodedPage> = Vec::new();
     let mut summaries: Vec<TraceSummary> = Vec::with_capacity(group.len());
+    let mut late = BTreeSet::new();
     for one in group {
         if one.spans.is_empty() {
             continue;
@@ -91,6 +93,9 @@ fn write_group(
             .push(head, &spans)
             .map_err(|error| error.to_string())?;
         summaries.extend(summarise(shared, arena, one)?);
+        if one.kept.stored {
+            late.insert(one.kept.trace_id);
+        }
         if builder.span_count() as usize >= PAGE_SPANS {
             pages.extend(builder.finish().map_err(|error| error.to_string())?);
         }
@@ -105,34 +110,10 @@ fn write_group(
         pages,
         summaries,
     };
-    commit_pages(shared, write)
+    commit_pages(shared, write, &SpansFrom::Journal { late })
 }
 
-/// Writes pages to their block, and shows their summaries to search.
-pub(crate) fn commit_pages(shared: &Shared, write: BlockWrite) -> Result<(), String> {
-    // So that the summaries of a bucket come in the order of their numbers: the pager and the copier both write.
-    let _one = shared
-        .block_writes
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let (blocks, bucket) = (&shared.blocks, write.bucket);
-    let sequences = blocks.commit(&write).map_err(|error| error.to_string())?;
-    let count = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
-    let written: Vec<(u64, TraceSummary)> = if count == write.summaries.len() {
-        sequences.zip(write.summaries).collect()
-    } else {
-        // A crash came between an earlier commit and its notice: the block knows which ones are new.
-        let read = blocks.summaries(bucket, sequences.start.saturating_sub(1), count);
-        read.map_err(|error| error.to_string())?
-    };
-    let shared_out = written
-        .into_iter()
-        .map(|(at, summary)| (at, Arc::new(summary)));
-    shared.recent.add(bucket, shared_out.collect());
-    Ok(())
-}
-
-/// The summary of a fragment: cumulative over the trace.
+/// The summary of a fragment, of its own spans.
 fn summarise(
     shared: &Shared,
     arena: &SpanArena,
@@ -157,37 +138,5 @@ fn summarise(
         return Ok(None);
     };
     summary.bucket = one.kept.bucket;
-    let earlier = if one.kept.stored {
-        let found = shared
-            .blocks
-            .summary_of(tenant, one.shard, one.kept.trace_id);
-        found.map_err(|error| error.to_string())?
-    } else {
-        None
-    };
-    Ok(Some(match earlier {
-        Some(earlier) => merge(earlier, summary),
-        None => summary,
-    }))
-}
-
-/// The summary of a trace after a late fragment. The start stays, because search sorts by it.
-fn merge(earlier: TraceSummary, late: TraceSummary) -> TraceSummary {
-    let mut merged = TraceSummary {
-        start: earlier.start,
-        earliest: earlier.earliest.min(late.earliest),
-        end: earlier.end.max(late.end),
-        root: earlier.root.or(late.root),
-        span_count: earlier.span_count.saturating_add(late.span_count),
-        error_count: earlier.error_count.saturating_add(late.error_count),
-        classes: earlier.classes,
-        attributes: earlier.attributes,
-        truncated: earlier.truncated || late.truncated,
-        decision: earlier.decision,
-        ..late
-    };
-    merged.classes.extend(late.classes);
-    merged.attributes.extend(late.attributes);
-    merged.tidy();
-    merged
+    Ok(Some(summary))
 }

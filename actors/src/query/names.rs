@@ -162,7 +162,7 @@ impl Names<'_> {
         let mut blocks = shared.blocks.buckets().map_err(storage_error)?;
         blocks.retain(|block| block.max_start >= request.from && block.min_start < request.to);
         let mut unreadable =
-            visit_unindexed(shared, &blocks, &mut |summary| self.summary(summary))?;
+            visit_unindexed(shared, &blocks, &mut |_, summary| self.summary(summary))?;
         for block in blocks {
             let (tenant, limit) = (&request.tenant, request.limit);
             let index = &shared.index;
@@ -172,7 +172,7 @@ impl Names<'_> {
                 Err(IndexError::Corrupt { .. }) => {
                     let block = std::slice::from_ref(&block);
                     unreadable +=
-                        visit_unindexed(shared, block, &mut |summary| self.summary(summary))?;
+                        visit_unindexed(shared, block, &mut |_, summary| self.summary(summary))?;
                 }
                 known => known
                     .map_err(storage_error)?

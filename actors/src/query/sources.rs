@@ -168,7 +168,7 @@ pub(super) fn summary_meets(
 pub(super) fn visit_unindexed(
     shared: &Shared,
     blocks: &[BlockInfo],
-    visit: &mut dyn FnMut(&Arc<TraceSummary>),
+    visit: &mut dyn FnMut(u64, &Arc<TraceSummary>),
 ) -> Result<u64, PortError> {
     shared.recent.visit(&mut *visit);
     let mut unreadable = 0;
@@ -193,8 +193,8 @@ pub(super) fn visit_unindexed(
             };
             let Some((last, _)) = chunk.last() else { break };
             done = *last;
-            for (_, summary) in chunk {
-                visit(&Arc::new(summary));
+            for (sequence, summary) in chunk {
+                visit(sequence, &Arc::new(summary));
             }
         }
     }
@@ -208,10 +208,10 @@ pub(super) fn recent(
     indexed: &dyn Fn(&str) -> bool,
 ) -> Result<(Batch, u64), PortError> {
     let (request, shards) = (wanted.request, wanted.shards);
-    // Of several summaries of one trace the newest fragment's counts, whether it meets the filter or not.
-    let mut newest: HashMap<TraceId, Arc<TraceSummary>, FixedState> = HashMap::default();
+    // Of several summaries of one trace the last one of the newest fragment counts, whether it meets the filter or not.
+    let mut newest: HashMap<TraceId, (u64, Arc<TraceSummary>), FixedState> = HashMap::default();
     let filter = &request.filter;
-    let mut offer = |summary: &Arc<TraceSummary>| {
+    let mut offer = |sequence: u64, summary: &Arc<TraceSummary>| {
         if !filter.admits_start(summary.start)
             || summary.tenant != request.tenant
             || shards.is_some_and(|shards| !shards.contains(summary.shard))
@@ -220,13 +220,13 @@ pub(super) fn recent(
         }
         let known = newest
             .entry(summary.trace_id)
-            .or_insert_with(|| Arc::clone(summary));
-        if known.fragment.age() < summary.fragment.age() {
-            *known = Arc::clone(summary);
+            .or_insert_with(|| (sequence, Arc::clone(summary)));
+        if (known.1.fragment.age(), known.0) < (summary.fragment.age(), sequence) {
+            *known = (sequence, Arc::clone(summary));
         }
     };
     let unreadable = visit_unindexed(shared, wanted.blocks, &mut offer)?;
-    let candidates = newest.into_values().filter_map(|summary| {
+    let candidates = newest.into_values().filter_map(|(_, summary)| {
         let key = key(summary.start, summary.trace_id);
         if !after(wanted.cursor, key) {
             return None;

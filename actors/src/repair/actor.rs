@@ -23,7 +23,7 @@ use crate::limits::{
 };
 use crate::link::{Link, LinkClass, PeerService};
 use crate::meters::Stage;
-use crate::pager::commit_pages;
+use crate::pager::{SpansFrom, commit_pages};
 use crate::shared::Shared;
 use crate::wire::copy_answer::Answer;
 use crate::wire::{CopyAnswer, CopyKey, CopyPiece, CopyRequest};
@@ -290,7 +290,7 @@ impl CopierState {
             {
                 return Err("it gave something else".to_owned());
             }
-            commit_pages(&worker, write)
+            commit_pages(&worker, write, &SpansFrom::Node)
         };
         shared.block(Stage::Copy, write).await.map(|()| true)
     }

@@ -227,6 +227,10 @@ impl Fleet {
             Struck::Power => FaultKind::CrashInStart,
             Struck::Sync(_) => FaultKind::FailedSync,
             Struck::Write(_) => FaultKind::FailedWrite,
+            Struck::Rewritten(_) => {
+                self.places()[place].now.must_halt_since = None;
+                return;
+            }
             Struck::Read(_) => FaultKind::FailedRead,
             Struck::Full => FaultKind::FullDisk,
         });

@@ -134,6 +134,34 @@ impl TraceSummary {
         self.attributes.truncate(MAX_SUMMARY_ATTRIBUTES);
     }
 
+    /// What two summaries of one trace say together, with the fragment and bucket of the `later` one. Start and decision
+    /// stay, because search sorts by the start; the root is that of the one which has seen more. Spans that both have
+    /// seen count twice.
+    #[must_use]
+    pub fn merged(self, later: Self) -> Self {
+        let root = match self.span_count >= later.span_count {
+            true => self.root.or(later.root),
+            false => later.root.or(self.root),
+        };
+        let mut merged = Self {
+            start: self.start,
+            earliest: self.earliest.min(later.earliest),
+            end: self.end.max(later.end),
+            root,
+            span_count: self.span_count.saturating_add(later.span_count),
+            error_count: self.error_count.saturating_add(later.error_count),
+            classes: self.classes,
+            attributes: self.attributes,
+            truncated: self.truncated || later.truncated,
+            decision: self.decision,
+            ..later
+        };
+        merged.classes.extend(later.classes);
+        merged.attributes.extend(later.attributes);
+        merged.tidy();
+        merged
+    }
+
     /// The trace's duration in nanoseconds.
     #[must_use]
     pub fn duration_nanos(&self) -> u64 {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use spandrel_model::ids::{Bucket, ShardId, UnixNanos};
 use spandrel_model::search::SpanCondition;
+use spandrel_model::summary::TraceSummary;
 
 use super::block_test::*;
 use super::*;
@@ -350,4 +351,50 @@ fn what_was_acknowledged_survives_crashes() {
         }
         assert!(acknowledged > 0, "seed {seed}");
     }
+}
+
+#[test]
+fn a_restated_summary_stands_for_its_fragment_from_then_on() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    store.commit(&write(5, "a", 0..40)).unwrap();
+    store.commit(&write(6, "a", 40..50)).unwrap();
+    let name = tenant("a");
+    let of = |store: &BlockStore, number: u64| {
+        let shard = ShardId(number as u16 % 8);
+        store
+            .summary_of(&name, shard, trace(number))
+            .unwrap()
+            .unwrap()
+    };
+    let restated = |number: u64| TraceSummary {
+        span_count: 9,
+        ..summary(number, 5, &name)
+    };
+    // when: two of them are restated, after a seal that stored a filter
+    store.seal(Bucket(5)).unwrap();
+    let sequences = store
+        .restate(Bucket(5), &name, &[restated(3), restated(11)])
+        .unwrap();
+    // then: they come behind the others, and stand for their traces, whatever happens to the file
+    assert_eq!(sequences, 41..43);
+    store.commit(&write(5, "a", 50..52)).unwrap();
+    store.seal(Bucket(5)).unwrap();
+    for store in [store, open(&disk, 2)] {
+        assert_eq!(of(&store, 3), restated(3));
+        assert_eq!(of(&store, 11), restated(11));
+        assert_eq!(of(&store, 4).span_count, 3);
+        let last = store.summaries(Bucket(5), 40, 9).unwrap();
+        let last: Vec<u64> = last.iter().map(|(sequence, _)| *sequence).collect();
+        assert_eq!(last, [41, 42, 43, 44]);
+        assert_eq!(fetch(&store, "a", 3), spans(3));
+    }
+    // and: nothing is restated that the block does not have
+    let store = open(&disk, 3);
+    assert!(
+        store
+            .restate(Bucket(5), &name, &[restated(3), restated(45)])
+            .is_err()
+    );
+    assert_eq!(store.summaries(Bucket(5), 44, 9).unwrap(), []);
 }

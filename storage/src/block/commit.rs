@@ -144,13 +144,7 @@ pub(super) fn apply(
         // or earlier.
         meta.cover(summary.start, summary.start);
     }
-    let mut batches = transaction.open_table(SUMMARIES)?;
-    for batch in new_summaries.chunks(SUMMARY_BATCH) {
-        let stored = summaries::encode(&write.tenant, batch)?;
-        batches.insert(meta.last_sequence + 1, stored.as_slice())?;
-        meta.last_sequence += batch.len() as u64;
-    }
-    drop(batches);
+    put_summaries(transaction, &write.tenant, &new_summaries, &mut meta)?;
     if meta.sealed {
         // The stored filter does not know what is new.
         transaction.open_table(FILTER)?.retain(|_, _| false)?;
@@ -158,6 +152,50 @@ pub(super) fn apply(
     }
     put_meta(transaction, &meta)?;
     Ok(Some((meta, traces)))
+}
+
+/// Gives fragments that the block has new summaries. Returns the new counters.
+pub(super) fn restate(
+    transaction: &WriteTransaction,
+    tenant: &TenantId,
+    restated: &[TraceSummary],
+) -> Result<Meta, BlockError> {
+    let mut meta = get_meta(transaction)?;
+    let number = tenant_number(transaction, tenant)?;
+    {
+        let mut locator = transaction.open_table(LOCATOR)?;
+        for (summary, sequence) in restated.iter().zip(meta.last_sequence + 1..) {
+            let key = locator_key(number, summary.shard, summary.trace_id, summary.fragment);
+            let row = locator.get(&key)?;
+            let located = row.and_then(|row| Located::decode(row.value()));
+            let located = located.ok_or_else(|| corrupt("locator"))?;
+            let moved = Located {
+                sequence,
+                ..located
+            };
+            locator.insert(&key, moved.encode().as_slice())?;
+            meta.cover(summary.start, summary.start);
+        }
+    }
+    let summaries: Vec<&TraceSummary> = restated.iter().collect();
+    put_summaries(transaction, tenant, &summaries, &mut meta)?;
+    put_meta(transaction, &meta)?;
+    Ok(meta)
+}
+
+fn put_summaries(
+    transaction: &WriteTransaction,
+    tenant: &TenantId,
+    summaries: &[&TraceSummary],
+    meta: &mut Meta,
+) -> Result<(), BlockError> {
+    let mut batches = transaction.open_table(SUMMARIES)?;
+    for batch in summaries.chunks(SUMMARY_BATCH) {
+        let stored = summaries::encode(tenant, batch)?;
+        batches.insert(meta.last_sequence + 1, stored.as_slice())?;
+        meta.last_sequence += batch.len() as u64;
+    }
+    Ok(())
 }
 
 /// No span of the page and none of its traces starts later: a late span may start before its trace, which keeps the

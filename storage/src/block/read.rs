@@ -100,9 +100,23 @@ impl BlockStore {
         shard: ShardId,
         trace: TraceId,
     ) -> Result<Vec<FragmentLocation>, BlockError> {
+        self.fragments_since(Bucket(0), tenant, shard, trace)
+    }
+
+    /// [`Self::fragments`], of the blocks from bucket `oldest` on.
+    ///
+    /// # Errors
+    /// When a block cannot be read.
+    pub fn fragments_since(
+        &self,
+        oldest: Bucket,
+        tenant: &TenantId,
+        shard: ShardId,
+        trace: TraceId,
+    ) -> Result<Vec<FragmentLocation>, BlockError> {
         let mut found = Vec::new();
         let mut filter_bytes = 0usize;
-        for file in self.newest_first() {
+        for file in self.newest_first(oldest) {
             filter_bytes = filter_bytes.saturating_add(file.filter_bytes());
             let residency = match filter_bytes <= self.options.filter_bytes {
                 true => Residency::Keep,

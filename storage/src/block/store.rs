@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
-use spandrel_model::ids::{Bucket, UnixNanos};
+use spandrel_model::ids::{Bucket, TenantId, UnixNanos};
+use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batches::BatchCache;
@@ -182,9 +183,11 @@ impl BlockStore {
         self.blocks.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The blocks that open, newest bucket first.
-    pub(super) fn newest_first(&self) -> Vec<Arc<BlockFile>> {
-        self.blocks().files.values().rev().map(Arc::clone).collect()
+    /// The blocks that open, from bucket `oldest` on, newest first.
+    pub(super) fn newest_first(&self, oldest: Bucket) -> Vec<Arc<BlockFile>> {
+        let blocks = self.blocks();
+        let files = blocks.files.range(oldest..).rev();
+        files.map(|(_, file)| Arc::clone(file)).collect()
     }
 
     /// The block of a bucket.
@@ -305,6 +308,29 @@ impl BlockStore {
             // A filter read from the rows of the seal may lack what was committed while it was read.
             file.set_filter(None);
         }
+        Ok(sequences)
+    }
+
+    /// Gives fragments of one tenant, which the block of `bucket` has, other summaries in one durable transaction: they
+    /// come behind all others. Returns their sequences.
+    ///
+    /// # Errors
+    /// When a fragment is not there, and nothing was written. After an error of the disk or the database the process
+    /// must stop.
+    pub fn restate(
+        &self,
+        bucket: Bucket,
+        tenant: &TenantId,
+        restated: &[TraceSummary],
+    ) -> Result<Range<u64>, BlockError> {
+        let file = self.file(bucket)?;
+        let _writer = file.lock_writer();
+        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+        let transaction = commit::begin(&database)?;
+        let meta = commit::restate(&transaction, tenant, restated)?;
+        transaction.commit()?;
+        let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
+        file.set_meta(meta);
         Ok(sequences)
     }
 

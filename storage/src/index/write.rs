@@ -81,7 +81,8 @@ impl IndexStore {
             let known = newest
                 .entry((summary.trace_id, &summary.tenant))
                 .or_insert(summary);
-            if known.fragment.age() < summary.fragment.age() {
+            // Of two of one fragment the later one restates the other.
+            if known.fragment.age() <= summary.fragment.age() {
                 *known = summary;
             }
         }
@@ -241,7 +242,7 @@ fn mark_superseded<'a>(
                     continue;
                 }
                 if let Err(place) = stale.binary_search(&document) {
-                    if segment.fragment(document).age() < summary.fragment.age() {
+                    if segment.fragment(document).age() <= summary.fragment.age() {
                         stale.insert(place, document);
                     } else {
                         outdated.insert((summary.trace_id, &summary.tenant));
