@@ -1,5 +1,5 @@
-//! Panics of a run. In the product some are caught, and a task that panics takes nobody along: each is a defect all the
-//! same.
+//! Panics of a run. A task that panics takes nobody along: it is a defect all the same. Only those of the database over a
+//! damaged file are expected, where the store takes them for damage.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -9,6 +9,9 @@ static FIRST: Mutex<Option<String>> = Mutex::new(None);
 pub(crate) fn note() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
+        if spandrel_storage::guard::is_guarded() {
+            return;
+        }
         let mut first = FIRST.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| panic.to_string());
         drop(first);

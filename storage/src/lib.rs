@@ -9,6 +9,7 @@ pub mod block;
 mod byte_cache;
 mod compression;
 pub mod disk;
+pub mod guard;
 pub mod index;
 pub mod journal;
 pub mod limits;

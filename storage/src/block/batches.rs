@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use spandrel_model::ids::{Bucket, ShardId, TenantId, TraceId};
 use spandrel_model::summary::TraceSummary;
 
-use super::error::{BlockError, corrupt};
+use super::error::{BlockError, corrupt, guarded};
 use super::limits::MAX_SUMMARIES;
 use super::read::FragmentLocation;
 use super::schema::SUMMARIES;
@@ -60,29 +60,31 @@ impl BlockStore {
         after_sequence: u64,
         limit: usize,
     ) -> Result<Vec<(u64, TraceSummary)>, BlockError> {
-        let limit = limit.min(MAX_SUMMARIES);
-        let view = self.view(bucket)?;
-        let batches = view.table(SUMMARIES)?;
-        let next = after_sequence.saturating_add(1);
-        let first = match batches.range(..=next)?.next_back() {
-            Some(row) => row?.0.value(),
-            None => next,
-        };
-        let mut found = Vec::new();
-        // Read past the cache: a walk over all batches would push out those that searches come back to.
-        for row in batches.range(first..)? {
-            let (first, stored) = row?;
-            let batch = open_batch(stored.value(), bucket)?;
-            for (sequence, number) in (first.value()..).zip(0..batch.len()) {
-                if sequence >= next && found.len() < limit {
-                    found.push((sequence, summary_in(&batch, number)?));
+        guarded(|| {
+            let limit = limit.min(MAX_SUMMARIES);
+            let view = self.view(bucket)?;
+            let batches = view.table(SUMMARIES)?;
+            let next = after_sequence.saturating_add(1);
+            let first = match batches.range(..=next)?.next_back() {
+                Some(row) => row?.0.value(),
+                None => next,
+            };
+            let mut found = Vec::new();
+            // Read past the cache: a walk over all batches would push out those that searches come back to.
+            for row in batches.range(first..)? {
+                let (first, stored) = row?;
+                let batch = open_batch(stored.value(), bucket)?;
+                for (sequence, number) in (first.value()..).zip(0..batch.len()) {
+                    if sequence >= next && found.len() < limit {
+                        found.push((sequence, summary_in(&batch, number)?));
+                    }
+                }
+                if found.len() >= limit {
+                    break;
                 }
             }
-            if found.len() >= limit {
-                break;
-            }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     /// The newest summary of a trace: that of its highest fragment.
@@ -139,27 +141,29 @@ impl BlockStore {
         bucket: Bucket,
         sequence: u64,
     ) -> Result<Option<TraceSummary>, BlockError> {
-        let file = self.file(bucket)?;
-        let block_id = file.meta().block_id;
-        let (first, batch) = match self.batches.get(block_id, sequence) {
-            Some(cached) => cached,
-            None => {
-                let view = file.view(&self.open)?;
-                let table = view.table(SUMMARIES)?;
-                let Some(row) = table.range(..=sequence)?.next_back() else {
-                    return Ok(None);
-                };
-                let (first, stored) = row?;
-                let batch = Arc::new(open_batch(stored.value(), bucket)?);
-                self.batches.insert(block_id, first.value(), &batch);
-                (first.value(), batch)
+        guarded(|| {
+            let file = self.file(bucket)?;
+            let block_id = file.meta().block_id;
+            let (first, batch) = match self.batches.get(block_id, sequence) {
+                Some(cached) => cached,
+                None => {
+                    let view = file.view(&self.open)?;
+                    let table = view.table(SUMMARIES)?;
+                    let Some(row) = table.range(..=sequence)?.next_back() else {
+                        return Ok(None);
+                    };
+                    let (first, stored) = row?;
+                    let batch = Arc::new(open_batch(stored.value(), bucket)?);
+                    self.batches.insert(block_id, first.value(), &batch);
+                    (first.value(), batch)
+                }
+            };
+            let number = usize::try_from(sequence - first).unwrap_or(usize::MAX);
+            match number < batch.len() {
+                true => summary_in(&batch, number).map(Some),
+                false => Ok(None),
             }
-        };
-        let number = usize::try_from(sequence - first).unwrap_or(usize::MAX);
-        match number < batch.len() {
-            true => summary_in(&batch, number).map(Some),
-            false => Ok(None),
-        }
+        })
     }
 }
 

@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use spandrel_model::ids::{Bucket, ShardId, UnixNanos};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, UnixNanos};
 use spandrel_model::search::SpanCondition;
 use spandrel_model::summary::TraceSummary;
 
@@ -397,4 +397,35 @@ fn a_restated_summary_stands_for_its_fragment_from_then_on() {
             .is_err()
     );
     assert_eq!(store.summaries(Bucket(5), 44, 9).unwrap(), []);
+}
+
+/// Whatever byte of a file rots, what is asked of the block is answered or refused.
+#[test]
+fn a_flipped_byte_is_an_error_and_no_panic() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    store.commit(&write(5, "a", 0..40)).unwrap();
+    store.commit(&write(5, "b", 0..10)).unwrap();
+    drop(store);
+    let image = disk.image();
+    let path = Path::new(DIR).join("bucket-5.block");
+    let length = disk.len_of(&path).unwrap();
+    for offset in (0..length).step_by(41) {
+        disk.restore(&image);
+        assert!(disk.flip(&path, offset, 1 << (offset % 8)));
+        let store = open(&disk, 2);
+        for (name, number) in [("a", 0), ("a", 17), ("b", 1)] {
+            let (tenant, shard) = (tenant(name), ShardId(number as u16 % 8));
+            let found = store.fragments(&tenant, shard, trace(number));
+            for location in found.unwrap_or_default() {
+                drop(store.visit(&location, &mut |_, _, _| {}));
+            }
+            drop(store.summary_of(&tenant, shard, trace(number)));
+            drop(store.attribute_keys(Bucket(5), &tenant));
+        }
+        drop(store.summaries(Bucket(5), 0, 100));
+        drop(store.export(Bucket(5), &|_| true, NodeId(5), PagePlace::default()));
+        // Closing it writes, and a damaged list of free pages ends the process: docs/testing.md.
+        std::mem::forget(store);
+    }
 }

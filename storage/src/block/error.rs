@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 
 use spandrel_model::ids::Bucket;
 
+use crate::guard;
 use crate::page::{PageError, PageFull};
 
 /// A failed call of a block store.
@@ -99,6 +100,11 @@ from_redb!(
     redb::DatabaseError,
     redb::SetDurabilityError
 );
+
+/// Runs something over a database: what it cannot bear is damage of a block.
+pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, BlockError>) -> Result<T, BlockError> {
+    guard::guarded(run).unwrap_or_else(|| Err(corrupt("pages of the database")))
+}
 
 pub(super) fn corrupt(part: &'static str) -> BlockError {
     BlockError::Corrupt { part }

@@ -9,7 +9,7 @@ use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::BlockWrite;
-use super::error::{BlockError, corrupt};
+use super::error::{BlockError, corrupt, guarded};
 use super::file::View;
 use super::limits::{EXPORT_BYTES, EXPORT_PAGES, SUMMARY_BATCH};
 use super::read::stored_page;
@@ -68,43 +68,45 @@ impl BlockStore {
         from: NodeId,
         after: PagePlace,
     ) -> Result<BlockExport, BlockError> {
-        let view = match self.view(bucket) {
-            Err(BlockError::NoBlock { .. }) if after == PagePlace::default() => {
-                return Ok(BlockExport::default());
+        guarded(|| {
+            let view = match self.view(bucket) {
+                Err(BlockError::NoBlock { .. }) if after == PagePlace::default() => {
+                    return Ok(BlockExport::default());
+                }
+                other => other?,
+            };
+            let mut filling = Filling {
+                from,
+                tenant: None,
+                builder: PageBuilder::new(),
+                summaries: Vec::new(),
+            };
+            let mut last = after;
+            let mut next = None;
+            let first = (after.tenant, after.page.saturating_add(1));
+            for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
+                let (tenant, page) = row?.0.value();
+                let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
+                if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted)? {
+                    next = Some(last);
+                    break;
+                }
+                last = PagePlace { tenant, page };
             }
-            other => other?,
-        };
-        let mut filling = Filling {
-            from,
-            tenant: None,
-            builder: PageBuilder::new(),
-            summaries: Vec::new(),
-        };
-        let mut last = after;
-        let mut next = None;
-        let first = (after.tenant, after.page.saturating_add(1));
-        for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
-            let (tenant, page) = row?.0.value();
-            let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
-            if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted)? {
-                next = Some(last);
-                break;
-            }
-            last = PagePlace { tenant, page };
-        }
-        let Some(tenant) = filling.tenant else {
-            return Ok(BlockExport { write: None, next });
-        };
-        let page = filling.builder.finish()?;
-        let write = BlockWrite {
-            bucket,
-            tenant: tenant_name(&view, tenant)?,
-            pages: page.into_iter().collect(),
-            summaries: filling.summaries,
-        };
-        Ok(BlockExport {
-            write: Some(write),
-            next,
+            let Some(tenant) = filling.tenant else {
+                return Ok(BlockExport { write: None, next });
+            };
+            let page = filling.builder.finish()?;
+            let write = BlockWrite {
+                bucket,
+                tenant: tenant_name(&view, tenant)?,
+                pages: page.into_iter().collect(),
+                summaries: filling.summaries,
+            };
+            Ok(BlockExport {
+                write: Some(write),
+                next,
+            })
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
-use super::error::{BlockError, corrupt};
+use super::error::{BlockError, corrupt, guarded};
 use super::filter::{Filter, stored_holds, stored_place, tenant_seed, trace_hash};
 use super::open_files::{OpenFiles, Purpose};
 use super::schema::{FILTER, LOCATOR, META, META_KEY, Meta, TENANTS, split_locator_key};
@@ -66,16 +66,18 @@ impl BlockFile {
         bucket: Bucket,
         path: PathBuf,
     ) -> Result<Self, BlockError> {
-        let file = Self {
-            bucket,
-            path,
-            meta: RwLock::new(Meta::new(0)),
-            filter: Mutex::new(None),
-            writer: Mutex::new(()),
-        };
-        let meta = file.view(files)?.meta()?;
-        file.set_meta(meta);
-        Ok(file)
+        guarded(|| {
+            let file = Self {
+                bucket,
+                path,
+                meta: RwLock::new(Meta::new(0)),
+                filter: Mutex::new(None),
+                writer: Mutex::new(()),
+            };
+            let meta = file.view(files)?.meta()?;
+            file.set_meta(meta);
+            Ok(file)
+        })
     }
 
     pub(super) fn view(&self, files: &OpenFiles) -> Result<View, BlockError> {

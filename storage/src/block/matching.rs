@@ -7,7 +7,7 @@ use redb::ReadOnlyTable;
 use spandrel_model::ids::SpanId;
 use spandrel_model::search::SpanCondition;
 
-use super::error::BlockError;
+use super::error::{BlockError, guarded};
 use super::file::View;
 use super::read::{FragmentLocation, settled, stored_page, tenant_of};
 use super::schema::RESOURCES;
@@ -61,22 +61,24 @@ impl BlockStore {
         condition: &SpanCondition,
         limit: usize,
     ) -> Result<Vec<Option<Vec<SpanId>>>, BlockError> {
-        let condition = PageCondition::new(condition);
-        let mut order: Vec<(usize, &FragmentLocation)> = locations.iter().enumerate().collect();
-        order.sort_by_key(|(_, location)| (location.bucket, &location.tenant));
-        let mut found: Vec<Option<Vec<SpanId>>> = vec![None; locations.len()];
-        for block in order.chunk_by(|(_, left), (_, right)| {
-            left.bucket == right.bucket && left.tenant == right.tenant
-        }) {
-            match self.matching_in_block(block, &condition, limit, &mut found) {
-                Ok(()) => {}
-                Err(error) if is_damage(&error) => {
-                    tracing::error!(%error, "fragments left out of a search");
+        guarded(|| {
+            let condition = PageCondition::new(condition);
+            let mut order: Vec<(usize, &FragmentLocation)> = locations.iter().enumerate().collect();
+            order.sort_by_key(|(_, location)| (location.bucket, &location.tenant));
+            let mut found: Vec<Option<Vec<SpanId>>> = vec![None; locations.len()];
+            for block in order.chunk_by(|(_, left), (_, right)| {
+                left.bucket == right.bucket && left.tenant == right.tenant
+            }) {
+                match self.matching_in_block(block, &condition, limit, &mut found) {
+                    Ok(()) => {}
+                    Err(error) if is_damage(&error) => {
+                        tracing::error!(%error, "fragments left out of a search");
+                    }
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     fn matching_in_block(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use redb::Database;
 use spandrel_model::ids::Bucket;
 
-use super::error::BlockError;
+use super::error::{BlockError, guarded};
 use super::limits::{MIN_FILE_CACHE_BYTES, MIN_OPEN_FILES, WRITER_SHARES};
 use crate::disk::{Backend, Disk};
 
@@ -84,10 +84,7 @@ impl OpenFiles {
             _ => Purpose::Read,
         };
         let backend = Backend(self.disk.open(path)?);
-        let database = redb::Builder::new()
-            .set_cache_size(self.share(purpose))
-            .create_with_backend(backend)?;
-        let database = Arc::new(database);
+        let database = Arc::new(open_database(backend, self.share(purpose))?);
         state.open.insert(
             bucket,
             Open {
@@ -170,6 +167,14 @@ impl OpenFiles {
         }
         Ok(())
     }
+}
+
+fn open_database(backend: Backend, cache_bytes: usize) -> Result<Database, BlockError> {
+    guarded(|| {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(cache_bytes);
+        Ok(builder.create_with_backend(backend)?)
+    })
 }
 
 impl State {

@@ -6,7 +6,7 @@ use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::otlp::{RawContext, TracesDataWriter, visit_resource_attributes};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::error::{BlockError, corrupt};
+use super::error::{BlockError, corrupt, guarded};
 use super::file::{Residency, View};
 use super::schema::{
     CHUNKS, LOCATOR, Located, PAGES, RESOURCES, locator_key, resource_key, split_locator_key,
@@ -77,16 +77,18 @@ impl BlockStore {
         trace: TraceId,
         fragment: Lsn,
     ) -> Result<bool, BlockError> {
-        let view = match self.view(bucket) {
-            Err(BlockError::NoBlock { .. }) => return Ok(false),
-            other => other?,
-        };
-        let Some(tenant) = view.tenant(tenant)? else {
-            return Ok(false);
-        };
-        let locator = view.table(LOCATOR)?;
-        let key = locator_key(tenant, shard, trace, fragment);
-        Ok(locator.get(&key)?.is_some())
+        guarded(|| {
+            let view = match self.view(bucket) {
+                Err(BlockError::NoBlock { .. }) => return Ok(false),
+                other => other?,
+            };
+            let Some(tenant) = view.tenant(tenant)? else {
+                return Ok(false);
+            };
+            let locator = view.table(LOCATOR)?;
+            let key = locator_key(tenant, shard, trace, fragment);
+            Ok(locator.get(&key)?.is_some())
+        })
     }
 
     /// The fragments of a trace in all blocks that open, newest bucket first, each bucket's in order. The filters
@@ -114,33 +116,35 @@ impl BlockStore {
         shard: ShardId,
         trace: TraceId,
     ) -> Result<Vec<FragmentLocation>, BlockError> {
-        let mut found = Vec::new();
-        let mut filter_bytes = 0usize;
-        for file in self.newest_first(oldest) {
-            filter_bytes = filter_bytes.saturating_add(file.filter_bytes());
-            let residency = match filter_bytes <= self.options.filter_bytes {
-                true => Residency::Keep,
-                false => Residency::ReadRow,
-            };
-            if !file.may_hold(&self.open, tenant, trace, residency)? {
-                continue;
+        guarded(|| {
+            let mut found = Vec::new();
+            let mut filter_bytes = 0usize;
+            for file in self.newest_first(oldest) {
+                filter_bytes = filter_bytes.saturating_add(file.filter_bytes());
+                let residency = match filter_bytes <= self.options.filter_bytes {
+                    true => Residency::Keep,
+                    false => Residency::ReadRow,
+                };
+                if !file.may_hold(&self.open, tenant, trace, residency)? {
+                    continue;
+                }
+                let view = file.view(&self.open)?;
+                for (fragment, located) in locate(&view, tenant, shard, trace)? {
+                    found.push(FragmentLocation {
+                        bucket: file.bucket,
+                        tenant: tenant.clone(),
+                        shard,
+                        trace_id: trace,
+                        fragment,
+                        page: located.page,
+                        first_row: located.first_row,
+                        rows: located.rows,
+                        sequence: located.sequence,
+                    });
+                }
             }
-            let view = file.view(&self.open)?;
-            for (fragment, located) in locate(&view, tenant, shard, trace)? {
-                found.push(FragmentLocation {
-                    bucket: file.bucket,
-                    tenant: tenant.clone(),
-                    shard,
-                    trace_id: trace,
-                    fragment,
-                    page: located.page,
-                    first_row: located.first_row,
-                    rows: located.rows,
-                    sequence: located.sequence,
-                });
-            }
-        }
-        Ok(found)
+            Ok(found)
+        })
     }
 
     /// Calls `visit` with each span of a fragment: its resource and scope, its id and its message.
@@ -152,33 +156,35 @@ impl BlockStore {
         location: &FragmentLocation,
         visit: &mut dyn FnMut(&RawContext<'_>, SpanId, &[u8]),
     ) -> Result<(), BlockError> {
-        let view = self.view(location.bucket)?;
-        let tenant = tenant_of(&view, &location.tenant)?;
-        let location = &settled(&view, tenant, location)?;
-        let source = stored_page(&view, tenant, location.page)?;
-        let resources = view.table(RESOURCES)?;
-        let failed = of_page(location.bucket, location.page);
-        let mut reader = PageReader::open(&source).map_err(&failed)?;
-        // Read before the spans: the visitor cannot fail.
-        let mut contexts = BTreeMap::new();
-        for hash in reader.contexts_of(&location.placed()).map_err(&failed)? {
-            contexts.insert(hash, read_resource(&resources, tenant, hash)?);
-        }
-        let mut malformed = false;
-        let mut visit_rebuilt = |span: RebuiltSpan<'_>| {
-            let stored = contexts.get(&span.context);
-            match stored.and_then(|stored| read_context(stored)) {
-                Some(context) => visit(&context, span.span_id, span.span),
-                None => malformed = true,
+        guarded(|| {
+            let view = self.view(location.bucket)?;
+            let tenant = tenant_of(&view, &location.tenant)?;
+            let location = &settled(&view, tenant, location)?;
+            let source = stored_page(&view, tenant, location.page)?;
+            let resources = view.table(RESOURCES)?;
+            let failed = of_page(location.bucket, location.page);
+            let mut reader = PageReader::open(&source).map_err(&failed)?;
+            // Read before the spans: the visitor cannot fail.
+            let mut contexts = BTreeMap::new();
+            for hash in reader.contexts_of(&location.placed()).map_err(&failed)? {
+                contexts.insert(hash, read_resource(&resources, tenant, hash)?);
             }
-        };
-        reader
-            .visit(&location.placed(), &mut visit_rebuilt)
-            .map_err(&failed)?;
-        match malformed {
-            true => Err(corrupt("resource")),
-            false => Ok(()),
-        }
+            let mut malformed = false;
+            let mut visit_rebuilt = |span: RebuiltSpan<'_>| {
+                let stored = contexts.get(&span.context);
+                match stored.and_then(|stored| read_context(stored)) {
+                    Some(context) => visit(&context, span.span_id, span.span),
+                    None => malformed = true,
+                }
+            };
+            reader
+                .visit(&location.placed(), &mut visit_rebuilt)
+                .map_err(&failed)?;
+            match malformed {
+                true => Err(corrupt("resource")),
+                false => Ok(()),
+            }
+        })
     }
 
     /// Writes the spans of a fragment for which `seen` (of their id and the XXH3-64 of their message) says false.
@@ -212,26 +218,28 @@ impl BlockStore {
         bucket: Bucket,
         tenant: &TenantId,
     ) -> Result<BTreeSet<(String, AttributeScope)>, BlockError> {
-        let view = self.view(bucket)?;
-        let mut keys = BTreeSet::new();
-        let Some(tenant) = view.tenant(tenant)? else {
-            return Ok(keys);
-        };
-        self.visit_resources(&view, tenant, &mut |key, _, _| {
-            keys.insert((key.to_owned(), AttributeScope::Resource));
-        })?;
-        for row in view.table(PAGES)?.range((tenant, 0)..=(tenant, u64::MAX))? {
-            let (_, page) = row?.0.value();
-            let source = stored_page(&view, tenant, page)?;
-            let read = PageReader::open(&source).and_then(|mut reader| reader.attribute_keys());
-            match read {
-                Ok(of_page) => {
-                    keys.extend(of_page.into_iter().map(|key| (key, AttributeScope::Span)));
+        guarded(|| {
+            let view = self.view(bucket)?;
+            let mut keys = BTreeSet::new();
+            let Some(tenant) = view.tenant(tenant)? else {
+                return Ok(keys);
+            };
+            self.visit_resources(&view, tenant, &mut |key, _, _| {
+                keys.insert((key.to_owned(), AttributeScope::Resource));
+            })?;
+            for row in view.table(PAGES)?.range((tenant, 0)..=(tenant, u64::MAX))? {
+                let (_, page) = row?.0.value();
+                let source = stored_page(&view, tenant, page)?;
+                let read = PageReader::open(&source).and_then(|mut reader| reader.attribute_keys());
+                match read {
+                    Ok(of_page) => {
+                        keys.extend(of_page.into_iter().map(|key| (key, AttributeScope::Span)));
+                    }
+                    Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
                 }
-                Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
             }
-        }
-        Ok(keys)
+            Ok(keys)
+        })
     }
 
     /// At least some, and at most `limit`, of the values that an attribute key has on a tenant's spans and resources
@@ -246,35 +254,37 @@ impl BlockStore {
         key: &str,
         limit: usize,
     ) -> Result<BTreeSet<(String, ValueKind)>, BlockError> {
-        let view = self.view(bucket)?;
-        let mut values = BTreeSet::new();
-        let Some(tenant) = view.tenant(tenant)? else {
-            return Ok(values);
-        };
-        let mut add = |kind: ValueKind, text: &str| {
-            if values.len() < limit {
-                values.insert((text.to_owned(), kind));
+        guarded(|| {
+            let view = self.view(bucket)?;
+            let mut values = BTreeSet::new();
+            let Some(tenant) = view.tenant(tenant)? else {
+                return Ok(values);
+            };
+            let mut add = |kind: ValueKind, text: &str| {
+                if values.len() < limit {
+                    values.insert((text.to_owned(), kind));
+                }
+                values.len() < limit
+            };
+            self.visit_resources(&view, tenant, &mut |found, kind, text| {
+                if found == key {
+                    add(kind, text);
+                }
+            })?;
+            let pages = view.table(PAGES)?;
+            for row in pages.range((tenant, 0)..=(tenant, u64::MAX))?.rev() {
+                let (_, page) = row?.0.value();
+                let source = stored_page(&view, tenant, page)?;
+                let read = PageReader::open(&source)
+                    .and_then(|mut reader| reader.attribute_texts(key, &mut add));
+                match read {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
+                }
             }
-            values.len() < limit
-        };
-        self.visit_resources(&view, tenant, &mut |found, kind, text| {
-            if found == key {
-                add(kind, text);
-            }
-        })?;
-        let pages = view.table(PAGES)?;
-        for row in pages.range((tenant, 0)..=(tenant, u64::MAX))?.rev() {
-            let (_, page) = row?.0.value();
-            let source = stored_page(&view, tenant, page)?;
-            let read = PageReader::open(&source)
-                .and_then(|mut reader| reader.attribute_texts(key, &mut add));
-            match read {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => tracing::error!(bucket = bucket.0, page, %error, "page skipped"),
-            }
-        }
-        Ok(values)
+            Ok(values)
+        })
     }
 
     fn visit_resources(

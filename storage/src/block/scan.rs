@@ -4,7 +4,7 @@ use redb::ReadOnlyTable;
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SpanCondition;
 
-use super::error::BlockError;
+use super::error::{BlockError, guarded};
 use super::file::View;
 use super::matching::ResourceMatches;
 use super::read::stored_page;
@@ -80,28 +80,30 @@ impl BlockStore {
     /// # Errors
     /// When the block cannot be read.
     pub fn scan(&self, request: &ScanRequest<'_>) -> Result<Option<BlockScan>, BlockError> {
-        let view = self.view(request.bucket)?;
-        let Some(tenant) = view.tenant(request.tenant)? else {
-            return Ok(None);
-        };
-        let table: ReadOnlyTable<_, _> = view.table(PAGES)?;
-        let mut pages = Vec::new();
-        for row in table.range((tenant, 0)..=(tenant, u64::MAX))? {
-            let (key, row) = row?;
-            let (spans, _, min_start, max_start) = row.value();
-            if max_start >= request.from.0 && min_start < request.to.0 {
-                pages.push((max_start, key.value().1, spans));
+        guarded(|| {
+            let view = self.view(request.bucket)?;
+            let Some(tenant) = view.tenant(request.tenant)? else {
+                return Ok(None);
+            };
+            let table: ReadOnlyTable<_, _> = view.table(PAGES)?;
+            let mut pages = Vec::new();
+            for row in table.range((tenant, 0)..=(tenant, u64::MAX))? {
+                let (key, row) = row?;
+                let (spans, _, min_start, max_start) = row.value();
+                if max_start >= request.from.0 && min_start < request.to.0 {
+                    pages.push((max_start, key.value().1, spans));
+                }
             }
-        }
-        pages.sort_unstable();
-        Ok(Some(BlockScan {
-            bucket: request.bucket,
-            condition: request.condition.clone(),
-            tenant,
-            pages,
-            resources: ResourceMatches::new(&view, tenant)?,
-            view,
-        }))
+            pages.sort_unstable();
+            Ok(Some(BlockScan {
+                bucket: request.bucket,
+                condition: request.condition.clone(),
+                tenant,
+                pages,
+                resources: ResourceMatches::new(&view, tenant)?,
+                view,
+            }))
+        })
     }
 }
 
@@ -118,25 +120,27 @@ impl BlockScan {
     /// # Errors
     /// When the block cannot be read. A corrupt page is told, not an error.
     pub fn next_page(&mut self) -> Result<Option<ScannedPage>, BlockError> {
-        let Some((_, page, spans)) = self.pages.pop() else {
-            return Ok(None);
-        };
-        let mut scanned = ScannedPage {
-            spans: u64::from(spans),
-            ..ScannedPage::default()
-        };
-        let source = stored_page(&self.view, self.tenant, page)?;
-        let condition = PageCondition::new(&self.condition);
-        let found = find(&source, &condition, &mut self.resources, &mut scanned.bytes);
-        match found {
-            Ok(found) => scanned.found = found,
-            Err(PageError::Corrupt(error)) => {
-                tracing::error!(bucket = self.bucket.0, page, %error, "page skipped");
-                scanned.corrupt = true;
+        guarded(|| {
+            let Some((_, page, spans)) = self.pages.pop() else {
+                return Ok(None);
+            };
+            let mut scanned = ScannedPage {
+                spans: u64::from(spans),
+                ..ScannedPage::default()
+            };
+            let source = stored_page(&self.view, self.tenant, page)?;
+            let condition = PageCondition::new(&self.condition);
+            let found = find(&source, &condition, &mut self.resources, &mut scanned.bytes);
+            match found {
+                Ok(found) => scanned.found = found,
+                Err(PageError::Corrupt(error)) => {
+                    tracing::error!(bucket = self.bucket.0, page, %error, "page skipped");
+                    scanned.corrupt = true;
+                }
+                Err(error) => return Err(of_page(self.bucket, page)(error)),
             }
-            Err(error) => return Err(of_page(self.bucket, page)(error)),
-        }
-        Ok(Some(scanned))
+            Ok(Some(scanned))
+        })
     }
 }
 

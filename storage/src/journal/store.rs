@@ -1,7 +1,6 @@
 //! redb, kept in one place: opening files through the disk's seam, and telling damage from failure.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use redb::{Builder, Database, Durability, ReadTransaction, ReadableDatabase, WriteTransaction};
@@ -9,6 +8,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::error::JournalError;
 use crate::disk::{Backend, Disk};
+use crate::guard;
 
 /// Version of the small blobs that [`seal_blob`] writes.
 const BLOB_VERSION: u8 = 1;
@@ -64,13 +64,10 @@ impl<E: Into<redb::Error>> From<E> for StoreError {
     }
 }
 
-/// Runs redb. It asserts rather than answers when a page is damaged; that must cost a slice, not the process.
+/// Runs redb: what it cannot bear costs a slice.
 pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-        Err(StoreError::Damaged(
-            "the store found impossible pages".into(),
-        ))
-    })
+    let impossible = || StoreError::Damaged("the store found impossible pages".into());
+    guard::guarded(run).unwrap_or_else(|| Err(impossible()))
 }
 
 /// Opens a database file, repairing it after a crash, or makes a new one in an empty file.
