@@ -355,3 +355,24 @@ fn a_replica_that_knows_a_drop_takes_the_keep_that_is_repeated_for_it() {
     });
     assert_eq!(says(&replica), Some(TraceState::Kept));
 }
+
+/// An error came late for a dropped trace, and the primary, which had joined after the drop, asked the holders for the
+/// spans that the drop had read. The keep stood in their journals and did not count yet, so they looked for a keep among
+/// what they held, found the drop, and said that they knew nothing. (`replay 195`)
+#[test]
+fn who_is_asked_for_older_data_tells_of_a_dropped_trace_with_late_spans() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.commit();
+    world.send(1, &[failed(2, 1)]);
+    world.confirm();
+
+    let asked = world
+        .state
+        .view(&tenant(), trace(1), Depth::Stored)
+        .unwrap();
+
+    assert_eq!(asked.state, TraceState::Dropped);
+    assert_eq!(asked.references.len(), 2, "of the drop, and the late one");
+}

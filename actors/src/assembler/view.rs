@@ -146,7 +146,10 @@ impl ShardState {
     pub fn view(&self, tenant: &TenantId, trace_id: TraceId, depth: Depth) -> Option<EntryView> {
         let slot = self.find(tenant, trace_id)?;
         let entry = self.slots[slot as usize].as_ref();
-        let entry = entry.filter(|entry| depth.counts(entry))?;
+        // A dropped one with late spans too: the keep of it that the primary has counted may be in the journal here and
+        // not count yet, and then nothing else tells of the records that the drop has read.
+        let counts = |entry: &&Entry| depth.counts(entry) || entry.dropped_by().is_some();
+        let entry = entry.filter(counts)?;
         let record = match &entry.phase {
             Phase::Kept(kept) => Some(kept.record.clone()),
             Phase::LateDropped(record) => Some((**record).clone()),
