@@ -318,6 +318,10 @@ impl AssemblerState {
             self.state.stop_deciding();
             self.effects.verdicts.clear();
         }
+        if role == ShardRole::Primary && self.role != role {
+            let recalls = self.state.begin_deciding(self.shared.env.now());
+            self.effects.recall.extend(recalls);
+        }
         self.left_at = None;
         if role == ShardRole::None {
             self.left_at = Some(self.shared.env.now());

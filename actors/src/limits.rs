@@ -277,6 +277,12 @@ pub const REPEATED_VERDICTS_MS: u64 = 120_000;
 pub const LATE_AGAIN_MS: u64 = 120_000;
 /// Traces of one shard whose earlier spans wait to be brought here: some 300 KB of memory.
 pub const MAX_RECALLS: usize = 1_024;
+/// Traces of one shard that were kept after spans had come late, which its next primary brings to all copies: with ten
+/// records each, 20 KB of memory.
+pub const MAX_LATE_KEEPS: usize = 64;
+/// Milliseconds until the primary has brought one to all copies, or has been replaced by one that does. Some failovers,
+/// one after the other.
+pub const LATE_KEEP_MS: u64 = 60_000;
 /// Milliseconds between two tries to read a verdict that the disk does not give.
 pub const UNREADABLE_PAUSE_MS: u64 = 1_000;
 /// Tries to bring earlier spans of a trace here: holders may be down.

@@ -1,6 +1,6 @@
 //! A group whose majority is lost, from its directories.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -224,4 +224,19 @@ async fn another_survivor_follows_unless_it_knows_more() {
     );
     let identity = DirectoryIdentity::read(&RealDisk, third.path()).unwrap();
     assert_eq!(identity.map(|known| known.cluster_id), Some(LOST_CLUSTER));
+}
+
+/// The heir of a shard without an in-sync survivor went by turns, past the node that had held it last.
+#[tokio::test]
+async fn what_no_survivor_is_in_sync_of_goes_to_who_held_it_last() {
+    let dir = survivor().await;
+    let mut state = survey(&RealDisk, dir.path()).unwrap().state;
+    for shard in [0, 1, 3] {
+        state.shard_map[shard].isr = vec![NodeId(2)];
+    }
+    let (left, losses) = state.without(NEW_CLUSTER, &lost(&[2])).unwrap();
+    let primaries: Vec<u64> = left.shard_map.iter().map(|shard| shard.primary.0).collect();
+    // 0 and 1 as the holders say, 2 was filling, 3 is on record nowhere
+    assert_eq!(primaries, [1, 3, 1, 1]);
+    assert_eq!(losses.shards.len(), 4);
 }

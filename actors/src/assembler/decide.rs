@@ -206,6 +206,7 @@ impl ShardState {
     /// Looks at every entry: decides those that are due, and readies kept ones for their page.
     pub fn tick(&mut self, step: &Step<'_>, effects: &mut Effects) {
         self.late.forget(step.now);
+        self.late_keeps.forget(step.now);
         for number in 0..self.slots.len() {
             let Some(entry) = self.slots[number].as_ref() else {
                 continue;
@@ -295,13 +296,10 @@ impl ShardState {
                         matches!(record.trigger, Trigger::EarlyKeep | Trigger::Cap) || more_came;
                     // On replay the records of a trace that was dropped first lie before the checkpoint.
                     self.adopt_references(slot, &record);
-                    if step.decides
-                        && matches!(record.trigger, Trigger::LateSpan | Trigger::Promoted)
-                    {
+                    if self.kept_late(&record, lsn, step.now) && step.decides {
                         effects.recall.push(Recall {
                             tenant: record.tenant.clone(),
                             trace_id: record.trace_id,
-                            references: record.references.to_vec(),
                             keep: None,
                         });
                     }
@@ -357,13 +355,15 @@ impl ShardState {
                 // Replicas that have joined since lack what was kept before.
                 let terms = (earlier.record.input_lsn.term(), self.applied.term());
                 let of_keep = earlier.record.verdict == Verdict::Keep;
-                if step.decides && of_keep && (!earlier.is_here || terms.0 < terms.1) {
-                    effects.recall.push(Recall {
-                        tenant: tenant.clone(),
-                        trace_id,
-                        references: Vec::new(),
-                        keep: Some(earlier.record.clone()),
-                    });
+                if of_keep && (!earlier.is_here || terms.0 < terms.1) {
+                    self.late_keeps.add(&earlier.record, self.applied, step.now);
+                    if step.decides {
+                        effects.recall.push(Recall {
+                            tenant: tenant.clone(),
+                            trace_id,
+                            keep: Some(earlier.record.clone()),
+                        });
+                    }
                 }
                 Self::late_phase(earlier)
             }

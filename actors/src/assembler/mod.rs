@@ -5,6 +5,7 @@ mod collect;
 mod decide;
 mod entry;
 mod late_again;
+mod late_keeps;
 mod paging;
 mod replicas;
 mod state;

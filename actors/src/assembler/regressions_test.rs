@@ -376,3 +376,37 @@ fn who_is_asked_for_older_data_tells_of_a_dropped_trace_with_late_spans() {
     assert_eq!(asked.state, TraceState::Dropped);
     assert_eq!(asked.references.len(), 2, "of the drop, and the late one");
 }
+
+/// A primary that had joined after a drop was killed before it had brought the spans of the drop to all copies, though an
+/// error had come late; none of its next lives remembered, and a search did not find the trace. (`replay 238`)
+#[test]
+fn who_leads_next_brings_what_was_kept_late_to_all_copies() {
+    let mut world = World::new(ERRORS_ONLY);
+    world.send(1, &[span(1, 0)]);
+    world.pass(10);
+    world.commit();
+    world.next_lsn = Lsn::before_term(Term(2)).next();
+    world.send(1, &[failed(2, 1)]);
+    world.confirm();
+    let keep_at = world.next_lsn;
+    let kept = world.commit();
+    assert_eq!(kept[0].trigger, Trigger::LateSpan);
+    let taken = world
+        .state
+        .collect_kept(UnixNanos(u64::MAX), true, &|_| "p".into());
+    let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
+    world.state.paged(&paged);
+    assert_eq!(world.state.traces(), 0);
+
+    let now = world.now;
+    let recalls = world.state.begin_deciding(now);
+    assert_eq!(recalls.len(), 1);
+    assert_eq!(recalls[0].keep.as_ref(), Some(&kept[0]));
+    assert_eq!(world.state.low_water(), keep_at, "a replay tells of it");
+
+    // and: long after that nobody has to
+    world.pass(200);
+    assert!(world.state.low_water() > keep_at);
+    let now = world.now;
+    assert_eq!(world.state.begin_deciding(now), []);
+}

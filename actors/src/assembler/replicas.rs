@@ -1,10 +1,10 @@
 //! What replicas need of a shard: state that is repeated for one that joins, obeying, starting anew.
 
-use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId};
-use spandrel_model::verdict::{Verdict, VerdictRecord};
+use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId, UnixNanos};
+use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
 use super::entry::Phase;
-use super::state::{Effects, HeldFrom, ShardState, Step};
+use super::state::{Effects, HeldFrom, Recall, ShardState, Step};
 
 /// A trace that a shard holds, with what a replica that joins must know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +68,26 @@ impl ShardState {
                 && entry.end >= record.end;
             entry.partial |= !is_whole;
         }
+    }
+
+    /// Whether spans of a trace, whose keep stands in record `at`, may be missing on replicas; notes it if so.
+    pub fn kept_late(&mut self, keep: &VerdictRecord, at: Lsn, now: UnixNanos) -> bool {
+        let terms = (keep.references.first(), keep.references.last());
+        // Whoever has a record of a term has all of them: none joins the in-sync set within one.
+        let is_of_one_term =
+            matches!(terms, (Some(first), Some(last)) if first.term() == last.term());
+        let is_late = matches!(keep.trigger, Trigger::LateSpan | Trigger::Promoted);
+        let may_lack = is_late && !is_of_one_term;
+        if may_lack {
+            self.late_keeps.add(keep, at, now);
+        }
+        may_lack
+    }
+
+    /// This node decides from now on: what it has to bring to all copies, because the primary before it may not have
+    /// done so.
+    pub fn begin_deciding(&mut self, now: UnixNanos) -> Vec<Recall> {
+        self.late_keeps.begin(now)
     }
 
     /// This node decides no more: verdicts that are on their way may never count.

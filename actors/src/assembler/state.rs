@@ -13,6 +13,7 @@ use spandrel_model::verdict::{Verdict, VerdictRecord};
 
 use super::entry::{Entry, Phase};
 use super::late_again::LateAgain;
+use super::late_keeps::LateKeeps;
 use super::symbols::Symbols;
 use crate::settings::Epoch;
 
@@ -68,8 +69,6 @@ pub struct Recall {
     pub tenant: TenantId,
     /// The trace.
     pub trace_id: TraceId,
-    /// The records that hold its spans, ascending. None: it is not known.
-    pub references: Vec<Lsn>,
     /// The verdict of an earlier term, which replicas that have joined since may not know: without it they wait with the
     /// late spans for a verdict that does not come.
     pub keep: Option<VerdictRecord>,
@@ -147,6 +146,7 @@ pub struct ShardState {
     pub(crate) held_from: HeldFrom,
     /// Dropped traces whose late spans are being repeated for replicas that have just joined.
     pub(crate) late: LateAgain,
+    pub(crate) late_keeps: LateKeeps,
     pub(crate) slots: Vec<Option<Entry>>,
     free: Vec<u32>,
     table: HashTable<u32>,
@@ -171,6 +171,7 @@ impl ShardState {
             counted: Lsn(u64::MAX),
             held_from: HeldFrom::Beginning,
             late: LateAgain::default(),
+            late_keeps: LateKeeps::default(),
             slots: Vec::new(),
             free: Vec::new(),
             table: HashTable::new(),
@@ -274,6 +275,7 @@ impl ShardState {
             .entries()
             .filter_map(|entry| entry.references.first().copied());
         let first = first.chain(self.late.low_water());
+        let first = first.chain(self.late_keeps.low_water());
         first.min().unwrap_or(self.applied.next())
     }
 

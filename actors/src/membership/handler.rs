@@ -178,7 +178,7 @@ fn fits(join: &Join, state: &ClusterState) -> Result<(), Refused> {
     let cluster = state.cluster_id;
     if let Some(theirs) = join.cluster_id.filter(|theirs| *theirs != cluster) {
         let message = format!(
-            "the node's directory belongs to cluster {theirs:016x}, this member to cluster {cluster:016x}: use an empty data directory, or an address of that cluster"
+            "the node's directory belongs to cluster {theirs:016x}, this member to cluster {cluster:016x}: use an empty data directory, an address of that cluster or, if this one was recovered from it, `spandrel node recover --into`"
         );
         return Err(refused(Reason::Cluster, message));
     }

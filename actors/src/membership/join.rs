@@ -59,26 +59,32 @@ pub(crate) async fn ask_to_join(
     }
 }
 
-/// Asks once whether a used directory belongs to the cluster at these addresses. Nobody there is no reason not to start.
+/// Asks once whether a used directory belongs to the cluster at these addresses. Nobody there is no reason not to start;
+/// at an address may be somebody else's cluster by now, when that of the directory is at another one.
 pub(crate) async fn check_membership(
     link: &dyn Link,
     addresses: &[String],
     join: &Join,
 ) -> Result<Option<Joined>, StartError> {
     check_addresses(addresses)?;
+    let mut foreign = None;
     for address in addresses {
         match ask(link, address, join, REJOIN_CALL_MS).await {
             Reply::Joined(joined) => return Ok(Some(joined)),
             Reply::No(refused) => {
                 let error = start_error("come back to the cluster");
-                return Err(error(&format!("{address} refuses: {}", refused.message)));
+                let error = error(&format!("{address} refuses: {}", refused.message));
+                if refused.reason != Reason::Cluster {
+                    return Err(error);
+                }
+                foreign.get_or_insert(error);
             }
             Reply::Later(reason) => {
                 tracing::warn!(address, reason, "not asked whether this directory fits");
             }
         }
     }
-    Ok(None)
+    foreign.map_or(Ok(None), Err)
 }
 
 fn check_addresses(addresses: &[String]) -> Result<(), StartError> {

@@ -213,7 +213,8 @@ struct ReadRecord {
 
 enum Content {
     Spans(SpanBatch),
-    Verdicts(Vec<VerdictRecord>),
+    /// Those that are not settled, and settled keeps.
+    Verdicts(Vec<VerdictRecord>, Vec<VerdictRecord>),
     Other,
 }
 
@@ -293,19 +294,16 @@ fn read_verdicts(
     head: &RecordHead,
     window: &Window<'_>,
 ) -> Result<Content, String> {
-    let mut records = frame.verdicts(number).map_err(|error| error.to_string())?;
-    let mut failed = None;
-    records.retain(|record| {
-        let settled = record.verdict == Verdict::Keep
-            && window
-                .is_settled(head.shard, &record.tenant, record.trace_id, head.lsn)
-                .unwrap_or_else(|error| {
-                    failed = Some(error);
-                    false
-                });
-        !settled
-    });
-    failed.map_or(Ok(Content::Verdicts(records)), Err)
+    let (mut open, mut settled) = (Vec::new(), Vec::new());
+    for record in frame.verdicts(number).map_err(|error| error.to_string())? {
+        let is_settled = record.verdict == Verdict::Keep
+            && window.is_settled(head.shard, &record.tenant, record.trace_id, head.lsn)?;
+        match is_settled {
+            true => settled.push(record),
+            false => open.push(record),
+        }
+    }
+    Ok(Content::Verdicts(open, settled))
 }
 
 fn apply_record(
@@ -340,11 +338,14 @@ fn apply_record(
                 state.apply(record.head.lsn, &batch, &rows, &step, effects);
             }
         }
-        Content::Verdicts(records) if record.head.kind == RecordKind::VerdictsAgain => {
+        Content::Verdicts(records, _) if record.head.kind == RecordKind::VerdictsAgain => {
             state.verdicts_again(record.head.lsn, &records, &step, effects);
         }
-        Content::Verdicts(records) => {
+        Content::Verdicts(records, settled) => {
             state.verdicts_committed(record.head.lsn, &records, &step, effects);
+            for keep in &settled {
+                state.kept_late(keep, record.head.lsn, step.now);
+            }
         }
         Content::Other => state.advance(record.head.lsn),
     }

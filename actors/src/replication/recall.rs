@@ -2,7 +2,6 @@
 //! others come late. They become records of the shard like any others, so that every copy has them.
 
 use bytes::Bytes;
-use spandrel_model::ids::Lsn;
 use spandrel_model::otlp::scan_request;
 use spandrel_model::ports::TraceLookup;
 
@@ -28,16 +27,10 @@ pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall
 }
 
 async fn try_recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> Result<(), String> {
-    if is_of_one_term(&recall.references) {
-        return Ok(());
-    }
     let found = cluster.fetch_stored(&recall.tenant, recall.trace_id).await;
     let TraceLookup::Found(mut answer) = found.map_err(|error| error.to_string())? else {
         return Ok(());
     };
-    if let Some(missing) = answer.missing.first() {
-        return Err(missing.reason.clone());
-    }
     let (shard, trace) = (again.shard.0, &recall.trace_id);
     tracing::debug!(shard, %trace, spans = answer.span_count, "earlier spans of a trace are brought here");
     while let Some(piece) = answer
@@ -58,12 +51,6 @@ async fn say_kept(again: &Again, recall: &Recall) -> Result<(), String> {
         true => Ok(()),
         false => acknowledged(send_verdicts(again, verdicts)?).await,
     }
-}
-
-/// Whoever has a record of the term has all of them: none joins the in-sync set within one.
-fn is_of_one_term(references: &[Lsn]) -> bool {
-    let terms = (references.first(), references.last());
-    matches!(terms, (Some(first), Some(last)) if first.term() == last.term())
 }
 
 /// A piece is a `TracesData`, which is an export request by its bytes.

@@ -1,11 +1,11 @@
 //! What the survivors of a cluster go on with when the majority that kept its settings is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use spandrel_model::ids::{NodeId, ShardId, Term};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
 
-use super::{ClusterState, Conflict, NodeState, ShardRecord};
+use super::{BucketHolders, ClusterState, Conflict, NodeState, ShardRecord};
 
 /// What is given up when a cluster is recovered without some of its nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Losses {
 impl ClusterState {
     /// The state of a new cluster of the nodes that are left, of which none has registered yet. Each shard begins a new
     /// term, so that nothing that was sent before counts: with its primary if that one is left, with an in-sync copy
-    /// otherwise, and where none is left with what comes nearest.
+    /// otherwise, and where none is left with what comes nearest: one that was filling, or one that held it last.
     ///
     /// # Errors
     /// A [`Conflict`] naming a lost node that is not in the cluster, or saying that nobody would be left.
@@ -48,7 +48,8 @@ impl ClusterState {
         let mut losses = Losses::default();
         let mut heirs = state.nodes.keys().copied().cycle();
         for (shard, record) in (0..).map(ShardId).zip(&mut state.shard_map) {
-            if !restrict(record, lost, &mut heirs) {
+            let mut heir = || newest_holder(&self.holders, shard, lost).or_else(|| heirs.next());
+            if !restrict(record, lost, &mut heir) {
                 losses.shards.push(shard);
             }
         }
@@ -70,7 +71,7 @@ impl ClusterState {
 fn restrict(
     record: &mut ShardRecord,
     lost: &BTreeSet<NodeId>,
-    heirs: &mut impl Iterator<Item = NodeId>,
+    heir: &mut dyn FnMut() -> Option<NodeId>,
 ) -> bool {
     let is_left = |node: &NodeId| !lost.contains(node);
     record.term = Term(record.term.0.saturating_add(1));
@@ -86,10 +87,25 @@ fn restrict(
         }
         return true;
     }
-    // One that was filling has the newest records at least. The iterator of heirs never ends: some node is left.
-    if let Some(primary) = filling.or(target).or_else(|| heirs.next()) {
+    // One that was filling has the newest records at least. There always is an heir: some node is left.
+    if let Some(primary) = filling.or(target).or_else(heir) {
         record.primary = primary;
         record.isr = vec![primary];
     }
     false
+}
+
+/// One of those that are left which holds the newest data of a shard: its journal has the most of it.
+fn newest_holder(
+    holders: &BTreeMap<Bucket, Arc<BucketHolders>>,
+    shard: ShardId,
+    lost: &BTreeSet<NodeId>,
+) -> Option<NodeId> {
+    let left = |holders: &[NodeId]| holders.iter().find(|node| !lost.contains(node)).copied();
+    let records = holders.iter().flat_map(|(bucket, records)| {
+        let of_shard = records.iter().filter(|(key, _)| key.shard == shard);
+        of_shard.map(|(key, holders)| ((key.term, *bucket), holders))
+    });
+    let of_left = records.filter_map(|(age, holders)| Some((age, left(holders)?)));
+    of_left.max_by_key(|(age, _)| *age).map(|(_, node)| node)
 }

@@ -71,7 +71,8 @@ impl Coordinator {
         self.fetch_as(tenant, trace_id, Marks::Shown).await
     }
 
-    /// As a fetch, with spans as they were stored, and of all who may have some.
+    /// As a fetch, with spans as they were stored, and of all who may have some: when one of them is out of reach, it is
+    /// an error. What a holder cannot read is missing, as in a fetch.
     pub(crate) async fn fetch_stored(
         &self,
         tenant: &TenantId,
@@ -111,6 +112,9 @@ impl Coordinator {
         let scattered = question.ask_holders(&demand, &mut standing).await;
         let mut missing = scattered.missing;
         missing.extend(contact);
+        if marks == Marks::None && !missing.is_empty() {
+            return Err(holders_unreachable(tenant, &missing));
+        }
         let mut parts = Vec::new();
         let mut absences = Vec::new();
         let primary = state.shard(shard).map(|record| record.primary);
