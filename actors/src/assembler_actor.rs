@@ -524,7 +524,7 @@ impl AssemblerState {
         };
         let myself = myself.clone();
         self.shared.spawn_job("recall", async move {
-            let is_here = recall(&again, &cluster, &wanted).await;
+            let is_here = recall(&again, &cluster, &wanted, tries <= 1).await;
             if !is_here {
                 // Whoever is down may be back by then; the others of the queue wait for it too.
                 tokio::time::sleep(Duration::from_millis(RECALL_PAUSE_MS)).await;

@@ -349,21 +349,17 @@ impl ShardState {
                 return self.remove(slot);
             }
             Some(earlier) => {
+                let mut late = None;
                 if let Some(entry) = self.slots[slot as usize].as_mut() {
                     entry.partial = true;
+                    late = entry.references.first().copied();
                 }
-                // Replicas that have joined since lack what was kept before.
-                let terms = (earlier.record.input_lsn.term(), self.applied.term());
-                let of_keep = earlier.record.verdict == Verdict::Keep;
-                if of_keep && (!earlier.is_here || terms.0 < terms.1) {
-                    self.late_keeps.add(&earlier.record, self.applied, step.now);
-                    if step.decides {
-                        effects.recall.push(Recall {
-                            tenant: tenant.clone(),
-                            trace_id,
-                            keep: Some(earlier.record.clone()),
-                        });
-                    }
+                if self.kept_before(late, &earlier, step.now) && step.decides {
+                    effects.recall.push(Recall {
+                        tenant: tenant.clone(),
+                        trace_id,
+                        keep: Some(earlier.record.clone()),
+                    });
                 }
                 Self::late_phase(earlier)
             }

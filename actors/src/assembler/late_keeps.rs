@@ -26,6 +26,12 @@ impl LateKeeps {
     /// A trace whose spans may not be where the shard's records are.
     pub(crate) fn add(&mut self, keep: &VerdictRecord, at: Lsn, now: UnixNanos) {
         self.forget(now);
+        let is_same = |late: &LateKeep| {
+            late.keep.trace_id == keep.trace_id && late.keep.tenant == keep.tenant
+        };
+        if self.0.iter().any(is_same) {
+            return;
+        }
         if self.0.len() >= MAX_LATE_KEEPS {
             self.0.pop_front();
         }
@@ -50,6 +56,11 @@ impl LateKeeps {
             keep: Some(late.keep.clone()),
         });
         recalls.collect()
+    }
+
+    /// Forgets those of which records behind `last` tell: these may never have counted.
+    pub(crate) fn cut(&mut self, last: Lsn) {
+        self.0.retain(|late| late.at <= last);
     }
 
     /// Forgets what some primary has brought long since.

@@ -4,7 +4,7 @@ use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
 use super::entry::Phase;
-use super::state::{Effects, HeldFrom, Recall, ShardState, Step};
+use super::state::{Earlier, Effects, HeldFrom, Recall, ShardState, Step};
 
 /// A trace that a shard holds, with what a replica that joins must know of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +84,23 @@ impl ShardState {
         may_lack
     }
 
+    /// Whether replicas that have joined since may lack what was kept of a trace before its late spans came, in record
+    /// `late` or the next one; notes it if so.
+    pub(super) fn kept_before(
+        &mut self,
+        late: Option<Lsn>,
+        earlier: &Earlier,
+        now: UnixNanos,
+    ) -> bool {
+        let is_older = earlier.record.input_lsn.term() < self.applied.term();
+        let may_lack = earlier.record.verdict == Verdict::Keep && (!earlier.is_here || is_older);
+        if may_lack {
+            let at = late.unwrap_or(self.applied);
+            self.late_keeps.add(&earlier.record, at, now);
+        }
+        may_lack
+    }
+
     /// This node decides from now on: what it has to bring to all copies, because the primary before it may not have
     /// done so.
     pub fn begin_deciding(&mut self, now: UnixNanos) -> Vec<Recall> {
@@ -116,6 +133,7 @@ impl ShardState {
                 self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
             }
         }
+        self.late_keeps.cut(kept_up_to);
         self.applied = self.applied.max(applied);
         self.held_from = HeldFrom::Next;
     }

@@ -519,7 +519,10 @@ impl ShardState {
                 effects.confirm.push((batch.tenant.clone(), trace_id));
                 Phase::Unconfirmed
             }
-            Prior::Decided(earlier) => Self::late_phase(*earlier),
+            Prior::Decided(earlier) => {
+                self.kept_before(None, &earlier, step.now);
+                Self::late_phase(*earlier)
+            }
         };
         let partial = matches!(phase, Phase::Kept(_) | Phase::LateDropped(_));
         let kept = matches!(phase, Phase::Kept(_));

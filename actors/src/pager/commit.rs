@@ -20,7 +20,7 @@ use crate::shared::Shared;
 pub(crate) enum SpansFrom {
     /// This node's journal.
     Journal {
-        /// Traces of which blocks have earlier spans, and none of those of the write.
+        /// Traces of which blocks have earlier spans.
         late: BTreeSet<TraceId>,
     },
     /// The block of another node.
@@ -77,18 +77,17 @@ fn unite(
     }
     let mut restated: BTreeMap<Bucket, Vec<TraceSummary>> = BTreeMap::new();
     for ((shard, trace), numbers) in traces {
-        let is_late = match from {
-            SpansFrom::Journal { late } => Some(late.contains(&trace)),
-            SpansFrom::Node => None,
-        };
         // A whole trace is written to the bucket of its verdict, and copies of its late spans come no earlier.
-        let oldest = match is_late {
-            Some(false) => write.bucket,
-            Some(true) | None => Bucket(0),
+        let oldest = match from {
+            SpansFrom::Journal { late } if !late.contains(&trace) => write.bucket,
+            SpansFrom::Journal { .. } | SpansFrom::Node => Bucket(0),
         };
         let blocks = &shared.blocks;
-        let fragments = blocks.fragments_since(oldest, &write.tenant, shard, trace);
-        let mut others = fragments.map_err(|error| error.to_string())?;
+        // What cannot be read must not hold up what comes.
+        let mut others = match blocks.fragments_since(oldest, &write.tenant, shard, trace) {
+            Err(error) if error.is_damage() => Vec::new(),
+            found => found.map_err(|error| error.to_string())?,
+        };
         let is_written = |fragment: &FragmentLocation| {
             let summaries = numbers
                 .iter()
@@ -101,7 +100,6 @@ fn unite(
             continue;
         }
         let known = match blocks.newest_summary(&others) {
-            // What cannot be read must not hold up what comes.
             Err(error) if error.is_damage() => None,
             read => read.map_err(|error| error.to_string())?,
         };
@@ -110,10 +108,7 @@ fn unite(
             .filter_map(|&number| write.summaries.get(number));
         let mut versions: Vec<TraceSummary> = known.iter().chain(own).cloned().collect();
         versions.sort_by_key(|version| version.fragment.age());
-        let counted = match is_late {
-            Some(true) => None,
-            Some(false) | None => Some(count_spans(shared, write, &others, (shard, trace))?),
-        };
+        let counted = count_spans(shared, write, &others, (shard, trace))?;
         let Some(mut whole) = united(versions, counted) else {
             continue;
         };
@@ -136,12 +131,12 @@ fn unite(
     Ok(restated)
 }
 
-/// What the versions, oldest first, say together; `counted` are the spans when the versions may have some in common.
-fn united(versions: Vec<TraceSummary>, counted: Option<u32>) -> Option<TraceSummary> {
+/// What the versions, oldest first, say together; `counted` are the spans of all: versions may have some in common.
+fn united(versions: Vec<TraceSummary>, counted: u32) -> Option<TraceSummary> {
     let most = |count: fn(&TraceSummary) -> u32| versions.iter().map(count).max().unwrap_or(0);
     let (spans, errors) = (most(|one| one.span_count), most(|one| one.error_count));
     let mut whole = versions.into_iter().reduce(TraceSummary::merged)?;
-    if let Some(counted) = counted.filter(|counted| *counted != whole.span_count) {
+    if counted != whole.span_count {
         // Which of the common ones are errors is not known: at least as many as the one says that has most.
         (whole.span_count, whole.error_count) = (counted.max(spans), errors);
     }
@@ -211,14 +206,12 @@ mod tests {
     fn spans_that_versions_have_in_common_count_once() {
         let versions = || vec![version(1, 6, 1), version(2, 2, 1)];
 
-        let apart = united(versions(), None).unwrap();
+        let apart = united(versions(), 8).unwrap();
         assert_eq!((apart.span_count, apart.error_count), (8, 2));
-        let counted = united(versions(), Some(8)).unwrap();
-        assert_eq!(counted, apart);
-        let common = united(versions(), Some(6)).unwrap();
+        let common = united(versions(), 6).unwrap();
         assert_eq!((common.span_count, common.error_count), (6, 1));
         // and: one of them speaks of spans that are not here yet
-        let fewer = united(versions(), Some(4)).unwrap();
+        let fewer = united(versions(), 4).unwrap();
         assert_eq!(fewer.span_count, 6);
     }
 
@@ -226,7 +219,7 @@ mod tests {
         #[test]
         fn what_is_united_covers_each_version(
             versions in proptest::collection::vec((1..9_u64, 1..9_u32, 0..9_u32), 1..5),
-            counted in proptest::option::of(1..30_u32),
+            counted in 1..30_u32,
         ) {
             let versions = versions.into_iter();
             let versions = versions.map(|(fragment, spans, errors)| version(fragment, spans, errors.min(spans)));

@@ -9,13 +9,18 @@ use super::refill::{Again, acknowledged, append_again, send_verdicts};
 use crate::assembler::Recall;
 use crate::query::Coordinator;
 
-/// Asks the cluster for a trace and appends its spans to the shard again, unless every copy has them. False when that is
-/// to be tried again later: a holder is down, for example.
-pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> bool {
+/// Asks the cluster for a trace and appends its spans to the shard again. False when that is to be tried again later: a
+/// holder is down, for example. The last try brings what can be read.
+pub(crate) async fn recall(
+    again: &Again,
+    cluster: &Coordinator,
+    recall: &Recall,
+    is_last: bool,
+) -> bool {
     if cluster.is_alone() {
         return true;
     }
-    let tried = match try_recall(again, cluster, recall).await {
+    let tried = match try_recall(again, cluster, recall, is_last).await {
         Ok(()) => say_kept(again, recall).await,
         failed => failed,
     };
@@ -26,11 +31,20 @@ pub(crate) async fn recall(again: &Again, cluster: &Coordinator, recall: &Recall
     tried.is_ok()
 }
 
-async fn try_recall(again: &Again, cluster: &Coordinator, recall: &Recall) -> Result<(), String> {
+async fn try_recall(
+    again: &Again,
+    cluster: &Coordinator,
+    recall: &Recall,
+    is_last: bool,
+) -> Result<(), String> {
     let found = cluster.fetch_stored(&recall.tenant, recall.trace_id).await;
     let TraceLookup::Found(mut answer) = found.map_err(|error| error.to_string())? else {
         return Ok(());
     };
+    // What a holder cannot read now it may read in a moment; damage keeps nobody from bringing the rest.
+    if let Some(missing) = answer.missing.first().filter(|_| !is_last) {
+        return Err(missing.reason.clone());
+    }
     let (shard, trace) = (again.shard.0, &recall.trace_id);
     tracing::debug!(shard, %trace, spans = answer.span_count, "earlier spans of a trace are brought here");
     while let Some(piece) = answer

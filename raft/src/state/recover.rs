@@ -46,9 +46,10 @@ impl ClusterState {
             record.state = NodeState::Down;
         }
         let mut losses = Losses::default();
-        let mut heirs = state.nodes.keys().copied().cycle();
+        let left: BTreeSet<NodeId> = state.nodes.keys().copied().collect();
+        let mut heirs = left.iter().copied().cycle();
         for (shard, record) in (0..).map(ShardId).zip(&mut state.shard_map) {
-            let mut heir = || newest_holder(&self.holders, shard, lost).or_else(|| heirs.next());
+            let mut heir = || newest_holder(&self.holders, shard, &left).or_else(|| heirs.next());
             if !restrict(record, lost, &mut heir) {
                 losses.shards.push(shard);
             }
@@ -99,9 +100,9 @@ fn restrict(
 fn newest_holder(
     holders: &BTreeMap<Bucket, Arc<BucketHolders>>,
     shard: ShardId,
-    lost: &BTreeSet<NodeId>,
+    left: &BTreeSet<NodeId>,
 ) -> Option<NodeId> {
-    let left = |holders: &[NodeId]| holders.iter().find(|node| !lost.contains(node)).copied();
+    let left = |holders: &[NodeId]| holders.iter().find(|node| left.contains(node)).copied();
     let records = holders.iter().flat_map(|(bucket, records)| {
         let of_shard = records.iter().filter(|(key, _)| key.shard == shard);
         of_shard.map(|(key, holders)| ((key.term, *bucket), holders))

@@ -66,6 +66,8 @@ pub(super) struct Life {
     lost_power: bool,
     /// When something failed after which it must halt, in milliseconds.
     must_halt_since: Option<u64>,
+    /// Why.
+    must_halt_for: Option<Struck>,
     halted: bool,
     checked: bool,
     /// The settings as they were last looked at.
@@ -227,8 +229,11 @@ impl Fleet {
             Struck::Power => FaultKind::CrashInStart,
             Struck::Sync(_) => FaultKind::FailedSync,
             Struck::Write(_) => FaultKind::FailedWrite,
-            Struck::Rewritten(_) => {
-                self.places()[place].now.must_halt_since = None;
+            Struck::Rewritten(path) => {
+                let life = &mut self.places()[place].now;
+                if life.must_halt_for == Some(Struck::Write(path.clone())) {
+                    life.must_halt_since = None;
+                }
                 return;
             }
             Struck::Read(_) => FaultKind::FailedRead,
@@ -241,6 +246,11 @@ impl Fleet {
         life.lost_power |= *struck == Struck::Power;
         if struck.must_halt() {
             life.must_halt_since.get_or_insert(now_ms);
+            // A failed sync is not made up for by anything.
+            let is_sync = matches!(struck, Struck::Sync(_));
+            if is_sync || life.must_halt_for.is_none() {
+                life.must_halt_for = Some(struck.clone());
+            }
         }
     }
 

@@ -279,6 +279,7 @@ impl Player {
                 self.fleet.note(place, &format!("{name} rots at {offset}"));
                 has_rotted = true;
                 self.fleet.world.demands().rotted = true;
+                crate::panics::expect_damage();
             }
         }
         has_rotted

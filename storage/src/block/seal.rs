@@ -6,7 +6,7 @@ use redb::{ReadableTable, WriteTransaction};
 use spandrel_model::ids::{Bucket, UnixNanos};
 
 use super::commit::{self, Key};
-use super::error::{BlockError, guarded};
+use super::error::BlockError;
 use super::file::exact_filter;
 use super::open_files::Purpose;
 use super::schema::{
@@ -27,48 +27,46 @@ impl BlockStore {
     /// When there is no such block or it cannot be read. After an error of the disk or the database the process must
     /// stop.
     pub fn seal(&self, bucket: Bucket) -> Result<(), BlockError> {
-        guarded(|| {
-            let file = self.file(bucket)?;
-            let writer = file.lock_writer();
-            if file.meta().sealed {
-                return Ok(());
-            }
-            let database = self.open.get(bucket, &file.path, Purpose::Write)?;
-            let mut tenants = Vec::new();
-            for row in file.view(&self.open)?.table(TENANTS)?.iter()? {
-                tenants.push(row?.1.value());
-            }
-            for tenant in tenants {
-                let transaction = commit::begin(&database)?;
-                let mut meta = commit::get_meta(&transaction)?;
-                let merged = merge_pages(
-                    &transaction,
-                    tenant,
-                    self.options.full_page_spans,
-                    &mut meta,
-                )?;
-                if merged == 0 {
-                    transaction.abort()?;
-                    continue;
-                }
-                commit::put_meta(&transaction, &meta)?;
-                transaction.commit()?;
-                file.set_meta(meta);
-            }
+        let file = self.file(bucket)?;
+        let writer = file.lock_writer();
+        if file.meta().sealed {
+            return Ok(());
+        }
+        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+        let mut tenants = Vec::new();
+        for row in file.view(&self.open)?.table(TENANTS)?.iter()? {
+            tenants.push(row?.1.value());
+        }
+        for tenant in tenants {
             let transaction = commit::begin(&database)?;
             let mut meta = commit::get_meta(&transaction)?;
-            meta.filter_rows = store_filter(&transaction)?;
-            meta.sealed = true;
+            let merged = merge_pages(
+                &transaction,
+                tenant,
+                self.options.full_page_spans,
+                &mut meta,
+            )?;
+            if merged == 0 {
+                transaction.abort()?;
+                continue;
+            }
             commit::put_meta(&transaction, &meta)?;
             transaction.commit()?;
-            // What is in memory grew by layers: the stored one is read when it is needed.
-            file.set_filter(None);
             file.set_meta(meta);
-            drop(database);
-            self.open.close(bucket);
-            drop(writer);
-            Ok(())
-        })
+        }
+        let transaction = commit::begin(&database)?;
+        let mut meta = commit::get_meta(&transaction)?;
+        meta.filter_rows = store_filter(&transaction)?;
+        meta.sealed = true;
+        commit::put_meta(&transaction, &meta)?;
+        transaction.commit()?;
+        // What is in memory grew by layers: the stored one is read when it is needed.
+        file.set_filter(None);
+        file.set_meta(meta);
+        drop(database);
+        self.open.close(bucket);
+        drop(writer);
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::batches::BatchCache;
 use super::commit::{self, BlockWrite};
-use super::error::{BlockError, guarded};
+use super::error::BlockError;
 use super::file::{BlockFile, Residency, View};
 use super::filter::{tenant_seed, trace_hash};
 use super::limits::{COLUMN_CACHE_BYTES, SUMMARY_CACHE_BYTES};
@@ -222,6 +222,27 @@ impl BlockStore {
         self.file(bucket)?.view(&self.open)
     }
 
+    /// The file of a bucket, open for writes; one that turns out to be damaged when it is opened is set aside.
+    fn writable(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
+        let file = self.file_or_create(bucket)?;
+        match self.open.get(bucket, &file.path, Purpose::Write) {
+            Err(error) if error.is_damage() => {
+                tracing::error!(path = %file.path.display(), %error, "a block file does not open any more");
+                let unopenable = Unopenable {
+                    reason: error.to_string(),
+                    is_damaged: true,
+                };
+                let mut blocks = self.blocks_mut();
+                blocks.files.remove(&bucket);
+                let key = (bucket, file.path.clone());
+                blocks.unopenable.insert(key, unopenable);
+                drop(blocks);
+                self.file_or_create(bucket)
+            }
+            opened => opened.map(|_| file),
+        }
+    }
+
     fn file_or_create(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
         match self.file(bucket) {
             Err(BlockError::NoBlock { .. } | BlockError::Unopenable { .. }) => {}
@@ -281,36 +302,34 @@ impl BlockStore {
     /// When nothing was written: the bucket's file could not be read when the store was opened, or there are too many tenants. After an error of
     /// the disk or the database the process must stop.
     pub fn commit(&self, write: &BlockWrite) -> Result<Range<u64>, BlockError> {
-        guarded(|| {
-            let file = self.file_or_create(write.bucket)?;
-            let _writer = file.lock_writer();
-            // The filter tells most traces from those whose fragments must be looked up: an eighth of the time of a commit.
-            let mut known = BTreeSet::new();
-            let fragments = write.pages.iter().flat_map(|page| &page.fragments);
-            let traces = fragments.map(|fragment| fragment.head.trace_id);
-            for trace in traces.chain(write.summaries.iter().map(|summary| summary.trace_id)) {
-                if file.may_hold(&self.open, &write.tenant, trace, Residency::Keep)? {
-                    known.insert(trace);
-                }
+        let file = self.writable(write.bucket)?;
+        let _writer = file.lock_writer();
+        // The filter tells most traces from those whose fragments must be looked up: an eighth of the time of a commit.
+        let mut known = BTreeSet::new();
+        let fragments = write.pages.iter().flat_map(|page| &page.fragments);
+        let traces = fragments.map(|fragment| fragment.head.trace_id);
+        for trace in traces.chain(write.summaries.iter().map(|summary| summary.trace_id)) {
+            if file.may_hold(&self.open, &write.tenant, trace, Residency::Keep)? {
+                known.insert(trace);
             }
-            let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
-            let transaction = commit::begin(&database)?;
-            let Some((meta, traces)) = commit::apply(&transaction, write, &known)? else {
-                transaction.abort().map_err(redb_error)?;
-                return Ok(0..0);
-            };
-            transaction.commit()?;
-            let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
-            let unsealed = file.meta().sealed && !meta.sealed;
-            file.set_meta(meta);
-            let seed = tenant_seed(&write.tenant);
-            file.add_to_filter(traces.iter().map(|&trace| trace_hash(seed, trace)));
-            if unsealed {
-                // A filter read from the rows of the seal may lack what was committed while it was read.
-                file.set_filter(None);
-            }
-            Ok(sequences)
-        })
+        }
+        let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
+        let transaction = commit::begin(&database)?;
+        let Some((meta, traces)) = commit::apply(&transaction, write, &known)? else {
+            transaction.abort().map_err(redb_error)?;
+            return Ok(0..0);
+        };
+        transaction.commit()?;
+        let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
+        let unsealed = file.meta().sealed && !meta.sealed;
+        file.set_meta(meta);
+        let seed = tenant_seed(&write.tenant);
+        file.add_to_filter(traces.iter().map(|&trace| trace_hash(seed, trace)));
+        if unsealed {
+            // A filter read from the rows of the seal may lack what was committed while it was read.
+            file.set_filter(None);
+        }
+        Ok(sequences)
     }
 
     /// Gives fragments of one tenant, which the block of `bucket` has, other summaries in one durable transaction: they
@@ -325,17 +344,15 @@ impl BlockStore {
         tenant: &TenantId,
         restated: &[TraceSummary],
     ) -> Result<Range<u64>, BlockError> {
-        guarded(|| {
-            let file = self.file(bucket)?;
-            let _writer = file.lock_writer();
-            let database = self.open.get(bucket, &file.path, Purpose::Write)?;
-            let transaction = commit::begin(&database)?;
-            let meta = commit::restate(&transaction, tenant, restated)?;
-            transaction.commit()?;
-            let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
-            file.set_meta(meta);
-            Ok(sequences)
-        })
+        let file = self.file(bucket)?;
+        let _writer = file.lock_writer();
+        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+        let transaction = commit::begin(&database)?;
+        let meta = commit::restate(&transaction, tenant, restated)?;
+        transaction.commit()?;
+        let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
+        file.set_meta(meta);
+        Ok(sequences)
     }
 
     /// All blocks, oldest bucket first, also those that do not open.
