@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use spandrel_model::ids::{Bucket, ShardId, TenantId, TraceId};
-use spandrel_model::otlp::TracesDataWriter;
+use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::search::{SpanCondition, TagCondition};
 use spandrel_storage::block::{BlockOptions, BlockStore, BlockWrite};
 use spandrel_storage::disk::RealDisk;
@@ -154,9 +154,9 @@ fn blocks(criterion: &mut Criterion) {
             let head = known[next];
             let found = store.fragments(&tenant, head.shard, head.trace_id).unwrap();
             let mut writer = TracesDataWriter::new();
-            store
-                .read(&found[0], &mut writer, &mut |_, _| false)
-                .unwrap()
+            let mut write = |context: &RawContext<'_>, _, span: &[u8]| writer.push(context, span);
+            store.visit(&found[0], &mut write).unwrap();
+            writer.span_count()
         });
     });
     drop(store);

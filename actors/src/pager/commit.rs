@@ -76,59 +76,70 @@ fn unite(
         of_trace.or_default().push(number);
     }
     let mut restated: BTreeMap<Bucket, Vec<TraceSummary>> = BTreeMap::new();
-    for ((shard, trace), numbers) in traces {
+    for (key, numbers) in traces {
         // A whole trace is written to the bucket of its verdict, and copies of its late spans come no earlier.
         let oldest = match from {
-            SpansFrom::Journal { late } if !late.contains(&trace) => write.bucket,
+            SpansFrom::Journal { late } if !late.contains(&key.1) => write.bucket,
             SpansFrom::Journal { .. } | SpansFrom::Node => Bucket(0),
         };
-        let blocks = &shared.blocks;
-        // What cannot be read must not hold up what comes.
-        let mut others = match blocks.fragments_since(oldest, &write.tenant, shard, trace) {
-            Err(error) if error.is_damage() => Vec::new(),
-            found => found.map_err(|error| error.to_string())?,
-        };
-        let is_written = |fragment: &FragmentLocation| {
-            let summaries = numbers
-                .iter()
-                .filter_map(|&number| write.summaries.get(number));
-            let mut fragments = summaries.map(|summary| summary.fragment);
-            fragment.bucket == write.bucket && fragments.any(|own| own == fragment.fragment)
-        };
-        others.retain(|fragment| !is_written(fragment));
-        if others.is_empty() && numbers.len() == 1 {
-            continue;
-        }
-        let known = match blocks.newest_summary(&others) {
-            Err(error) if error.is_damage() => None,
-            read => read.map_err(|error| error.to_string())?,
-        };
-        let own = numbers
-            .iter()
-            .filter_map(|&number| write.summaries.get(number));
-        let mut versions: Vec<TraceSummary> = known.iter().chain(own).cloned().collect();
-        versions.sort_by_key(|version| version.fragment.age());
-        let counted = count_spans(shared, write, &others, (shard, trace))?;
-        let Some(mut whole) = united(versions, counted) else {
-            continue;
-        };
-        // Search finds by the start what it replaces.
-        whole.start = known.as_ref().map_or(whole.start, |known| known.start);
-        for number in numbers {
-            if let Some(summary) = write.summaries.get_mut(number) {
-                *summary = TraceSummary {
-                    fragment: summary.fragment,
-                    bucket: summary.bucket,
-                    ..whole.clone()
-                };
-            }
-        }
-        let is_newest = |known: &TraceSummary| known.fragment.age() == whole.fragment.age();
-        if let Some(known) = known.filter(|known| is_newest(known) && *known != whole) {
-            restated.entry(known.bucket).or_default().push(whole);
+        let newer = unite_trace(shared, write, oldest, key, &numbers)?;
+        if let Some(summary) = newer {
+            restated.entry(summary.bucket).or_default().push(summary);
         }
     }
     Ok(restated)
+}
+
+/// [`unite`], of one trace, whose summaries in the write have these `numbers`.
+fn unite_trace(
+    shared: &Shared,
+    write: &mut BlockWrite,
+    oldest: Bucket,
+    (shard, trace): (ShardId, TraceId),
+    numbers: &[usize],
+) -> Result<Option<TraceSummary>, String> {
+    let own = numbers
+        .iter()
+        .filter_map(|&number| write.summaries.get(number));
+    let own: Vec<&TraceSummary> = own.collect();
+    let blocks = &shared.blocks;
+    // What cannot be read must not hold up what comes.
+    let mut others = match blocks.fragments_since(oldest, &write.tenant, shard, trace) {
+        Err(error) if error.is_damage() => Vec::new(),
+        found => found.map_err(|error| error.to_string())?,
+    };
+    others.retain(|other| {
+        let is_written = own.iter().any(|own| own.fragment == other.fragment);
+        other.bucket != write.bucket || !is_written
+    });
+    if others.is_empty() && own.len() == 1 {
+        return Ok(None);
+    }
+    let known = match blocks.newest_summary(&others) {
+        Err(error) if error.is_damage() => None,
+        read => read.map_err(|error| error.to_string())?,
+    };
+    let versions = known.iter().chain(own).cloned();
+    let mut versions: Vec<TraceSummary> = versions.collect();
+    versions.sort_by_key(|version| version.fragment.age());
+    let counted = count_spans(shared, write, &others, (shard, trace))?;
+    let Some(mut whole) = united(versions, counted) else {
+        return Ok(None);
+    };
+    // Search finds by the start what it replaces.
+    whole.start = known.as_ref().map_or(whole.start, |known| known.start);
+    for &number in numbers {
+        if let Some(summary) = write.summaries.get_mut(number) {
+            *summary = TraceSummary {
+                fragment: summary.fragment,
+                bucket: summary.bucket,
+                ..whole.clone()
+            };
+        }
+    }
+    let is_newest = |known: &TraceSummary| known.fragment.age() == whole.fragment.age();
+    let is_restated = known.is_some_and(|known| is_newest(&known) && known != whole);
+    Ok(is_restated.then_some(whole))
 }
 
 /// What the versions, oldest first, say together; `counted` are the spans of all: versions may have some in common.
@@ -157,7 +168,7 @@ fn count_spans(
     for page in &write.pages {
         let of_trace = page.fragments.iter();
         let mut of_trace = of_trace
-            .filter(|fragment| fragment.head.key().0 == shard && fragment.head.trace_id == trace)
+            .filter(|fragment| fragment.head.shard == shard && fragment.head.trace_id == trace)
             .peekable();
         if of_trace.peek().is_none() {
             continue;

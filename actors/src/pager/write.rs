@@ -1,10 +1,11 @@
 //! Writes the pages of a paging job.
 
+use std::collections::BTreeSet;
+
 use spandrel_model::ids::{Bucket, ShardId};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
 use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
-use std::collections::BTreeSet;
 
 use super::commit::{SpansFrom, commit_pages};
 use super::gather::{Gathered, gather};

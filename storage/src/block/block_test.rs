@@ -13,6 +13,7 @@ use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixN
 use spandrel_model::otlp::{RawContext, TracesDataWriter};
 use spandrel_model::search::{SpanCondition, TagCondition};
 use spandrel_model::summary::{SpanClass, SummaryDecision, TraceSummary};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::disk::{Disk, SimulatedDisk};
@@ -235,9 +236,19 @@ fn a_fetch_writes_each_span_once() {
     let location = &store.fragments(&tenant("a"), ShardId(3), trace(3)).unwrap()[0];
     let mut writer = TracesDataWriter::new();
     let mut keys = BTreeSet::new();
-    let mut seen = |id: SpanId, hash: u64| !keys.insert((id, hash));
-    assert_eq!(store.read(location, &mut writer, &mut seen).unwrap(), 3);
-    assert_eq!(store.read(location, &mut writer, &mut seen).unwrap(), 0);
+    let mut read = || {
+        let mut written = 0;
+        let mut write_new = |context: &RawContext<'_>, id: SpanId, span: &[u8]| {
+            if keys.insert((id, xxh3_64(span))) {
+                writer.push(context, span);
+                written += 1;
+            }
+        };
+        store.visit(location, &mut write_new).unwrap();
+        written
+    };
+    assert_eq!(read(), 3);
+    assert_eq!(read(), 0);
     assert_eq!(writer.span_count(), 3);
     let errors = SpanCondition {
         status: Some(StatusCode::Error),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use spandrel_model::ids::{Bucket, Lsn, NodeId, ShardId, SpanId};
-use spandrel_model::otlp::TracesDataWriter;
+use spandrel_model::otlp::RawContext;
 
 use super::block_test::{open, page, summary, tenant, trace};
 use super::*;
@@ -48,9 +48,10 @@ fn span_ids(store: &BlockStore, name: &str, number: u64) -> BTreeSet<SpanId> {
         .fragments(&tenant(name), shard, trace(number))
         .unwrap()
     {
-        let mut nowhere = TracesDataWriter::new();
-        let mut note = |id, _| !found.insert(id);
-        store.read(&location, &mut nowhere, &mut note).unwrap();
+        let mut note = |_: &RawContext<'_>, id, _: &[u8]| {
+            found.insert(id);
+        };
+        store.visit(&location, &mut note).unwrap();
     }
     found
 }

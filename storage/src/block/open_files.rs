@@ -155,9 +155,7 @@ impl OpenFiles {
     ) -> Result<(), BlockError> {
         let temporary = temporary_name(path);
         let backend = Backend(self.disk.create(&temporary)?);
-        let database = redb::Builder::new()
-            .set_cache_size(MIN_FILE_CACHE_BYTES)
-            .create_with_backend(backend)?;
+        let database = open_database(backend, MIN_FILE_CACHE_BYTES)?;
         fill(&database)?;
         // Closed cleanly, and so synced.
         drop(database);

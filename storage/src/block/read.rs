@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
-use spandrel_model::otlp::{RawContext, TracesDataWriter, visit_resource_attributes};
-use xxhash_rust::xxh3::xxh3_64;
+use spandrel_model::otlp::{RawContext, visit_resource_attributes};
 
 use super::error::{BlockError, corrupt, guarded};
 use super::file::{Residency, View};
@@ -185,27 +184,6 @@ impl BlockStore {
                 false => Ok(()),
             }
         })
-    }
-
-    /// Writes the spans of a fragment for which `seen` (of their id and the XXH3-64 of their message) says false.
-    /// Returns how many were written.
-    ///
-    /// # Errors
-    /// When the block or the page cannot be read; spans before that were written.
-    pub fn read(
-        &self,
-        location: &FragmentLocation,
-        writer: &mut TracesDataWriter,
-        seen: &mut dyn FnMut(SpanId, u64) -> bool,
-    ) -> Result<u32, BlockError> {
-        let mut written = 0;
-        self.visit(location, &mut |context, span_id, span| {
-            if !seen(span_id, xxh3_64(span)) {
-                writer.push(context, span);
-                written += 1;
-            }
-        })?;
-        Ok(written)
     }
 
     /// The attribute keys of a tenant's spans and resources in a block, from the directories of its pages. Corrupt
