@@ -1,9 +1,11 @@
 """Drives one node of its own hard, and says what that took: for the tables of docs/benchmarks.md.
 
-usage: load.py rate|half|kill [--binary PATH] [--seconds N] [--spans-per-second N] [--lives N] [NODE FLAGS...]
+usage: load.py rate|half|kill|open [--binary PATH] [--seconds N] [--spans-per-second N] [--spans N] [--lives N]
+               [NODE FLAGS...]
        rate   closed loop at full rate: spans a second, processor time and bytes a span, memory
        half   open loop at a given rate: latencies of export requests
        kill   closed loop, kill -9 at the end, start again: seconds until the node is ready
+       open   closed loop, so many spans under a policy that decides nothing in time: open traces in `--memory 1GiB`
 
 Flags that are not its own go to the node (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
 directory. Nothing else may use the node's default ports.
@@ -24,6 +26,15 @@ HOST = "127.0.0.1:3200"
 READY_POLL_SECONDS = 0.02
 MEMORY_POLL_SECONDS = 0.2
 READY_DEADLINE_SECONDS = 120
+GAUGES_SECONDS = 3
+# Nothing is decided for ten minutes, unless memory is short.
+OPEN_POLICY = """decision: { idle: 600s, max_age: 700s }
+policies:
+  - name: nothing
+    type: string_attribute
+    key: no.such.key
+    values: [none]
+"""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -33,6 +44,11 @@ def get(path, method="GET", body=None):
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     return answer.status, answer.read()
+
+
+def metric(name):
+    lines = get("/metrics")[1].decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and line[len(name)] in " {")
 
 
 class Node:
@@ -140,16 +156,34 @@ def kill(arguments, directory, flags):
     node.stop(signal.SIGTERM)
 
 
+def hold_open(arguments, directory, flags):
+    policy = pathlib.Path(directory) / "policy.yaml"
+    policy.write_text(OPEN_POLICY)
+    node = Node(arguments.binary, str(pathlib.Path(directory) / "data"), ["--memory", "1GiB", "--policy", str(policy), *flags])
+    node.ready_after()
+    memory = Memory(node)
+    memory.start()
+    command = [arguments.binary, "demo", "--rate", "0", "--spans", str(arguments.spans), "--grouping", "trace"]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+    time.sleep(GAUGES_SECONDS)
+    memory.done.set()
+    print(f"open traces {metric('spandrel_open_traces'):.0f}, decided {metric('spandrel_traces_decided_total'):.0f}")
+    print(f"credit used {metric('spandrel_credit_used_bytes') / metric('spandrel_credit_capacity_bytes'):.1%}")
+    print(f"anonymous memory, most seen {memory.most / 2**20:.0f} MiB")
+    node.stop(signal.SIGKILL)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["rate", "half", "kill"])
+    parser.add_argument("what", choices=["rate", "half", "kill", "open"])
     parser.add_argument("--binary", default="target/release/spandrel")
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--spans-per-second", type=int, default=95_000)
+    parser.add_argument("--spans", type=int, default=12_600_000)
     parser.add_argument("--lives", type=int, default=3)
     arguments, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory(prefix="spandrel-load-", dir=".") as directory:
-        {"rate": rate, "half": half, "kill": kill}[arguments.what](arguments, directory, flags)
+        {"rate": rate, "half": half, "kill": kill, "open": hold_open}[arguments.what](arguments, directory, flags)
 
 
 if __name__ == "__main__":

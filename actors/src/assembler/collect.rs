@@ -110,10 +110,10 @@ impl ShardState {
         status: StatusCode,
     ) -> u8 {
         let borrowed = (service, operation, kind, status);
-        let full = match entry.classes.len() {
+        let full = match entry.classes().len() {
             MAX_SUMMARY_CLASSES.. => true,
             // The rest is for services that the trace did not have yet.
-            UNRESERVED_CLASSES.. => entry.classes.iter().any(|&class| {
+            UNRESERVED_CLASSES.. => entry.classes().iter().any(|&class| {
                 let known = self.classes.get(class);
                 known.is_some_and(|known| known.service.as_bytes() == service)
             }),
@@ -125,14 +125,13 @@ impl ShardState {
             Some(self.classes.intern(borrowed))
         };
         let position =
-            number.and_then(|number| entry.classes.iter().position(|&known| known == number));
+            number.and_then(|number| entry.classes().iter().position(|&known| known == number));
         match (position, number) {
             // At most MAX_SUMMARY_CLASSES positions, which is below 255.
             (Some(position), _) => u8::try_from(position).unwrap_or(NO_CLASS),
             (None, Some(number)) if !full => {
                 self.classes.retain(number);
-                entry.classes.push(number);
-                u8::try_from(entry.classes.len() - 1).unwrap_or(NO_CLASS)
+                entry.push_class(number)
             }
             _ => {
                 entry.truncated = true;
@@ -165,17 +164,17 @@ impl ShardState {
             let (text, cut) = indexed_part(text);
             entry.truncated |= cut;
             let borrowed = (key, text);
-            let full = entry.attributes.len() >= MAX_SUMMARY_ATTRIBUTES;
+            let full = entry.attributes().len() >= MAX_SUMMARY_ATTRIBUTES;
             let number = if full {
                 self.attributes.find(borrowed)
             } else {
                 Some(self.attributes.intern(borrowed))
             };
             match number {
-                Some(number) if entry.attributes.contains(&number) => {}
+                Some(number) if entry.attributes().contains(&number) => {}
                 Some(number) if !full => {
                     self.attributes.retain(number);
-                    entry.attributes.push(number);
+                    entry.push_attribute(number);
                 }
                 _ => entry.truncated = true,
             }

@@ -345,11 +345,11 @@ impl ShardState {
             found.remove();
         }
         entry
-            .classes
+            .classes()
             .iter()
             .for_each(|&class| self.classes.release(class));
         entry
-            .attributes
+            .attributes()
             .iter()
             .for_each(|&attribute| self.attributes.release(attribute));
         self.entry_bytes -= entry.memory_bytes();

@@ -175,12 +175,12 @@ impl ShardState {
         policy: Arc<str>,
     ) -> TraceSummary {
         let classes = entry
-            .classes
+            .classes()
             .iter()
             .filter_map(|&class| self.classes.get(class).cloned());
         let mut classes: Vec<_> = classes.collect();
         classes.sort_unstable();
-        let attributes = entry.attributes.iter();
+        let attributes = entry.attributes().iter();
         let attributes = attributes.filter_map(|&number| self.attributes.get(number).cloned());
         let mut attributes: Vec<_> = attributes.collect();
         attributes.sort_unstable();
@@ -223,7 +223,7 @@ impl ShardState {
 
     fn root(&self, entry: &Entry) -> Option<RootSpan> {
         let row = entry.rows.get(entry.root_row as usize)?;
-        let class = entry.classes.get(usize::from(row.class))?;
+        let class = entry.classes().get(usize::from(row.class))?;
         let class = self.classes.get(*class)?;
         Some(RootSpan {
             span_id: SpanId(row.span_id),
@@ -283,7 +283,7 @@ impl ShardState {
         if !filter.admits_start(entry.fixed_start()) || !filter.admits_duration(duration) {
             return None;
         }
-        let has = |set: &Vec<bool>| entry.classes.iter().any(|&class| set[class as usize]);
+        let has = |set: &Vec<bool>| entry.classes().iter().any(|&class| set[class as usize]);
         let all_services = resolved.services.iter().all(has);
         let span = resolved.span.as_ref().is_none_or(has);
         let tags_possible =
@@ -292,7 +292,7 @@ impl ShardState {
                 .iter()
                 .zip(&resolved.tags)
                 .all(|(tag, number)| match number {
-                    Some(number) => entry.attributes.contains(number),
+                    Some(number) => entry.attributes().contains(number),
                     None => !indexed(&tag.key),
                 });
         if all_services && span && (tags_possible || entry.truncated) {
@@ -378,7 +378,7 @@ impl ShardState {
     }
 
     fn found(&self, entry: &Entry, matched: &[bool]) -> FoundTrace {
-        let class_of = |class: u8| entry.classes.get(usize::from(class)).copied();
+        let class_of = |class: u8| entry.classes().get(usize::from(class)).copied();
         let root_class = entry.rows.get(entry.root_row as usize).map(|row| row.class);
         let root_status = root_class
             .and_then(class_of)
@@ -400,7 +400,7 @@ impl ShardState {
             error_count: entry.error_count,
             state: state_of(entry),
         };
-        let services = entry.classes.iter();
+        let services = entry.classes().iter();
         let rows = entry.rows.iter().filter(|row| matches(row.class));
         facts.found(
             services.filter_map(|&class| self.classes.get(class).map(|class| &*class.service)),
@@ -430,11 +430,11 @@ impl ShardState {
                 continue;
             }
             entry
-                .classes
+                .classes()
                 .iter()
                 .for_each(|&class| classes[class as usize] = true);
             entry
-                .attributes
+                .attributes()
                 .iter()
                 .for_each(|&attribute| attributes[attribute as usize] = true);
         }
