@@ -71,7 +71,13 @@ pub(crate) enum AssemblerMessage {
     Settled(Bucket, Term, oneshot::Sender<bool>),
     /// What a replica that joins must know of.
     Held(oneshot::Sender<Vec<HeldTrace>>),
-    View(TenantId, TraceId, Depth, oneshot::Sender<Option<EntryView>>),
+    /// And up to which record the journal's verdicts are in effect.
+    View(
+        TenantId,
+        TraceId,
+        Depth,
+        oneshot::Sender<(Option<EntryView>, Lsn)>,
+    ),
     Search(ShardSearch, oneshot::Sender<MemoryHits>),
     Names(
         TenantId,
@@ -265,11 +271,13 @@ impl AssemblerState {
                 let _ = reply.send(self.state.held());
             }
             AssemblerMessage::View(tenant, trace_id, depth, reply) => {
-                let _ = reply.send(self.state.view(&tenant, trace_id, depth));
+                let view = self.state.view(&tenant, trace_id, depth);
+                let _ = reply.send((view, self.in_effect()));
             }
             AssemblerMessage::Search(search, reply) => {
                 let interests = epoch.rules().interests();
-                let hits = self.state.search(&search, &|key| interests.is_indexed(key));
+                let mut hits = self.state.search(&search, &|key| interests.is_indexed(key));
+                hits.in_effect = self.in_effect();
                 let _ = reply.send(hits);
             }
             AssemblerMessage::Names(tenant, range, depth, reply) => {
@@ -328,6 +336,15 @@ impl AssemblerState {
             self.let_go(Lsn(u64::MAX));
         }
         self.role = role;
+    }
+
+    /// Up to which record verdicts in the journal are in effect. A node that has left a shard may hold some that never
+    /// counted: another one decided in a later term.
+    fn in_effect(&self) -> Lsn {
+        match self.role {
+            ShardRole::None => self.shared.checkpoints.counted(self.shard),
+            ShardRole::Primary | ShardRole::Follower => self.state.applied(),
+        }
     }
 
     /// Lets go of what is not kept by a record up to this one. Of what stays, that which surely counts goes to a block.

@@ -10,9 +10,9 @@ use spandrel_model::verdict::VerdictRecord;
 /// Rows from which duplicates are found by a table rather than by reading all rows.
 const LINEAR_ROWS: usize = 24;
 /// Rows by which a small entry grows.
-const ROWS_STEP: usize = 4;
+const ROWS_STEP: usize = 2;
 /// Classes and attributes by which a small entry grows: most traces have about 18 of both (measured).
-const SYMBOLS_STEP: usize = 8;
+const SYMBOLS_STEP: usize = 4;
 /// Symbols from which an entry grows by doubling.
 const MANY_SYMBOLS: usize = 32;
 /// Class position of a row whose class did not fit the entry's bound.

@@ -101,8 +101,8 @@ pub struct MemoryHits {
     pub hits: Vec<MemoryHit>,
     /// There are more after the last one.
     pub more: bool,
-    /// The last record that the shard had applied.
-    pub applied: Lsn,
+    /// Up to which record verdicts in the journal are in effect; the shard's actor knows.
+    pub in_effect: Lsn,
     /// The dropped traces that the shard holds again, since spans came late; only of a search for dropped ones.
     pub dropped: Vec<TraceId>,
 }
@@ -311,10 +311,7 @@ impl ShardState {
             limits,
             ..
         } = search;
-        let mut found = MemoryHits {
-            applied: self.applied,
-            ..MemoryHits::default()
-        };
+        let mut found = MemoryHits::default();
         let Some(number) = self.tenants.iter().position(|known| known == tenant) else {
             return found;
         };

@@ -30,15 +30,15 @@ const FIRST: Key = (Reverse(UnixNanos(u64::MAX)), TraceId([0; 16]));
 /// then, so that a trace which is decided meanwhile is not missed by both.
 #[derive(Debug, Default)]
 pub(super) struct DroppedView {
-    /// The last record that each shard had applied: verdicts behind it are not in effect.
-    applied: BTreeMap<ShardId, Lsn>,
+    /// The last record of each shard up to which verdicts are in effect.
+    in_effect: BTreeMap<ShardId, Lsn>,
     /// Dropped traces that shards hold again.
     held: BTreeSet<TraceId>,
 }
 
 impl DroppedView {
     pub(super) fn add(&mut self, shard: ShardId, found: &mut MemoryHits) {
-        self.applied.insert(shard, found.applied);
+        self.in_effect.insert(shard, found.in_effect);
         self.held.extend(std::mem::take(&mut found.dropped));
     }
 }
@@ -118,8 +118,8 @@ impl DroppedScan {
                 break;
             }
             passed = *place;
-            let is_applied = round.view.applied.get(&found.shard) >= Some(&found.lsn);
-            if !is_applied || round.view.held.contains(&place.1) {
+            let is_in_effect = round.view.in_effect.get(&found.shard) >= Some(&found.lsn);
+            if !is_in_effect || round.view.held.contains(&place.1) {
                 continue;
             }
             match standing(round, *place, found, inspected)? {
@@ -205,7 +205,7 @@ impl DroppedScan {
         for (number, head) in frame.records().iter().enumerate() {
             let of_verdicts = head.kind.is_verdicts();
             if !of_verdicts
-                || !round.view.applied.contains_key(&head.shard)
+                || !round.view.in_effect.contains_key(&head.shard)
                 || round.shared.journal.is_void(head.shard, head.lsn)
             {
                 continue;
@@ -257,7 +257,12 @@ fn standing(
 ) -> Result<Option<UnverifiedTrace>, PortError> {
     let (shared, tenant) = (round.shared, &round.request.tenant);
     let (shard, trace_id) = (found.shard, place.1);
-    let newest = match shared.journal.verdict(shard, tenant, trace_id) {
+    let in_effect = round.view.in_effect.get(&shard).copied();
+    let in_effect = in_effect.unwrap_or_default();
+    let newest = match shared
+        .journal
+        .verdict_up_to(shard, tenant, trace_id, in_effect)
+    {
         Err(error) if error.class() == ErrorClass::Corrupt => {
             inspected.unreadable += 1;
             return Ok(None);

@@ -65,10 +65,10 @@ impl QueryPort {
         let owner = tenant.clone();
         // The shard first: an entry that has left it has its fragment in a block by then.
         let ask = |reply| AssemblerMessage::View(owner, trace_id, depth, reply);
-        let view = self.ask(shard, ask).await?;
+        let (view, in_effect) = self.ask(shard, ask).await?;
         let (shared, owner) = (Arc::clone(&self.shared), tenant.clone());
         let decided = view.as_ref().is_some_and(|view| !view.unconfirmed);
-        let look = move || stored(&shared, &owner, trace_id, decided);
+        let look = move || stored(&shared, &owner, trace_id, decided, in_effect);
         let stored = self.shared.block(Stage::Query, look).await?;
         self.answer(tenant, trace_id, view, stored).await
     }
@@ -312,6 +312,7 @@ fn stored(
     tenant: &TenantId,
     trace_id: TraceId,
     decided: bool,
+    in_effect: Lsn,
 ) -> Result<Stored, PortError> {
     let shard = shared.shard(tenant, trace_id);
     let fragments = shared
@@ -326,7 +327,7 @@ fn stored(
     let verdict = if asks {
         shared
             .journal
-            .verdict(shard, tenant, trace_id)
+            .verdict_up_to(shard, tenant, trace_id, in_effect)
             .map_err(storage_error)?
     } else {
         None

@@ -1,6 +1,6 @@
 //! The verdict horizon: what was decided about a trace, for as long as its slice is held.
 
-use spandrel_model::ids::{ShardId, TenantId, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
 use spandrel_model::verdict::VerdictRecord;
 
 use super::error::{Corruption, JournalError};
@@ -35,6 +35,21 @@ impl Journal {
         tenant: &TenantId,
         trace: TraceId,
     ) -> Result<Option<VerdictRecord>, JournalError> {
+        self.verdict_up_to(shard, tenant, trace, Lsn(u64::MAX))
+    }
+
+    /// The newest verdict on a trace that stands in a record up to `last`: later ones may not count.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::verdict`].
+    pub fn verdict_up_to(
+        &self,
+        shard: ShardId,
+        tenant: &TenantId,
+        trace: TraceId,
+        last: Lsn,
+    ) -> Result<Option<VerdictRecord>, JournalError> {
         // A verdict may stand in the journal again, behind newer ones: the one that has read most is the newest.
         let mut newest: Option<VerdictRecord> = None;
         for slice in self.held_slices().iter().rev() {
@@ -58,6 +73,7 @@ impl Journal {
                     head.shard == shard
                         && verdict.tenant == *tenant
                         && verdict.trace_id == trace
+                        && head.lsn <= last
                         && !self.is_void(shard, head.lsn)
                 }) {
                     let known = newest.as_ref().map(|newest| newest.input_lsn);
