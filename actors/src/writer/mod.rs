@@ -3,10 +3,13 @@
 //!
 //! While one commit is on its way to the disk, the next frames are built; what arrives meanwhile waits and shares
 //! them. An idle writer commits a lone request at once. The shards hear of a commit before anybody is acknowledged.
+//!
+//! Among several nodes commits keep a distance (`pace`): what a node leads and what it follows arrives in small pieces.
 
 mod copies;
 mod followers;
 mod frames;
+mod pace;
 mod roles;
 mod work;
 
@@ -31,11 +34,12 @@ use crate::replication::{
 };
 use crate::shared::Shared;
 use frames::{BuiltFrame, Group, build_frames};
+use pace::Pace;
 pub(crate) use work::{
     Append, AppendAnswer, CommitNotice, NOT_DURABLE, Part, ReplicaFrame, ReplicaRecord,
     Replication, ShardCommit, Ticket,
 };
-use work::{BuildContent, BuildItem, Work};
+use work::{BuildContent, BuildItem, Waiting, Work};
 
 /// zstd level of frames: -1 to 1 cost the same and 1 compresses best of them (measured).
 pub(crate) const FRAME_LEVEL: i32 = 1;
@@ -71,34 +75,13 @@ pub(crate) enum WriterMessage {
     /// Where the shards stand that this node leads, by the map of this epoch.
     Progress(oneshot::Sender<(u64, Vec<ShardProgress>)>),
     Tick,
+    /// It is time for the next commit.
+    Paced,
     /// Answered when everything that came before is durable.
     Drain(oneshot::Sender<()>),
 }
 
 impl ractor::Message for WriterMessage {}
-
-/// What waits for a number.
-enum Waiting {
-    Spans(Part),
-    /// With a share in an answer: the shard has them already.
-    Verdicts(ShardId, Arc<[VerdictRecord]>, Option<Ticket>),
-}
-
-impl Waiting {
-    fn shard(&self) -> ShardId {
-        match self {
-            Self::Spans(part) => part.shard,
-            Self::Verdicts(shard, ..) => *shard,
-        }
-    }
-
-    fn raw_bytes(&self) -> usize {
-        match self {
-            Self::Spans(part) => part.raw_bytes(),
-            Self::Verdicts(_, records, _) => records.len() * 64,
-        }
-    }
-}
 
 /// What is done when a commit has come to the disk.
 enum Landing {
@@ -179,6 +162,7 @@ pub(crate) struct WriterState {
     built: Vec<Landing>,
     committing: Option<Vec<Landing>>,
     drains: Vec<oneshot::Sender<()>>,
+    pace: Pace,
     /// A tick is on its way: while there are followers.
     ticks: bool,
     /// When it was last looked for stalled shards.
@@ -222,6 +206,7 @@ impl Actor for Writer {
             built: Vec::new(),
             committing: None,
             drains: Vec::new(),
+            pace: Pace::default(),
             ticks: false,
             looked: Instant::now(),
             failed: None,
@@ -253,7 +238,10 @@ impl Actor for Writer {
             WriterMessage::VerdictsAgain(shard, records, ticket) => {
                 state.queue(Waiting::Verdicts(shard, records.into(), Some(ticket)));
             }
-            WriterMessage::Built(built) => state.built(built),
+            WriterMessage::Built(built) => {
+                state.built(built);
+                state.commit(&myself);
+            }
             WriterMessage::Committed(result) => state.committed(&myself, result),
             WriterMessage::Map(map) => state.adopt(&myself, map).await?,
             WriterMessage::Fed(node, ranges, refused) => state.fed(node, &ranges, refused),
@@ -274,6 +262,7 @@ impl Actor for Writer {
                 let _ = reply.send((state.map.epoch, state.progress()));
             }
             WriterMessage::Tick => state.tick(&myself),
+            WriterMessage::Paced => state.pace.waits = false,
             WriterMessage::Drain(reply) => state.drains.push(reply),
         }
         if let Some(reason) = &state.failed {
@@ -281,8 +270,8 @@ impl Actor for Writer {
             state.refuse_all(&reason);
             return Ok(());
         }
-        state.commit(&myself);
         state.build(&myself);
+        state.commit(&myself);
         state.answer_drains();
         Ok(())
     }
@@ -309,9 +298,14 @@ impl WriterState {
 
     /// Starts a build when a frame is full or nothing else keeps the disk busy.
     fn build(&mut self, myself: &ActorRef<WriterMessage>) {
-        let idle = self.committing.is_none() && self.frames.is_empty();
+        if self.waiting.is_empty() || self.builder.is_none() {
+            return;
+        }
+        // Frames of other primaries wait a moment for those of this node, so that one commit takes all.
+        let is_next = self.frames.is_empty() || self.has_peers();
+        let idle = self.committing.is_none() && is_next && !self.is_early(myself);
         let full = self.waiting_bytes >= FRAME_RAW_BYTES && self.frames.len() < MAX_READY_FRAMES;
-        if self.waiting.is_empty() || !(idle || full) {
+        if !(idle || full) {
             return;
         }
         let Some(mut builder) = self.builder.take() else {
@@ -322,6 +316,7 @@ impl WriterState {
             self.builder = Some(builder);
             return;
         }
+        self.pace.joins = idle;
         let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
         let job = async move {
             let build = move || {
@@ -413,6 +408,7 @@ impl WriterState {
 
     fn built(&mut self, built: Built) {
         self.builder = Some(built.builder);
+        self.pace.joins = false;
         let frames = match built.frames {
             Ok(frames) => frames,
             Err(reason) => return self.fail(reason),
@@ -431,7 +427,14 @@ impl WriterState {
         if self.committing.is_some() || self.built.is_empty() {
             return;
         }
+        // What needs no disk, an answer alone, does not wait.
+        if !self.frames.is_empty() && (self.pace.joins || self.is_early(myself)) {
+            return;
+        }
         let frames = std::mem::take(&mut self.frames);
+        if !frames.is_empty() {
+            self.pace.began();
+        }
         self.committing = Some(std::mem::take(&mut self.built));
         let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
         let job = async move {

@@ -19,6 +19,29 @@ pub(crate) const NOT_DURABLE: &str = "not_durable";
 /// What became of an [`Append`]: the shards whose spans were not taken, since this node does not serve them now.
 pub(crate) type AppendAnswer = Result<Vec<ShardId>, PortError>;
 
+/// What waits for a number.
+pub(super) enum Waiting {
+    Spans(Part),
+    /// With a share in an answer: the shard has them already.
+    Verdicts(ShardId, Arc<[VerdictRecord]>, Option<Ticket>),
+}
+
+impl Waiting {
+    pub(super) fn shard(&self) -> ShardId {
+        match self {
+            Self::Spans(part) => part.shard,
+            Self::Verdicts(shard, ..) => *shard,
+        }
+    }
+
+    pub(super) fn raw_bytes(&self) -> usize {
+        match self {
+            Self::Spans(part) => part.raw_bytes(),
+            Self::Verdicts(_, records, _) => records.len() * 64,
+        }
+    }
+}
+
 /// Spans for the shards of this node, all acknowledged together.
 pub(crate) struct Append {
     pub(crate) parts: Vec<Part>,
