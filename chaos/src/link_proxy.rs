@@ -1,21 +1,59 @@
-//! Stands between nodes, so that one of them can be cut off from the others without a privilege: each node advertises
-//! the address of its proxy, which passes connections on until it is told to be silent. As on a wire that is cut,
-//! connections are not closed, and what is sent arrives nowhere.
+//! Stands between nodes, so that one of them can be cut off from the others, or be far away from them, without a
+//! privilege: each node advertises the address of its proxy, which passes connections on until it is told to be silent.
+//! As on a wire that is cut, connections are not closed, and what is sent arrives nowhere.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// Bytes that are passed on at once.
+const CHUNK_BYTES: usize = 16 << 10;
+/// Chunks that are under way in one direction at most.
+const CHUNKS_UNDER_WAY: usize = 256;
+
+/// How the wires are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Everything passes at once.
+    Well,
+    /// Nothing passes between this node and the others.
+    Cut(usize),
+    /// What this node and the others send each other takes so long.
+    Slow(usize, Duration),
+}
+
+/// The nodes at the ends of a connection: who dialled, where that is known, and who was dialled.
+type Ends = (Option<usize>, usize);
+
+fn is_at(node: usize, ends: Ends) -> bool {
+    ends.0 == Some(node) || ends.1 == node
+}
+
+impl State {
+    fn cuts(self, ends: Ends) -> bool {
+        matches!(self, Self::Cut(node) if is_at(node, ends))
+    }
+
+    fn delay(self, ends: Ends) -> Duration {
+        match self {
+            Self::Slow(node, delay) if is_at(node, ends) => delay,
+            _ => Duration::ZERO,
+        }
+    }
+}
 
 /// What all proxies of a cluster have in common. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Wires {
-    /// The node that is cut off.
-    cut: watch::Sender<Option<usize>>,
+    state: watch::Sender<State>,
     /// The processes of the nodes: a proxy sees who dials by the socket's owner.
     processes: Arc<Mutex<BTreeMap<usize, u32>>>,
 }
@@ -23,7 +61,7 @@ pub struct Wires {
 impl Default for Wires {
     fn default() -> Self {
         Self {
-            cut: watch::Sender::new(None),
+            state: watch::Sender::new(State::Well),
             processes: Arc::default(),
         }
     }
@@ -32,12 +70,17 @@ impl Default for Wires {
 impl Wires {
     /// Cuts a node off from all others, in both directions.
     pub fn cut_off(&self, node: usize) {
-        self.cut.send_replace(Some(node));
+        self.state.send_replace(State::Cut(node));
     }
 
-    /// Connects it again: connections that were silent break, and new ones pass.
+    /// What this node and the others send each other arrives so much later, in its order.
+    pub fn slow_down(&self, node: usize, delay: Duration) {
+        self.state.send_replace(State::Slow(node, delay));
+    }
+
+    /// All is well again. Connections that were silent break, and new ones pass.
     pub fn heal(&self) {
-        self.cut.send_replace(None);
+        self.state.send_replace(State::Well);
     }
 
     /// The node that has dialled from this port: its process holds the socket.
@@ -129,35 +172,68 @@ async fn accept(
         let Some(target) = *locked(&target) else {
             continue;
         };
-        let ends = (wires.dialler(from, here), Some(node));
-        tokio::spawn(carry(stream, target, ends, wires.cut.subscribe()));
+        let ends = (wires.dialler(from, here), node);
+        tokio::spawn(carry(stream, target, ends, wires.state.subscribe()));
     }
 }
 
 /// Passes bytes on in both directions. While one end is cut off, none; and then the connection ends.
-async fn carry(
-    mut here: TcpStream,
-    target: SocketAddr,
-    ends: (Option<usize>, Option<usize>),
-    mut cut: watch::Receiver<Option<usize>>,
-) {
-    let concerns = |cut: &Option<usize>| cut.is_some() && (*cut == ends.0 || *cut == ends.1);
-    let mut silence = cut.clone();
+async fn carry(here: TcpStream, target: SocketAddr, ends: Ends, mut state: watch::Receiver<State>) {
+    let mut cut = state.clone();
+    let delay = state.clone();
     let passes = async {
-        let mut there = TcpStream::connect(target).await?;
+        let there = TcpStream::connect(target).await?;
         there.set_nodelay(true)?;
         here.set_nodelay(true)?;
-        tokio::io::copy_bidirectional(&mut here, &mut there).await
+        let (from_here, to_here) = here.into_split();
+        let (from_there, to_there) = there.into_split();
+        let delay = || delay.borrow().delay(ends);
+        tokio::try_join!(
+            pass(from_here, to_there, &delay),
+            pass(from_there, to_here, &delay)
+        )
     };
     let mut passes = std::pin::pin!(passes);
-    let is_cut = async { drop(silence.wait_for(concerns).await) };
+    let is_cut = async { drop(cut.wait_for(|state| state.cuts(ends)).await) };
     tokio::select! {
         biased;
         () = is_cut => {}
         _ = &mut passes => return,
     }
     // `passes` is held, so that its connections stay open, but not driven.
-    drop(cut.wait_for(Option::is_none).await);
+    drop(state.wait_for(|state| !state.cuts(ends)).await);
+}
+
+/// Passes bytes on in one direction, each as late as it was to be when it came, until there are no more.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    delay: &impl Fn() -> Duration,
+) -> std::io::Result<()> {
+    let (sender, mut receiver) = mpsc::channel::<(Instant, Vec<u8>)>(CHUNKS_UNDER_WAY);
+    let read = async move {
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            if from.read_buf(&mut chunk).await? == 0 {
+                return Ok(());
+            }
+            if sender
+                .send((Instant::now() + delay(), chunk))
+                .await
+                .is_err()
+            {
+                return Ok(());
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, chunk)) = receiver.recv().await {
+            tokio::time::sleep_until(due).await;
+            to.write_all(&chunk).await?;
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(read, write).map(drop)
 }
 
 /// The socket that is connected from here to there, on this machine.
@@ -174,10 +250,6 @@ fn socket_inode(from: SocketAddr, to: SocketAddr) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
 
     #[tokio::test]
@@ -207,5 +279,43 @@ mod tests {
         assert!(silence.await.is_err(), "it passed or ended");
         wires.heal();
         assert_eq!(there.read(&mut byte).await.unwrap(), 0, "it has ended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_slow_node_sends_comes_late_and_in_its_order() {
+        let (slow, fast) = (Duration::from_secs(1), Duration::ZERO);
+        let ends = (Some(1), 0);
+        let state = State::Slow(1, slow);
+        assert_eq!(
+            [
+                state.delay(ends),
+                state.delay((Some(2), 1)),
+                state.delay((Some(2), 0))
+            ],
+            [slow, slow, fast]
+        );
+
+        let (mut near, from) = tokio::io::duplex(64);
+        let (to, mut far) = tokio::io::duplex(64);
+        let start = Instant::now();
+        let is_slow = std::cell::Cell::new(true);
+        let delay = || if is_slow.get() { slow } else { fast };
+        let sends = async {
+            near.write_all(b"a").await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            // and: all is well again, but the first byte is still under way
+            is_slow.set(false);
+            near.write_all(b"b").await.unwrap();
+            drop(near);
+        };
+        let receives = async {
+            let mut bytes = Vec::new();
+            far.read_to_end(&mut bytes).await.unwrap();
+            (bytes, start.elapsed())
+        };
+        let (passed, (), (bytes, took)) = tokio::join!(pass(from, to, &delay), sends, receives);
+        passed.unwrap();
+        assert_eq!(bytes, b"ab");
+        assert!((slow..slow * 2).contains(&took), "{took:?}");
     }
 }

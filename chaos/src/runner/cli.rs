@@ -34,6 +34,9 @@ pub(crate) struct RunArgs {
     /// kill: SIGKILL of a node, which is started again some seconds later.
     /// pause: SIGSTOP of a node, and SIGCONT some seconds later.
     /// partition: a node runs but reaches no other one, and some seconds later it does.
+    /// slow: what a node and the others send each other takes 0.2 s longer in each direction, for some seconds.
+    /// restart: SIGTERM of a node, which is started again some seconds later, as at an upgrade.
+    /// rot: SIGKILL of a node; some bytes of a block or of its journal change before it is started again.
     /// join: a new node joins; at most twice a run.
     #[arg(long, value_name = "LIST", value_parser = parse_nemeses, verbatim_doc_comment)]
     pub(crate) nemesis: Nemeses,

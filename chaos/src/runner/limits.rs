@@ -8,6 +8,10 @@ pub(crate) const MOST_JOINS: usize = 2;
 pub(crate) const SHORTEST_HOLD_MS: u64 = 2_000;
 /// And at most: long enough that the others go on without the node.
 pub(crate) const LONGEST_HOLD_MS: u64 = 12_000;
+/// What a slow node and the others send each other takes so long in each direction: less than makes it count as down.
+pub(crate) const SLOW_DELAY: Duration = Duration::from_millis(200);
+/// Bytes of a file that rot at once.
+pub(crate) const ROTTEN_BYTES: usize = 8;
 /// Calm after a fault. What was seen as settled right after it must still be so: a node may be declared down when it is
 /// back already.
 pub(crate) const CALM: Duration = Duration::from_secs(3);

@@ -37,15 +37,44 @@ pub(crate) fn success(attempts: &[Attempt]) -> Success {
     Success::of(attempts.iter())
 }
 
-/// The same without attempts that were under way in a window after one of `strikes` (in ms).
-pub(crate) fn success_outside(attempts: &[Attempt], strikes: &[u64]) -> Success {
-    let is_outside = |attempt: &&Attempt| {
-        let mut strikes = strikes.iter();
-        strikes.all(|&strike| {
-            attempt.ended_ms() < strike || attempt.at_ms > strike.saturating_add(STRIKE_WINDOW_MS)
-        })
-    };
+/// A fault, as far as attempts are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Strike {
+    /// The place of the node that was struck.
+    pub(crate) victim: usize,
+    /// When.
+    pub(crate) at_ms: u64,
+    /// When that was over; the end of time when it never was.
+    pub(crate) healed_ms: u64,
+}
+
+impl Strike {
+    fn has_in_window(self, attempt: &Attempt) -> bool {
+        let last = self.at_ms.saturating_add(STRIKE_WINDOW_MS);
+        attempt.ended_ms() >= self.at_ms && attempt.at_ms <= last
+    }
+
+    /// Whether the attempt was at the node that was struck, while it was.
+    fn is_at(self, attempt: &Attempt) -> bool {
+        let during = attempt.ended_ms() >= self.at_ms && attempt.at_ms <= self.healed_ms;
+        during && attempt.node == self.victim
+    }
+}
+
+/// The same without attempts that were under way in a window after one of the strikes.
+pub(crate) fn success_outside(attempts: &[Attempt], strikes: &[Strike]) -> Success {
+    let is_outside =
+        |attempt: &&Attempt| !strikes.iter().any(|strike| strike.has_in_window(attempt));
     Success::of(attempts.iter().filter(is_outside))
+}
+
+/// [`success_outside`] without attempts at nodes that could not answer, since they were struck themselves.
+pub(crate) fn success_elsewhere(attempts: &[Attempt], strikes: &[Strike]) -> Success {
+    let counts = |attempt: &&Attempt| {
+        let mut strikes = strikes.iter();
+        !strikes.any(|strike| strike.has_in_window(attempt) || strike.is_at(attempt))
+    };
+    Success::of(attempts.iter().filter(counts))
 }
 
 /// Spans of attempts with this outcome.
@@ -122,9 +151,21 @@ mod tests {
         let all = success(&attempts);
         assert_eq!((all.acknowledged, all.attempts), (2, 6));
         assert_eq!(all.percent(), "33.33 %");
+        let strike = Strike {
+            victim: 0,
+            at_ms: strike,
+            healed_ms: 13_001,
+        };
         let outside = success_outside(&attempts, &[strike]);
         assert_eq!((outside.acknowledged, outside.attempts), (2, 3));
         assert_eq!(success_outside(&attempts, &[]), all);
+        let elsewhere = success_elsewhere(&attempts, &[strike]);
+        assert_eq!((elsewhere.acknowledged, elsewhere.attempts), (2, 2));
+        let of_another = Strike {
+            victim: 1,
+            ..strike
+        };
+        assert_eq!(success_elsewhere(&attempts, &[of_another]), outside);
         assert_eq!(success(&[]).percent(), "-");
         assert_eq!(spans_with(&attempts, Outcome::Refused), 30);
     }

@@ -11,6 +11,7 @@ mod measure;
 mod nemesis;
 mod page;
 mod report;
+mod rot;
 mod trial;
 
 use std::fs;

@@ -18,12 +18,26 @@ pub(crate) enum Nemesis {
     Pause,
     /// The node reaches no other one, and then it does.
     Partition,
+    /// What the node and the others send each other takes long, and then it does not.
+    Slow,
+    /// SIGTERM, and the node is started again: as at an upgrade.
+    Restart,
+    /// SIGKILL, bytes of a block or of the journal change, and the node is started again.
+    Rot,
     /// A new node joins.
     Join,
 }
 
 impl Nemesis {
-    const ALL: [Self; 4] = [Self::Kill, Self::Pause, Self::Partition, Self::Join];
+    const ALL: [Self; 7] = [
+        Self::Kill,
+        Self::Pause,
+        Self::Partition,
+        Self::Slow,
+        Self::Restart,
+        Self::Rot,
+        Self::Join,
+    ];
 
     /// As on the command line.
     pub(crate) fn as_str(self) -> &'static str {
@@ -31,6 +45,9 @@ impl Nemesis {
             Self::Kill => "kill",
             Self::Pause => "pause",
             Self::Partition => "partition",
+            Self::Slow => "slow",
+            Self::Restart => "restart",
+            Self::Rot => "rot",
             Self::Join => "join",
         }
     }
@@ -65,7 +82,8 @@ pub(crate) fn parse_nemeses(text: &str) -> anyhow::Result<Nemeses> {
     for name in text.split(',').map(str::trim) {
         let found = Nemesis::ALL.into_iter().find(|it| it.as_str() == name);
         let Some(nemesis) = found else {
-            bail!("unknown nemesis `{name}`: there are kill, pause, partition and join");
+            let names: Vec<&str> = Nemesis::ALL.iter().map(|it| it.as_str()).collect();
+            bail!("unknown nemesis `{name}`: there are {}", names.join(", "));
         };
         ensure!(!all.contains(&nemesis), "`{name}` is named twice");
         all.push(nemesis);
@@ -161,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_its_faults_and_each_kind_comes_in_each_round() {
-        let all = parse_nemeses("kill,pause,partition,join").unwrap();
+        let all = parse_nemeses("kill,pause,partition,slow,restart,rot,join").unwrap();
         let draw = || {
             let mut schedule = Schedule::new(all.clone(), 7);
             (0..14).map_while(|_| schedule.next(5)).collect::<Vec<_>>()
@@ -170,7 +188,7 @@ mod tests {
         assert_eq!(strokes, draw());
         assert_eq!(strokes.len(), 14);
         for nemesis in Nemesis::ALL {
-            let first = &strokes[..4];
+            let first = &strokes[..Nemesis::ALL.len()];
             assert!(
                 first.iter().any(|it| it.nemesis == nemesis),
                 "{nemesis:?} is not in {first:?}"

@@ -7,7 +7,7 @@ use spandrel_chaos::load::LoadReport;
 
 use super::check::{self, Check, Promise, Verdict};
 use super::limits::STRIKE_WINDOW_MS;
-use super::measure::{spans_with, success, success_outside};
+use super::measure::{Strike, spans_with, success, success_elsewhere, success_outside};
 use super::nemesis::{Nemeses, Nemesis, Stroke};
 use super::trial::Ending;
 
@@ -145,9 +145,15 @@ impl Report {
 
     /// What is counted, and not judged.
     pub(crate) fn figures(&self) -> Vec<Figure> {
-        let strikes: Vec<u64> = self.faults.iter().map(|fault| fault.struck_ms).collect();
+        let strikes = self.faults.iter().map(|fault| Strike {
+            victim: fault.victim,
+            at_ms: fault.struck_ms,
+            healed_ms: fault.healed_ms.unwrap_or(u64::MAX),
+        });
+        let strikes: Vec<Strike> = strikes.collect();
         let all = success(&self.attempts);
         let outside = success_outside(&self.attempts, &strikes);
+        let elsewhere = success_elsewhere(&self.attempts, &strikes);
         let of = |outcome| spans_with(&self.attempts, outcome);
         let refused: usize = self.load.refused.values().sum();
         let codes: Vec<String> = self
@@ -195,6 +201,10 @@ impl Report {
                     outside.attempts,
                     STRIKE_WINDOW_MS / 1000
                 ),
+            ),
+            (
+                "the same at nodes that were not struck",
+                format!("{} of {}", elsewhere.percent(), elsewhere.attempts),
             ),
         ]
     }

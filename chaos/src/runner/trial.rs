@@ -10,9 +10,10 @@ use spandrel_chaos::load::{Load, LoadReport};
 use spandrel_chaos::observe::Receipts;
 use spandrel_model::ids::UnixNanos;
 
-use super::limits::{CALM, CLIENTS, FIRST_REQUESTS, FURTHER_REQUESTS};
+use super::limits::{CALM, CLIENTS, FIRST_REQUESTS, FURTHER_REQUESTS, SLOW_DELAY};
 use super::nemesis::{Nemesis, Schedule, Stroke};
 use super::report::{Fault, Setup};
+use super::rot::rot;
 
 /// Flags of every node. Spans of dropped traces are asked for at the end of the longest run.
 const ARGUMENTS: [&str; 2] = ["--memory=368MiB", "--journal-recovery-window=3h"];
@@ -58,14 +59,15 @@ impl Trial {
     /// When it does not come to that.
     pub(crate) async fn start(setup: &Setup, history: &Path) -> anyhow::Result<Self> {
         let start = now()?;
-        let partitions = setup.nemeses.contains(Nemesis::Partition);
+        let mut of_wires = [Nemesis::Partition, Nemesis::Slow].into_iter();
+        let strikes_wires = of_wires.any(|nemesis| setup.nemeses.contains(nemesis));
         let copies = format!("--replication={}", setup.copies);
         let cluster = ClusterProcess::start(ClusterOptions {
             nodes: setup.nodes,
             seeds: &[&copies, "--shards=16"],
             arguments: &ARGUMENTS,
             policy: CLUSTER_POLICY,
-            wiring: if partitions {
+            wiring: if strikes_wires {
                 Wiring::Proxied
             } else {
                 Wiring::Direct
@@ -176,6 +178,18 @@ impl Trial {
                 self.cluster.wires()?.cut_off(victim);
                 Ok(())
             }
+            Nemesis::Slow => {
+                self.cluster.wires()?.slow_down(victim, SLOW_DELAY);
+                Ok(())
+            }
+            Nemesis::Rot => {
+                self.cluster.node_mut(victim).kill()?;
+                let directory = self.cluster.node(victim).data_dir();
+                let done = rot(&directory, millis(stroke.hold))?;
+                self.say(done.as_deref().unwrap_or("there is nothing that could rot"));
+                Ok(())
+            }
+            Nemesis::Restart => self.cluster.node_mut(victim).stop().await,
             Nemesis::Join => {
                 let joined = self.cluster.join().await?;
                 let otlp = self.cluster.node(joined).ports().otlp_grpc;
@@ -188,12 +202,12 @@ impl Trial {
     async fn heal(&mut self, stroke: Stroke) -> anyhow::Result<()> {
         let victim = stroke.victim;
         match stroke.nemesis {
-            Nemesis::Kill => {
+            Nemesis::Kill | Nemesis::Restart | Nemesis::Rot => {
                 self.cluster.node_mut(victim).restart().await?;
                 self.cluster.ensure_same_identity(victim).await
             }
             Nemesis::Pause => self.cluster.node(victim).resume(),
-            Nemesis::Partition => {
+            Nemesis::Partition | Nemesis::Slow => {
                 self.cluster.wires()?.heal();
                 Ok(())
             }
