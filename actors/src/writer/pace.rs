@@ -2,7 +2,8 @@
 //!
 //! Each commit costs a third of a millisecond of processor time, however little it holds (measured, redb and fsync). A
 //! node of several gets records from clients, from entry nodes and from primaries in small pieces: each by itself would
-//! make a commit. A lone request is committed at once all the same, because the last commit was long ago.
+//! make a commit. Some commits in a row may come at once, as a lone request brings them to each node, which then leads
+//! some of its shards and follows others: that one does not wait.
 
 use std::time::Duration;
 
@@ -10,12 +11,15 @@ use ractor::ActorRef;
 use tokio::time::Instant;
 
 use super::{WriterMessage, WriterState};
-use crate::limits::COMMIT_PACE_MS;
+use crate::limits::{COMMIT_BURST, COMMIT_PACE_MS};
+
+const PACE: Duration = Duration::from_millis(COMMIT_PACE_MS);
 
 /// When commits may begin.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    last: Option<Instant>,
+    /// When the next one would begin if all had kept their distance.
+    due: Option<Instant>,
     /// A [`WriterMessage::Paced`] is on its way.
     pub(super) waits: bool,
     /// The commit waits for the build that is under way.
@@ -25,11 +29,12 @@ pub(super) struct Pace {
 impl Pace {
     /// A commit begins.
     pub(super) fn began(&mut self) {
-        self.last = Some(Instant::now());
+        let now = Instant::now();
+        self.due = Some(self.due.map_or(now, |due| due.max(now)) + PACE);
     }
 
     fn next(&self) -> Option<Instant> {
-        Some(self.last? + Duration::from_millis(COMMIT_PACE_MS))
+        self.due?.checked_sub(PACE * (COMMIT_BURST - 1))
     }
 }
 
@@ -56,5 +61,35 @@ impl WriterState {
             self.shared.spawn_job("writer", wait);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_few_commits_come_at_once_and_many_at_their_distance() {
+        tokio::time::advance(PACE * 100).await;
+        let mut pace = Pace::default();
+        let mut began = Vec::new();
+        let start = Instant::now();
+        while began.len() < 20 {
+            if let Some(next) = pace.next() {
+                tokio::time::sleep_until(next).await;
+            }
+            pace.began();
+            began.push(start.elapsed());
+        }
+        let at_once = began.iter().filter(|at| at.is_zero()).count();
+        assert_eq!(at_once, COMMIT_BURST as usize);
+        let last = began.last().copied().unwrap_or_default();
+        assert_eq!(last, PACE * (20 - COMMIT_BURST));
+
+        // and: after a pause some may come at once again
+        tokio::time::sleep(PACE * 50).await;
+        assert!(pace.next() <= Some(Instant::now()));
+        pace.began();
+        assert!(pace.next() <= Some(Instant::now()));
     }
 }
