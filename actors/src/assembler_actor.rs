@@ -272,12 +272,12 @@ impl AssemblerState {
             }
             AssemblerMessage::View(tenant, trace_id, depth, reply) => {
                 let view = self.state.view(&tenant, trace_id, depth);
-                let _ = reply.send((view, self.in_effect()));
+                let _ = reply.send((view, self.in_effect(depth)));
             }
             AssemblerMessage::Search(search, reply) => {
                 let interests = epoch.rules().interests();
                 let mut hits = self.state.search(&search, &|key| interests.is_indexed(key));
-                hits.in_effect = self.in_effect();
+                hits.in_effect = self.in_effect(search.depth);
                 let _ = reply.send(hits);
             }
             AssemblerMessage::Names(tenant, range, depth, reply) => {
@@ -338,12 +338,15 @@ impl AssemblerState {
         self.role = role;
     }
 
-    /// Up to which record verdicts in the journal are in effect. A node that has left a shard may hold some that never
-    /// counted: another one decided in a later term.
-    fn in_effect(&self) -> Lsn {
-        match self.role {
-            ShardRole::None => self.shared.checkpoints.counted(self.shard),
-            ShardRole::Primary | ShardRole::Follower => self.state.applied(),
+    /// Up to which record verdicts in the journal are in effect. A node that is not in sync with the shard may hold some
+    /// that never counted: another one decided in a later term.
+    fn in_effect(&self, depth: Depth) -> Lsn {
+        match depth {
+            Depth::Live => self.state.applied(),
+            Depth::Stored => {
+                let counted = self.shared.checkpoints.counted(self.shard);
+                counted.min(self.state.applied())
+            }
         }
     }
 

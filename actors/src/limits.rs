@@ -116,7 +116,7 @@ pub const PRIMARIES_SLACK_PERCENT: u64 = 10;
 /// Percent above its share up to which a node holds copies of shards.
 pub const COPIES_SLACK_PERCENT: u64 = 5;
 /// Milliseconds between the beginnings of two commits of a node of several, on average at least: with 5 a cluster of three
-/// takes a tenth less processor time a span, with 10 its throughput under few clients falls (measured,
+/// spends two thirds on commits of what it did, with 10 its throughput under few clients falls (measured,
 /// docs/benchmarks.md).
 pub const COMMIT_PACE_MS: u64 = 5;
 /// Commits that may come at once after a pause: a request brings a node three or four.

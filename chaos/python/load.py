@@ -28,7 +28,7 @@ MEMORY_POLL_SECONDS = 0.2
 READY_DEADLINE_SECONDS = 120
 GAUGES_SECONDS = 3
 # The mix of traces follows from it: 12.3 spans a trace.
-DEMO_SEED = "2"
+DEMO_SEED = 2
 # Nothing is decided for ten minutes, unless memory is short.
 OPEN_POLICY = """decision: { idle: 600s, max_age: 700s }
 policies:
@@ -102,7 +102,7 @@ class Memory(threading.Thread):
 
 
 def demo(binary, seconds, rate):
-    command = [binary, "demo", "--rate", str(rate), "--duration", f"{seconds}s", "--grouping", "trace", "--seed", DEMO_SEED, "--json"]
+    command = [binary, "demo", "--rate", str(rate), "--duration", f"{seconds}s", "--grouping", "trace", "--seed", str(DEMO_SEED), "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
     if done.returncode != 0:
         raise SystemExit(done.stderr)
@@ -145,7 +145,7 @@ def kill(arguments, directory, flags):
     node = Node(arguments.binary, directory, flags)
     node.ready_after()
     for life in range(1, arguments.lives + 1):
-        command = [arguments.binary, "demo", "--rate", "0", "--duration", f"{arguments.seconds + 30}s", "--grouping", "trace", "--seed", DEMO_SEED]
+        command = [arguments.binary, "demo", "--rate", "0", "--duration", f"{arguments.seconds + 30}s", "--grouping", "trace", "--seed", str(DEMO_SEED + life)]
         load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(arguments.seconds)
         open_traces = json.loads(get("/v1/status")[1])["openTraces"]
@@ -165,7 +165,7 @@ def hold_open(arguments, directory, flags):
     node.ready_after()
     memory = Memory(node)
     memory.start()
-    command = [arguments.binary, "demo", "--rate", str(arguments.spans_per_second), "--spans", str(arguments.spans), "--grouping", "trace", "--seed", DEMO_SEED]
+    command = [arguments.binary, "demo", "--rate", str(arguments.spans_per_second), "--spans", str(arguments.spans), "--grouping", "trace", "--seed", str(DEMO_SEED)]
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     time.sleep(GAUGES_SECONDS)
     memory.done.set()

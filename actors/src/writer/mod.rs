@@ -212,7 +212,6 @@ impl Actor for Writer {
             failed: None,
         };
         state.adopt(&myself, arguments.state).await?;
-        state.let_go_of_others();
         Ok(state)
     }
 
@@ -424,7 +423,7 @@ impl WriterState {
 
     /// Commits all frames that are there, unless a commit is under way.
     fn commit(&mut self, myself: &ActorRef<WriterMessage>) {
-        if self.committing.is_some() || self.built.is_empty() {
+        if self.committing.is_some() || self.built.is_empty() || self.failed.is_some() {
             return;
         }
         // What needs no disk, an answer alone, does not wait.
@@ -587,6 +586,7 @@ impl WriterState {
             part.ticket.fail(error);
         }
         self.built.clear();
+        self.frames.clear();
         self.waiting_bytes = 0;
     }
 }

@@ -18,7 +18,7 @@ const PACE: Duration = Duration::from_millis(COMMIT_PACE_MS);
 /// When commits may begin.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// When the next one would begin if all had kept their distance.
+    /// When the next one would begin if all had kept their distance; never later than a burst from now.
     due: Option<Instant>,
     /// A [`WriterMessage::Paced`] is on its way.
     pub(super) waits: bool,
@@ -30,7 +30,9 @@ impl Pace {
     /// A commit begins.
     pub(super) fn began(&mut self) {
         let now = Instant::now();
-        self.due = Some(self.due.map_or(now, |due| due.max(now)) + PACE);
+        let due = self.due.map_or(now, |due| due.max(now)) + PACE;
+        // A node that is alone does not wait, and must owe nothing when another one joins.
+        self.due = Some(due.min(now + PACE * COMMIT_BURST));
     }
 
     fn next(&self) -> Option<Instant> {
@@ -85,6 +87,10 @@ mod tests {
         assert_eq!(at_once, COMMIT_BURST as usize);
         let last = began.last().copied().unwrap_or_default();
         assert_eq!(last, PACE * (20 - COMMIT_BURST));
+
+        // and: what did not wait owes no more than a burst
+        (0..1_000).for_each(|_| pace.began());
+        assert!(pace.next() <= Some(Instant::now() + PACE));
 
         // and: after a pause some may come at once again
         tokio::time::sleep(PACE * 50).await;

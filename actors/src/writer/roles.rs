@@ -60,6 +60,10 @@ impl WriterState {
             Role::Follower(follower) if follows => follower.adopt(record.term, record.primary),
             _ if leads => self.lead(shard, record, least),
             _ if follows => self.follow(shard, record),
+            // At the start too: what the journal holds of the shard is let go, as it was or would have been when it left.
+            Role::None if record.nodes().all(|node| node != me) && !self.emptied[at] => {
+                self.leave(shard);
+            }
             Role::None => {}
             _ => self.leave(shard),
         }
@@ -153,21 +157,6 @@ impl WriterState {
         self.refuse_deferred(shard);
         self.emptied[usize::from(shard.0)] = true;
         self.tell_role(shard, ShardRole::None);
-    }
-
-    /// At the start: what the journal holds of shards that are elsewhere by now is let go of, as it was or would have been
-    /// when they left.
-    pub(super) fn let_go_of_others(&mut self) {
-        let me = self.shared.node;
-        let shards = (0u16..).map(ShardId).zip(&self.map.shard_map);
-        let others = shards.filter(|(_, record)| record.nodes().all(|node| node != me));
-        let others: Vec<ShardId> = others.map(|(shard, _)| shard).collect();
-        for shard in others {
-            if let Some(emptied) = self.emptied.get_mut(usize::from(shard.0)) {
-                *emptied = true;
-                self.tell_role(shard, ShardRole::None);
-            }
-        }
     }
 
     pub(super) fn tell_role(&self, shard: ShardId, role: ShardRole) {
