@@ -13,9 +13,10 @@ use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Decided, Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits,
-    PagedTrace, Prior, Promotion, Recall, ShardSearch, ShardState, Step,
+    Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits, PagedTrace,
+    Promotion, Recall, ShardSearch, ShardState, Step,
 };
+use crate::journal_decided::JournalDecided;
 use crate::limits::{
     ASSEMBLER_TICK_MS, LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
     UNREADABLE_PAUSE_MS,
@@ -137,19 +138,6 @@ pub(crate) struct AssemblerState {
     recalls: VecDeque<(Recall, u32)>,
     /// The first of them is being brought here.
     recalling: bool,
-}
-
-/// What the journal's filters say, for live traffic.
-struct JournalDecided<'a>(&'a Shared);
-
-impl Decided for JournalDecided<'_> {
-    fn prior(&self, shard: ShardId, tenant: &TenantId, trace_id: TraceId, _: Lsn) -> Prior {
-        if self.0.journal.maybe_decided(shard, tenant, trace_id) {
-            Prior::Ask
-        } else {
-            Prior::None
-        }
-    }
 }
 
 fn step<'a>(

@@ -21,6 +21,7 @@ mod housekeeping;
 mod identity;
 mod indexer;
 mod ingest;
+mod journal_decided;
 pub mod limits;
 pub mod link;
 pub mod membership;
