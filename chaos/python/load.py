@@ -5,7 +5,7 @@ usage: load.py rate|half|kill|open [--binary PATH] [--seconds N] [--spans-per-se
        rate   closed loop at full rate: spans a second, processor time and bytes a span, memory
        half   open loop at a given rate: latencies of export requests
        kill   closed loop, kill -9 at the end, start again: seconds until the node is ready
-       open   open loop, so many spans at a given rate under a policy that decides nothing in time: open traces in `--memory 1GiB`
+       open   open loop, so many spans at a given rate, a policy that decides none in time: open traces in 1 GiB
 
 Flags that are not its own go to the node (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
 directory. Nothing else may use the node's default ports.
@@ -101,8 +101,12 @@ class Memory(threading.Thread):
             self.most = max(self.most, self.node.anonymous_bytes())
 
 
+def demo_command(binary, rate, *flags, seed=DEMO_SEED):
+    return [binary, "demo", "--rate", str(rate), "--grouping", "trace", "--seed", str(seed), *flags]
+
+
 def demo(binary, seconds, rate):
-    command = [binary, "demo", "--rate", str(rate), "--duration", f"{seconds}s", "--grouping", "trace", "--seed", str(DEMO_SEED), "--json"]
+    command = demo_command(binary, rate, "--duration", f"{seconds}s", "--json")
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False, text=True)
     if done.returncode != 0:
         raise SystemExit(done.stderr)
@@ -145,7 +149,9 @@ def kill(arguments, directory, flags):
     node = Node(arguments.binary, directory, flags)
     node.ready_after()
     for life in range(1, arguments.lives + 1):
-        command = [arguments.binary, "demo", "--rate", "0", "--duration", f"{arguments.seconds + 30}s", "--grouping", "trace", "--seed", str(DEMO_SEED + life)]
+        duration = f"{arguments.seconds + 30}s"
+        # The lives share a directory, and ids follow from the seed.
+        command = demo_command(arguments.binary, 0, "--duration", duration, seed=DEMO_SEED + life)
         load = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(arguments.seconds)
         open_traces = json.loads(get("/v1/status")[1])["openTraces"]
@@ -165,7 +171,7 @@ def hold_open(arguments, directory, flags):
     node.ready_after()
     memory = Memory(node)
     memory.start()
-    command = [arguments.binary, "demo", "--rate", str(arguments.spans_per_second), "--spans", str(arguments.spans), "--grouping", "trace", "--seed", str(DEMO_SEED)]
+    command = demo_command(arguments.binary, arguments.spans_per_second, "--spans", str(arguments.spans))
     subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
     time.sleep(GAUGES_SECONDS)
     memory.done.set()

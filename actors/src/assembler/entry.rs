@@ -132,8 +132,7 @@ pub(crate) struct Entry {
     pub(crate) rows: Vec<Row>,
     /// Built when the rows are many.
     row_table: Option<Box<HashTable<u32>>>,
-    /// Numbers of its classes, then those of its attributes: in one allocation they take 85 bytes a trace less than in
-    /// two lists with room of their own (measured).
+    /// Numbers of its classes, then those of its attributes: one allocation has less unused room than two lists.
     symbols: Vec<u32>,
     /// How many of `symbols` are classes.
     class_count: u8,

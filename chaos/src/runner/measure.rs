@@ -49,15 +49,18 @@ pub(crate) struct Strike {
 }
 
 impl Strike {
+    /// Whether the attempt was under way between the strike and `last_ms`.
+    fn meets(self, attempt: &Attempt, last_ms: u64) -> bool {
+        attempt.ended_ms() >= self.at_ms && attempt.at_ms <= last_ms
+    }
+
     fn has_in_window(self, attempt: &Attempt) -> bool {
-        let last = self.at_ms.saturating_add(STRIKE_WINDOW_MS);
-        attempt.ended_ms() >= self.at_ms && attempt.at_ms <= last
+        self.meets(attempt, self.at_ms.saturating_add(STRIKE_WINDOW_MS))
     }
 
     /// Whether the attempt was at the node that was struck, while it was.
     fn is_at(self, attempt: &Attempt) -> bool {
-        let during = attempt.ended_ms() >= self.at_ms && attempt.at_ms <= self.healed_ms;
-        during && attempt.node == self.victim
+        attempt.node == self.victim && self.meets(attempt, self.healed_ms)
     }
 }
 

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::limits::ROTTEN_BYTES;
 
-/// Directories of a node's data that rot: the settings have no copy that would heal them.
+/// Directories of a node's data that rot: not the settings.
 const DIRECTORIES: [&str; 2] = ["blocks", "journal"];
 /// Bytes at the beginning of a file that stay as they are: one that does not open is another fault.
 const HEAD_BYTES: u64 = 4096;
@@ -55,9 +55,10 @@ fn collect(directory: &Path, files: &mut Vec<(PathBuf, u64)>) -> anyhow::Result<
         let (path, kind) = (entry.path(), entry.metadata()?);
         if kind.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|it| it == "corrupt") {
-            // The node has set it aside.
-        } else if kind.len() > HEAD_BYTES + ROTTEN_BYTES as u64 {
+            continue;
+        }
+        let is_set_aside = path.extension().is_some_and(|it| it == "corrupt");
+        if !is_set_aside && kind.len() > HEAD_BYTES + ROTTEN_BYTES as u64 {
             files.push((path, kind.len()));
         }
     }
