@@ -96,6 +96,7 @@ pub(crate) fn evaluate(
     let state = alone(shared, batch, epoch);
     let mut found = state.only_found(&without_span_conditions)?;
     found.start = start;
+    found.earliest = found.earliest.min(start);
     if !filter.has_span_conditions() {
         return Some(found);
     }

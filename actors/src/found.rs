@@ -13,7 +13,9 @@ pub(crate) struct TraceFacts<'a> {
     pub(crate) trace_id: TraceId,
     pub(crate) root: Option<&'a RootSpan>,
     pub(crate) root_status: StatusCode,
+    /// Its place in the order of results.
     pub(crate) start: UnixNanos,
+    pub(crate) earliest: UnixNanos,
     /// In nanoseconds.
     pub(crate) duration: u64,
     pub(crate) span_count: u32,
@@ -36,6 +38,7 @@ impl TraceFacts<'_> {
             root_service: text(|root| &root.service),
             root_operation: text(|root| &root.operation),
             start: self.start,
+            earliest: self.earliest,
             duration: self.duration,
             status: match self.error_count {
                 0 => self.root_status,

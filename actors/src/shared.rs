@@ -243,30 +243,26 @@ impl Shared {
         let Some(record) = found? else {
             return Ok(None);
         };
-        let stored = match record.verdict {
-            Verdict::Drop => None,
-            Verdict::Keep => self.stored_start(shard, tenant, trace_id)?,
+        let is_here = match record.verdict {
+            Verdict::Drop => true,
+            Verdict::Keep => self.is_stored(shard, tenant, trace_id)?,
         };
-        Ok(Some(Earlier {
-            start: stored.unwrap_or(record.start),
-            is_here: record.verdict == Verdict::Drop || stored.is_some(),
-            record,
-        }))
+        Ok(Some(Earlier { record, is_here }))
     }
 
-    /// The start under which the blocks hold a trace.
-    pub(crate) fn stored_start(
+    /// Whether the blocks hold spans of a trace.
+    fn is_stored(
         &self,
         shard: ShardId,
         tenant: &TenantId,
         trace_id: TraceId,
-    ) -> Result<Option<UnixNanos>, Unreadable> {
+    ) -> Result<bool, Unreadable> {
         let summary = self.blocks.summary_of(tenant, shard, trace_id);
         let summary = summary.map_err(|error| Unreadable {
             is_damage: error.is_damage(),
             reason: error.to_string(),
         })?;
-        Ok(summary.map(|summary| summary.start))
+        Ok(summary.is_some())
     }
 
     /// The name of the policy that decided, if its set is still held.

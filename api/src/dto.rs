@@ -195,7 +195,7 @@ pub struct FoundTrace {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SearchResponse {
-    /// Newest start first, then trace id.
+    /// Newest start first, then trace id; of a kept trace by the start that its verdict knew.
     pub traces: Vec<FoundTrace>,
     /// Continue with this one; null when there is no more.
     pub next_cursor: Option<String>,

@@ -14,8 +14,8 @@ const SEEDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 31, 32, 33, 34];
 /// late error kept a trace without its beginning; 116 told of a damaged page as of a defect; in 118 the database panicked
 /// over a rotten block; 128 decided a trace a second time when a disk did not give the first verdict; in 195 and 238
 /// spans that a drop had read were not brought to a replica that had joined since.
-const CLUSTER_SEEDS: [u64; 17] = [
-    2, 3, 5, 8, 9, 15, 16, 47, 54, 55, 72, 116, 118, 128, 195, 238, 319,
+const CLUSTER_SEEDS: [u64; 19] = [
+    2, 3, 5, 8, 9, 15, 16, 47, 54, 55, 72, 116, 118, 128, 195, 238, 319, 430, 456,
 ];
 /// Runs of a single node with its large plan.
 const LARGE_SEEDS: [u64; 3] = [6, 26, 102];

@@ -33,7 +33,7 @@ impl ShardState {
                 record: earlier.record,
                 ready: false,
                 paging: false,
-                stored: Some(earlier.start),
+                stored: true,
             })),
         }
     }
@@ -310,7 +310,7 @@ impl ShardState {
                             at: lsn,
                             ready: !waits || step.pressure > 1,
                             paging: false,
-                            stored: None,
+                            stored: false,
                         })),
                     );
                 }

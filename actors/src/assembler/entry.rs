@@ -95,8 +95,8 @@ pub(crate) struct Kept {
     pub(crate) ready: bool,
     /// Being written to a page.
     pub(crate) paging: bool,
-    /// Earlier spans of the trace are in a block already, under this start; the entry holds those that came later.
-    pub(crate) stored: Option<UnixNanos>,
+    /// Earlier spans of the trace are in a block already; the entry holds those that came later.
+    pub(crate) stored: bool,
 }
 
 /// A trace of a shard.
@@ -195,22 +195,19 @@ impl Entry {
             self.start.min(self.end)
         };
         match (&self.phase, self.dropped_by()) {
-            (Phase::Kept(kept), _) => {
-                let known = own.min(kept.record.start);
-                kept.stored.map_or(known, |stored| stored.min(known))
-            }
+            (Phase::Kept(kept), _) => own.min(kept.record.start),
             (_, Some(record)) if self.partial => own.min(record.start),
             _ => own,
         }
     }
 
-    /// The start that search orders by: once the trace is in a block, no later span moves it.
+    /// The start that search orders by: that of the verdict, once there is one. No later span moves it, and all nodes know
+    /// the same one, whichever spans they have.
     pub(crate) fn fixed_start(&self) -> UnixNanos {
-        let stored = match &self.phase {
-            Phase::Kept(kept) => kept.stored,
-            _ => None,
-        };
-        stored.unwrap_or_else(|| self.earliest())
+        match &self.phase {
+            Phase::Kept(kept) => kept.record.start,
+            _ => self.earliest(),
+        }
     }
 
     /// Adds a row unless it is there already.

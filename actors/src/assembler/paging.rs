@@ -28,8 +28,6 @@ pub struct KeptTrace {
     pub summary: Option<TraceSummary>,
     /// Earlier spans of the trace are in a block already.
     pub stored: bool,
-    /// The start that search sorts by from now on.
-    pub start: UnixNanos,
 }
 
 /// A fragment that is durable in a block.
@@ -41,8 +39,6 @@ pub struct PagedTrace {
     pub trace_id: TraceId,
     /// The block holds every record of the trace up to this one.
     pub fragment: Lsn,
-    /// The start of its summary.
-    pub start: UnixNanos,
 }
 
 impl KeptTrace {
@@ -53,7 +49,6 @@ impl KeptTrace {
             tenant: self.tenant.clone(),
             trace_id: self.trace_id,
             fragment: self.fragment,
-            start: self.start,
         }
     }
 }
@@ -124,15 +119,14 @@ impl ShardState {
                 fragment: self.applied,
                 references: entry.references.to_vec(),
                 bytes: entry.bytes,
-                bucket: if kept.stored.is_some() {
+                bucket: if kept.stored {
                     entry.bucket
                 } else {
                     kept.record.bucket
                 },
                 record: kept.record.clone(),
                 summary,
-                stored: kept.stored.is_some(),
-                start: entry.fixed_start(),
+                stored: kept.stored,
             });
             if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
                 .as_mut()
@@ -162,7 +156,7 @@ impl ShardState {
             entry.partial = true;
             if let Phase::Kept(kept) = &mut entry.phase {
                 (kept.paging, kept.ready) = (false, false);
-                kept.stored = Some(paged.start);
+                kept.stored = true;
             }
             self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         }

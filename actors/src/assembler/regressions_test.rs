@@ -153,7 +153,7 @@ fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
 
     let kept =
         world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), true, &|_| "all".into()));
-    assert_eq!((kept[0].start, kept[0].stored), (start, true));
+    assert_eq!((kept[0].record.start, kept[0].stored), (start, true));
     let paged = kept[0].paged();
     world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(starts(&world), []);

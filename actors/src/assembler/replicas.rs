@@ -152,7 +152,7 @@ impl ShardState {
     pub fn waits_for_page(&self, bucket: Bucket, term: Term) -> bool {
         self.slots.iter().flatten().any(|entry| {
             let (of, first) = match &entry.phase {
-                Phase::Kept(kept) if kept.stored.is_some() => (entry.bucket, kept.at),
+                Phase::Kept(kept) if kept.stored => (entry.bucket, kept.at),
                 Phase::Kept(kept) => (kept.record.bucket, kept.at),
                 Phase::Deciding(deciding) => (deciding.record.bucket, self.applied),
                 Phase::Unconfirmed => (entry.bucket, self.applied),

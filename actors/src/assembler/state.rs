@@ -33,8 +33,6 @@ pub enum Prior {
 pub struct Earlier {
     /// The newest verdict.
     pub record: VerdictRecord,
-    /// Of a kept trace, the start under which it is in a block: search sorts by it.
-    pub start: UnixNanos,
     /// False of a kept trace that no block here holds: it was kept before this node joined the shard.
     pub is_here: bool,
 }
@@ -228,14 +226,6 @@ impl ShardState {
             .filter(|entry| matches!(entry.phase, Phase::Kept(_)));
         kept.map(|entry| (self.tenants[entry.tenant as usize].clone(), entry.trace_id))
             .collect()
-    }
-
-    /// True when spans of the trace came after record `lsn`.
-    #[must_use]
-    pub fn has_after(&self, tenant: &TenantId, trace_id: TraceId, lsn: Lsn) -> bool {
-        let slot = self.find(tenant, trace_id);
-        let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
-        entry.is_some_and(|entry| entry.references.last().is_some_and(|&last| last > lsn))
     }
 
     /// After replay: of the verdicts that were decided on the way only those are sent that the journal does not

@@ -392,6 +392,7 @@ impl ShardState {
             root: root.as_ref(),
             root_status,
             start,
+            earliest,
             duration: entry.end.max(earliest).since(earliest),
             span_count: entry.span_count(),
             error_count: entry.error_count,

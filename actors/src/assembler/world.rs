@@ -240,7 +240,6 @@ impl World {
             let found = self.horizon.verdicts.get(&trace_id).cloned();
             let found = found.map(|record| Earlier {
                 is_here: true,
-                start: record.start,
                 record,
             });
             self.step(|state, step, effects| {

@@ -134,7 +134,7 @@ fn summarise(
     let state = alone(shared, &batch, &epoch);
     let record = &one.kept.record;
     let name = shared.policy_name(record);
-    let Some(mut summary) = state.only_summary(one.kept.fragment, one.kept.start, record, name)
+    let Some(mut summary) = state.only_summary(one.kept.fragment, record.start, record, name)
     else {
         return Ok(None);
     };

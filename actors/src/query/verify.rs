@@ -270,6 +270,7 @@ fn found(summary: &TraceSummary, matched: Vec<SpanId>) -> FoundTrace {
         root,
         root_status: root_status.unwrap_or(StatusCode::Unset),
         start: summary.start,
+        earliest: summary.earliest,
         duration: summary.duration_nanos(),
         span_count: summary.span_count,
         error_count: summary.error_count,

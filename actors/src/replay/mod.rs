@@ -359,15 +359,7 @@ fn settle_kept(shared: &Shared, state: &mut ShardState) -> Result<(), String> {
         let Some(fragment) = newest_fragment(shared, shard, &tenant, trace_id)? else {
             continue;
         };
-        // Only what stays needs it.
-        let start = if state.has_after(&tenant, trace_id, fragment) {
-            let stored = shared.stored_start(shard, &tenant, trace_id);
-            stored.map_err(|error| error.to_string())?
-        } else {
-            None
-        };
         paged.push(PagedTrace {
-            start: start.unwrap_or_default(),
             tenant,
             trace_id,
             fragment,

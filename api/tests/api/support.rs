@@ -144,6 +144,7 @@ pub fn found() -> FoundTrace {
         root_service: "shop".to_owned(),
         root_operation: "<script>alert(1)</script>".to_owned(),
         start: UnixNanos(1_700_000_000_000_000_000),
+        earliest: UnixNanos(1_700_000_000_000_000_000),
         duration: 12_500_000,
         status: SpanStatus::Error,
         span_count: 12,

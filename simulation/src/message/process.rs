@@ -56,7 +56,6 @@ pub(crate) fn earlier(log: &ShardLog, trace_id: TraceId) -> Option<Earlier> {
     let record = log.verdict(trace_id)?.clone();
     let stored = log.blocks.contains_key(&trace_id);
     Some(Earlier {
-        start: record.start,
         is_here: record.verdict == Verdict::Drop || stored,
         record,
     })
@@ -571,7 +570,6 @@ fn replay(
             tenant,
             trace_id: trace,
             fragment: *log.blocks.get(&trace)?,
-            start: UnixNanos(0),
         })
     });
     let paged: Vec<_> = paged.collect();

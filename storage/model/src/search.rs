@@ -149,9 +149,12 @@ pub struct FoundTrace {
     pub root_service: String,
     /// Name of its root.
     pub root_operation: String,
-    /// Start of the trace.
+    /// Its place in the order of results: of a kept trace the earliest start that its verdict knew, which spans that come
+    /// later do not move. Ranges are of this one too.
     pub start: UnixNanos,
-    /// Duration in nanoseconds.
+    /// Earliest start of its spans, at most `start`.
+    pub earliest: UnixNanos,
+    /// Duration in nanoseconds, from `earliest`.
     pub duration: u64,
     /// `Error` when a span has it, else that of the root.
     pub status: StatusCode,

@@ -87,7 +87,7 @@ pub struct TraceSummary {
     pub fragment: Lsn,
     /// The bucket of the fragment's block.
     pub bucket: Bucket,
-    /// Earliest span start when the first fragment was written; fixed from then on, because search sorts by it.
+    /// Earliest span start by the verdict that kept the trace: search sorts by it, and all nodes know the same one.
     pub start: UnixNanos,
     /// Earliest span start so far: the duration counts from it.
     pub earliest: UnixNanos,

@@ -17,6 +17,7 @@ fn trace(number: u8, start: u64, span_count: u32) -> FoundTrace {
         root_service: String::new(),
         root_operation: String::new(),
         start: UnixNanos(start),
+        earliest: UnixNanos(start),
         duration: 0,
         status: StatusCode::Unset,
         span_count,

@@ -241,6 +241,7 @@ mod tests {
             root_service: String::new(),
             root_operation: String::new(),
             start: UnixNanos(start),
+            earliest: UnixNanos(start),
             duration: 0,
             status: StatusCode::Unset,
             span_count: 1,

@@ -90,14 +90,17 @@ fn found() -> impl Strategy<Value = FoundTrace> {
     ];
     let texts = (".{0,9}", ".{0,9}", vec(".{0,9}", 0..4));
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u32>());
+    let lead = any::<prop::sample::Index>();
     let spans = vec(any::<[u8; 8]>().prop_map(SpanId), 0..20);
-    (trace_ids(), texts, numbers, statuses(), states, spans).prop_map(
-        |(trace_id, texts, numbers, status, state, matched_spans)| FoundTrace {
+    let flags = (statuses(), states);
+    (trace_ids(), texts, numbers, lead, flags, spans).prop_map(
+        |(trace_id, texts, numbers, lead, (status, state), matched_spans)| FoundTrace {
             trace_id,
             root_service: texts.0,
             root_operation: texts.1,
             services: texts.2,
             start: UnixNanos(numbers.0),
+            earliest: UnixNanos(lead.index(usize::MAX) as u64).min(UnixNanos(numbers.0)),
             duration: numbers.1,
             span_count: numbers.2,
             error_count: numbers.3,
@@ -369,6 +372,7 @@ fn a_page_that_no_message_holds_is_cut_and_says_so() {
         root_service: long.clone(),
         root_operation: long.clone(),
         start: UnixNanos(5_000 - number),
+        earliest: UnixNanos(5_000 - number),
         duration: 0,
         status: StatusCode::Unset,
         span_count: 1,

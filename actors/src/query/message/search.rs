@@ -138,6 +138,7 @@ fn encode_found(found: FoundTrace) -> wire::FoundTrace {
         services: found.services,
         state: encode_state(found.state),
         matched_spans: spans.collect::<Vec<u8>>().into(),
+        lead: found.start.since(found.earliest),
     }
 }
 
@@ -151,6 +152,7 @@ fn decode_found(found: wire::FoundTrace) -> Result<FoundTrace, Malformed> {
         root_service: found.root_service,
         root_operation: found.root_operation,
         start: UnixNanos(found.start),
+        earliest: UnixNanos(found.start).minus(found.lead),
         duration: found.duration,
         status: decode_status(found.status)?,
         span_count: found.span_count,

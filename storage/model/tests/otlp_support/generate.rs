@@ -14,7 +14,7 @@ fn varint_field(number: u32, value: u64) -> Encoded {
     out
 }
 
-fn fixed64_field(number: u32, value: u64) -> Encoded {
+pub fn fixed64_field(number: u32, value: u64) -> Encoded {
     let mut out = Vec::new();
     encode_key(number, WireType::SixtyFourBit, &mut out);
     out.extend(value.to_le_bytes());
