@@ -5,6 +5,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/spandrel/peer/v1/copies.proto",
         "proto/spandrel/peer/v1/membership.proto",
+        "proto/spandrel/peer/v1/pages.proto",
         "proto/spandrel/peer/v1/query.proto",
         "proto/spandrel/peer/v1/shards.proto",
     ];

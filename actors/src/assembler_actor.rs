@@ -8,14 +8,15 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Bucket, Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
 use crate::assembler::{
-    Depth, Earlier, Effects, EntryView, HeldTrace, KeptTrace, LiveNames, MemoryHits, PagedTrace,
-    Promotion, Recall, ShardSearch, ShardState, Step,
+    Depth, Earlier, Effects, KeptTrace, LiveNames, PagingBacklog, PagingScope, Recall, ShardState,
+    Step,
 };
+use crate::assembler_message::{AssemblerMessage, Reign, ShardRole};
 use crate::journal_decided::JournalDecided;
 use crate::limits::{
     ASSEMBLER_TICK_MS, LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
@@ -27,82 +28,6 @@ use crate::replication::{Again, recall};
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{ReplicaRecord, ShardCommit, WriterMessage};
-
-/// What this node is to the shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ShardRole {
-    /// Nothing: the shard is elsewhere.
-    None,
-    /// It obeys the records.
-    Follower,
-    /// It decides.
-    Primary,
-}
-
-/// Counts the times that a node has come to decide about a shard, or ceased to, in one process: a verdict of an earlier
-/// one is late.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Reign(u64);
-
-impl Reign {
-    pub(crate) fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-/// The assembler's messages. Spans come with credit; everything else is a question or a bounded reply.
-pub(crate) enum AssemblerMessage {
-    /// The writer, once: verdicts go there.
-    Writer(ActorRef<WriterMessage>),
-    /// Who is asked for spans that are elsewhere, once.
-    Cluster(Arc<Coordinator>),
-    /// Spans that were elsewhere are here, or this is to be tried again.
-    Recalled(Option<(Recall, u32)>),
-    Committed(Vec<ShardCommit>),
-    /// Records up to this one count, those that a replay found included.
-    Counted(Lsn),
-    Confirmed(TenantId, TraceId, Option<Earlier>),
-    Tick,
-    /// What this node is to the shard from now on, and in which reign.
-    Role(ShardRole, Reign),
-    /// The shard starts anew here, and of this node's records those up to the one named count. Answered when no trace is
-    /// left: the kept ones go to a block first.
-    StartAnew(Lsn, oneshot::Sender<()>),
-    /// Whether all that records of terms up to this one brought into the bucket is in its block.
-    Settled(Bucket, Term, oneshot::Sender<bool>),
-    /// What a replica that joins must know of.
-    Held(oneshot::Sender<Vec<HeldTrace>>),
-    /// And up to which record the journal's verdicts are in effect.
-    View(
-        TenantId,
-        TraceId,
-        Depth,
-        oneshot::Sender<(Option<EntryView>, Lsn)>,
-    ),
-    Search(ShardSearch, oneshot::Sender<MemoryHits>),
-    Names(
-        TenantId,
-        (UnixNanos, UnixNanos),
-        Depth,
-        oneshot::Sender<LiveNames>,
-    ),
-    /// What waits for a page, up to so many bytes of spans; the flag: traces that wait for more spans count too.
-    KeptBacklog(u64, bool, oneshot::Sender<(Vec<(UnixNanos, u64)>, bool)>),
-    /// Take out what waits for a page and got its last span until then; the flag as before.
-    CollectKept(UnixNanos, bool, oneshot::Sender<Vec<KeptTrace>>),
-    Paged(Vec<PagedTrace>),
-    PagingFailed(Vec<PagedTrace>),
-    Promote(
-        TenantId,
-        TraceId,
-        Option<VerdictRecord>,
-        oneshot::Sender<Promotion>,
-    ),
-    /// Decide traces early until about so many bytes come free.
-    Relieve(u64),
-}
-
-impl ractor::Message for AssemblerMessage {}
 
 /// The actor.
 pub(crate) struct Assembler;
@@ -273,15 +198,21 @@ impl AssemblerState {
                 self.state.names(&tenant, range, depth, &mut names);
                 let _ = reply.send(names);
             }
-            AssemblerMessage::KeptBacklog(bytes, all, reply) => {
-                let _ = reply.send(self.state.kept_backlog(bytes, all));
+            AssemblerMessage::KeptBacklog(bytes, scope, reply) => {
+                let _ = reply.send(self.state.kept_backlog(bytes, self.pages(scope)));
             }
-            AssemblerMessage::CollectKept(until, all, reply) => {
+            AssemblerMessage::CollectKept(until, scope, reply) => {
                 let name = |record: &VerdictRecord| shared.policy_name(record);
-                let taken = self.state.collect_kept(until, all, &name);
+                let taken = self.state.collect_kept(until, self.pages(scope), &name);
                 if let Err(taken) = reply.send(taken) {
-                    let keys: Vec<_> = taken.iter().map(KeptTrace::paged).collect();
-                    self.state.paging_failed(&keys);
+                    self.give_back(taken.iter());
+                }
+            }
+            AssemblerMessage::CollectShipped(tenant, traces, reply) => {
+                let name = |record: &VerdictRecord| shared.policy_name(record);
+                let taken = self.state.collect_shipped(&tenant, &traces, &name);
+                if let Err(Ok(taken)) = reply.send(taken) {
+                    self.give_back(taken.iter().flatten());
                 }
             }
             AssemblerMessage::Paged(traces) => {
@@ -307,6 +238,18 @@ impl AssemblerState {
         if cfg!(debug_assertions) {
             self.state.check();
         }
+    }
+
+    /// The shard's traces of which this node builds pages: those of a shard that it follows come from the primary.
+    fn pages(&self, scope: PagingScope) -> PagingScope {
+        let followed = scope.followed || self.role != ShardRole::Follower;
+        PagingScope { followed, ..scope }
+    }
+
+    /// Nobody waits for these any more.
+    fn give_back<'t>(&mut self, taken: impl Iterator<Item = &'t KeptTrace>) {
+        let keys: Vec<_> = taken.map(KeptTrace::paged).collect();
+        self.state.paging_failed(&keys);
     }
 
     fn become_role(&mut self, role: ShardRole) {
@@ -444,18 +387,22 @@ impl AssemblerState {
         let gauges = &self.shared.gauges;
         let shard = usize::from(self.shard.0);
         let (unpaged, _, _) = self.state.unpaged();
-        let backlog = self.state.backlog();
+        let (own, shipped) = self.state.backlog();
         gauges.open_traces[shard].store(self.state.open_traces() as u64, Ordering::Relaxed);
         gauges.unpaged_traces[shard].store(unpaged as u64, Ordering::Relaxed);
-        gauges.pageable_bytes[shard].store(backlog.bytes, Ordering::Relaxed);
-        gauges.pageable_records[shard].store(backlog.records, Ordering::Relaxed);
-        let oldest = match backlog.oldest {
-            None => u64::MAX,
-            // The pager is not to wait for more: somebody waits for it.
-            Some(_) if !self.leaving.is_empty() => 0,
-            Some(at) => at.0,
+        let (led, followed) = match self.role {
+            ShardRole::Follower => (own, shipped),
+            ShardRole::Primary | ShardRole::None => (own.and(shipped), PagingBacklog::default()),
         };
-        gauges.oldest_unpaged[shard].store(oldest, Ordering::Relaxed);
+        for (waiting, backlog) in [(&gauges.led, led), (&gauges.followed, followed)] {
+            let oldest = match backlog.oldest {
+                None => u64::MAX,
+                // The pager is not to wait for more: somebody waits for it.
+                Some(_) if !self.leaving.is_empty() => 0,
+                Some(at) => at.0,
+            };
+            waiting.set(self.shard, backlog.bytes, backlog.records, oldest);
+        }
     }
 
     /// Replay starts behind the low-water mark.

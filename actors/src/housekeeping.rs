@@ -11,7 +11,7 @@ use spandrel_model::ids::{Bucket, UnixNanos};
 use spandrel_raft::ClusterState;
 use tokio::sync::watch;
 
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::{
     DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, FOLLOWER_RELIEF_PERCENT, HOUSEKEEPING_TICK_MS,
     PAGE_MAX_AGE_MS, PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,

@@ -11,6 +11,7 @@ mod admin;
 mod arena;
 pub mod assembler;
 mod assembler_actor;
+mod assembler_message;
 mod checkpoints;
 pub mod controller;
 mod credit_account;

@@ -321,3 +321,20 @@ pub const MAX_COPIES_GIVEN: usize = 2;
 pub const COPY_UNINDEXED: usize = 20_000;
 /// Milliseconds after which a node that is down counts for lost: what it held is copied by others (DESIGN.md, 4).
 pub const DEAD_AFTER_MS: u64 = 600_000;
+/// Bytes of pages from which a shipment to a follower is closed: some pages, which it commits at once.
+pub const SHIPMENT_BYTES: usize = 4 << 20;
+/// Bytes that a shipment has at most: a page of the largest trace.
+pub const MAX_SHIPMENT_BYTES: u64 = 64 << 20;
+/// Bytes of one piece of a shipment: half of what a message between nodes may have.
+pub const SHIPMENT_PIECE_BYTES: usize = 512 * 1024;
+/// Shipments that wait for one follower: what comes beyond it builds its pages itself.
+pub const MAX_SHIPMENTS_WAITING: usize = 16;
+/// Milliseconds that a follower takes for a piece at most: the last one of a shipment waits for a commit.
+pub const SHIPMENT_CALL_MS: u64 = 10_000;
+/// Milliseconds that a follower waits until it knows that all records of a shipment count: it hears so within
+/// [`REPLICATION_TICK_MS`].
+pub const SHIPMENT_PATIENCE_MS: u64 = 2_000;
+/// Milliseconds between two looks whether it does.
+pub const SHIPMENT_RETRY_MS: u64 = 50;
+/// Milliseconds that a follower waits for a primary's pages beyond the time at which it would have built them itself.
+pub const SHIPMENT_WAIT_MS: u64 = 10_000;

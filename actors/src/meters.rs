@@ -137,3 +137,18 @@ pub(crate) fn link_connection_refused() {
 pub(crate) fn link_ended(reason: &'static str) {
     counter!("spandrel_link_sessions_ended_total", "reason" => reason).increment(1);
 }
+
+/// Shipments of pages to followers, one for each that was to get it.
+pub(crate) fn pages_shipped(outcome: &'static str) {
+    counter!("spandrel_page_shipments_total", "outcome" => outcome).increment(1);
+}
+
+/// Pages of primaries that a follower has taken.
+pub(crate) fn pages_taken(pages: u64) {
+    counter!("spandrel_pages_received_total", "outcome" => "taken").increment(pages);
+}
+
+/// A page of a primary that a follower builds itself, and why.
+pub(crate) fn page_refused(why: &'static str) {
+    counter!("spandrel_pages_received_total", "outcome" => why).increment(1);
+}

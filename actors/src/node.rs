@@ -13,7 +13,7 @@ use spandrel_raft::{ClusterSeed, ClusterState, Settings};
 use tokio::sync::oneshot;
 
 use crate::admin::AdminPort;
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::credit_account::CreditAccount;
 use crate::env::Env;
 use crate::identity::{Drawn, Identity};

@@ -28,17 +28,63 @@ use crate::settings::Epoch;
 pub(crate) struct Gauges {
     pub(crate) open_traces: Vec<AtomicU64>,
     pub(crate) unpaged_traces: Vec<AtomicU64>,
-    /// Bytes of spans of kept traces that a page may be built of.
-    pub(crate) pageable_bytes: Vec<AtomicU64>,
-    /// Records that a restart must read because of them alone.
-    pub(crate) pageable_records: Vec<AtomicU64>,
+    /// Kept traces that a page may be built of, of shards that are led here or were left.
+    pub(crate) led: Waiting,
+    /// And of those that are followed, whose primary ships the pages.
+    pub(crate) followed: Waiting,
     /// Credit that each shard holds for its entries, in bytes, and what they take.
     pub(crate) entry_credit: Vec<AtomicU64>,
     pub(crate) entry_bytes: Vec<AtomicU64>,
     /// Traces of which earlier spans are being brought here.
     pub(crate) recalls: Vec<AtomicU64>,
+}
+
+/// Kept traces that wait for a page, by shard.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Bytes of their spans.
+    bytes: Vec<AtomicU64>,
+    /// Records that a restart must read because of them alone.
+    records: Vec<AtomicU64>,
     /// When the oldest ready trace was kept, in Unix nanoseconds; `u64::MAX` when none waits.
-    pub(crate) oldest_unpaged: Vec<AtomicU64>,
+    oldest: Vec<AtomicU64>,
+}
+
+impl Waiting {
+    fn new(shards: u16) -> Self {
+        let all = |value| (0..shards).map(|_| AtomicU64::new(value)).collect();
+        Self {
+            bytes: all(0),
+            records: all(0),
+            oldest: all(u64::MAX),
+        }
+    }
+
+    pub(crate) fn set(&self, shard: ShardId, bytes: u64, records: u64, oldest: u64) {
+        let shard = usize::from(shard.0);
+        self.bytes[shard].store(bytes, Ordering::Relaxed);
+        self.records[shard].store(records, Ordering::Relaxed);
+        self.oldest[shard].store(oldest, Ordering::Relaxed);
+    }
+
+    /// Of all shards.
+    pub(crate) fn bytes(&self) -> u64 {
+        Gauges::total(&self.bytes)
+    }
+
+    /// Of the shard with most of them.
+    pub(crate) fn most_records(&self) -> u64 {
+        let records = self.records.iter();
+        let records = records.map(|records| records.load(Ordering::Relaxed));
+        records.max().unwrap_or(0)
+    }
+
+    /// Of all shards.
+    pub(crate) fn oldest(&self) -> UnixNanos {
+        let oldest = self.oldest.iter();
+        let oldest = oldest.map(|value| value.load(Ordering::Relaxed));
+        UnixNanos(oldest.min().unwrap_or(u64::MAX))
+    }
 }
 
 impl Gauges {
@@ -47,12 +93,11 @@ impl Gauges {
         Self {
             open_traces: zeros(),
             unpaged_traces: zeros(),
-            pageable_bytes: zeros(),
-            pageable_records: zeros(),
+            led: Waiting::new(shards),
+            followed: Waiting::new(shards),
             entry_credit: zeros(),
             entry_bytes: zeros(),
             recalls: zeros(),
-            oldest_unpaged: (0..shards).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }
 
@@ -64,11 +109,7 @@ impl Gauges {
     }
 
     pub(crate) fn oldest(&self) -> UnixNanos {
-        let oldest = self
-            .oldest_unpaged
-            .iter()
-            .map(|value| value.load(Ordering::Relaxed));
-        UnixNanos(oldest.min().unwrap_or(u64::MAX))
+        self.led.oldest().min(self.followed.oldest())
     }
 }
 

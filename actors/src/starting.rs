@@ -7,7 +7,8 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use spandrel_model::ids::{ShardId, Term};
 
 use crate::assembler::{ShardOptions, ShardState};
-use crate::assembler_actor::{Assembler, AssemblerArguments, AssemblerMessage};
+use crate::assembler_actor::{Assembler, AssemblerArguments};
+use crate::assembler_message::AssemblerMessage;
 use crate::controller::Controller;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
@@ -15,7 +16,7 @@ use crate::indexer::Indexer;
 use crate::link::PeerService;
 use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
-use crate::pager::{Pager, PagerArguments};
+use crate::pager::{PageIntake, Pager, PagerArguments, Shipper, ShipperArguments};
 use crate::recovery::Recovery;
 use crate::repair::{Copier, CopierArguments, CopyServer};
 use crate::replay::Recovered;
@@ -139,10 +140,17 @@ pub(crate) async fn start_actors(
     }
     let intake = Intake::new(Arc::clone(&shared), writer.clone(), member.settings.watch());
     member.router.set(PeerService::Shards, Arc::new(intake));
+    let arguments = ShipperArguments {
+        shared: Arc::clone(&shared),
+        link: Arc::clone(&member.link),
+    };
+    let (shipper, _) = Actor::spawn_linked(None, Shipper, arguments, cell()).await?;
     let arguments = PagerArguments {
         shared: Arc::clone(&shared),
         shards: shards.clone(),
         max_age_ms: options.recovery_window_seconds * 1_000 / 2,
+        shipper,
+        cluster: member.settings.watch(),
     };
     let (pager, _) = Actor::spawn_linked(None, Pager, arguments, cell()).await?;
     let (indexer, _) = Actor::spawn_linked(None, Indexer, Arc::clone(&shared), cell()).await?;
@@ -194,5 +202,7 @@ pub(crate) async fn start_actors(
     node.member
         .router
         .set(PeerService::Copies, Arc::new(copies));
+    let pages = PageIntake::new(Arc::clone(&node.shared), Arc::clone(&node.shards));
+    node.member.router.set(PeerService::Pages, Arc::new(pages));
     Ok(node)
 }

@@ -33,6 +33,7 @@ impl ShardState {
                 record: earlier.record,
                 ready: false,
                 paging: false,
+                own: false,
                 stored: true,
             })),
         }
@@ -310,6 +311,7 @@ impl ShardState {
                             at: lsn,
                             ready: !waits || step.pressure > 1,
                             paging: false,
+                            own: false,
                             stored: false,
                         })),
                     );

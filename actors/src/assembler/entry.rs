@@ -95,6 +95,8 @@ pub(crate) struct Kept {
     pub(crate) ready: bool,
     /// Being written to a page.
     pub(crate) paging: bool,
+    /// This node builds its page also where another one leads: the primary's was not the same.
+    pub(crate) own: bool,
     /// Earlier spans of the trace are in a block already; the entry holds those that came later.
     pub(crate) stored: bool,
 }

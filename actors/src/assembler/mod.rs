@@ -8,13 +8,15 @@ mod late_again;
 mod late_keeps;
 mod paging;
 mod replicas;
+mod shipped;
 mod state;
 mod symbols;
 mod view;
 
 pub use decide::Promotion;
-pub use paging::{KeptTrace, PagedTrace, PagingBacklog};
+pub use paging::{KeptTrace, PagedTrace, PagingBacklog, PagingScope};
 pub use replicas::HeldTrace;
+pub use shipped::{Behind, Differs, ShippedTrace};
 pub use state::{
     Applied, Decided, Earlier, Effects, Prior, Recall, ShardOptions, ShardState, Step,
 };

@@ -8,7 +8,7 @@ use super::entry::{Entry, Phase};
 use super::state::ShardState;
 
 /// A kept trace that a page may be built of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeptTrace {
     /// Whose trace.
     pub tenant: TenantId,
@@ -53,6 +53,15 @@ impl KeptTrace {
     }
 }
 
+/// Of which kept traces pages are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PagingScope {
+    /// Also of those that still wait for more spans.
+    pub all: bool,
+    /// Also of those of shards that another node leads, which ships their pages.
+    pub followed: bool,
+}
+
 /// The kept traces of a shard that a page may be built of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PagingBacklog {
@@ -64,14 +73,25 @@ pub struct PagingBacklog {
     pub records: u64,
 }
 
+impl PagingBacklog {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes + other.bytes,
+            oldest: self.oldest.into_iter().chain(other.oldest).min(),
+            records: self.records.max(other.records),
+        }
+    }
+}
+
 impl ShardState {
     /// When the last span of each kept trace came that a page may be built of, and the bytes of its spans: the oldest
-    /// first, up to `bytes` of spans (at least one trace). `all` counts those that still wait for spans too. The
-    /// flag says that there are more.
+    /// first, up to `bytes` of spans (at least one trace). The flag says that there are more.
     #[must_use]
-    pub fn kept_backlog(&self, bytes: u64, all: bool) -> (Vec<(UnixNanos, u64)>, bool) {
+    pub fn kept_backlog(&self, bytes: u64, scope: PagingScope) -> (Vec<(UnixNanos, u64)>, bool) {
         let pageable = self.slots.iter().flatten();
-        let pageable = pageable.filter(|entry| self.is_pageable(entry, all));
+        let pageable = pageable.filter(|entry| self.is_pageable(entry, scope));
         let mut backlog: Vec<(UnixNanos, u64)> = pageable
             .map(|entry| (entry.last_at, entry.bytes.max(1)))
             .collect();
@@ -92,50 +112,58 @@ impl ShardState {
     pub fn collect_kept(
         &mut self,
         until: UnixNanos,
-        all: bool,
+        scope: PagingScope,
         policy_name: &dyn Fn(&VerdictRecord) -> std::sync::Arc<str>,
     ) -> Vec<KeptTrace> {
         let slots = (0u32..).zip(&self.slots);
         let ready = slots.filter_map(|(slot, entry)| {
             let entry = entry.as_ref()?;
-            (self.is_pageable(entry, all) && entry.last_at <= until).then_some(slot)
+            (self.is_pageable(entry, scope) && entry.last_at <= until).then_some(slot)
         });
         let ready: Vec<u32> = ready.collect();
-        let mut taken = Vec::with_capacity(ready.len());
-        for slot in ready {
-            let Some(entry) = self.slots[slot as usize].as_ref() else {
-                continue;
-            };
-            let Phase::Kept(kept) = &entry.phase else {
-                continue;
-            };
-            let summary = (!entry.partial).then(|| {
-                let name = policy_name(&kept.record);
-                self.summary(entry, self.applied, entry.fixed_start(), &kept.record, name)
-            });
-            taken.push(KeptTrace {
-                tenant: self.tenants[entry.tenant as usize].clone(),
-                trace_id: entry.trace_id,
-                fragment: self.applied,
-                references: entry.references.to_vec(),
-                bytes: entry.bytes,
-                bucket: if kept.stored {
-                    entry.bucket
-                } else {
-                    kept.record.bucket
-                },
-                record: kept.record.clone(),
-                summary,
-                stored: kept.stored,
-            });
-            if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
-                .as_mut()
-                .map(|entry| &mut entry.phase)
-            {
-                kept.paging = true;
-            }
-        }
+        let taken = ready.into_iter();
         taken
+            .filter_map(|slot| self.take_kept(slot, self.applied, policy_name))
+            .collect()
+    }
+
+    /// Takes out a kept trace for a page, as a fragment that covers the records up to `fragment`.
+    pub(super) fn take_kept(
+        &mut self,
+        slot: u32,
+        fragment: Lsn,
+        policy_name: &dyn Fn(&VerdictRecord) -> std::sync::Arc<str>,
+    ) -> Option<KeptTrace> {
+        let entry = self.slots[slot as usize].as_ref()?;
+        let Phase::Kept(kept) = &entry.phase else {
+            return None;
+        };
+        let summary = (!entry.partial).then(|| {
+            let name = policy_name(&kept.record);
+            self.summary(entry, fragment, entry.fixed_start(), &kept.record, name)
+        });
+        let taken = KeptTrace {
+            tenant: self.tenants[entry.tenant as usize].clone(),
+            trace_id: entry.trace_id,
+            fragment,
+            references: entry.references.to_vec(),
+            bytes: entry.bytes,
+            bucket: if kept.stored {
+                entry.bucket
+            } else {
+                kept.record.bucket
+            },
+            record: kept.record.clone(),
+            summary,
+            stored: kept.stored,
+        };
+        if let Some(Phase::Kept(kept)) = self.slots[slot as usize]
+            .as_mut()
+            .map(|entry| &mut entry.phase)
+        {
+            kept.paging = true;
+        }
+        Some(taken)
     }
 
     /// The fragments are durable in a block: entries without younger spans leave.
@@ -162,45 +190,51 @@ impl ShardState {
         }
     }
 
-    /// The page could not be written: the traces wait for another one.
+    /// The page was not written: the traces wait for another one, which this node builds.
     pub fn paging_failed(&mut self, traces: &[PagedTrace]) {
         for failed in traces {
             if let Some(slot) = self.find(&failed.tenant, failed.trace_id)
                 && let Some(entry) = self.slots[slot as usize].as_mut()
                 && let Phase::Kept(kept) = &mut entry.phase
             {
-                kept.paging = false;
+                (kept.paging, kept.own) = (false, true);
             }
         }
     }
 
-    /// What waits for a page.
+    /// What waits for a page: of one that this node builds in any case, and of one that it builds as primary only.
     #[must_use]
-    pub fn backlog(&self) -> PagingBacklog {
-        let mut backlog = PagingBacklog::default();
+    pub fn backlog(&self) -> (PagingBacklog, PagingBacklog) {
+        let (mut own, mut shipped) = (PagingBacklog::default(), PagingBacklog::default());
         let next = self.applied.next();
-        let (mut waiting_from, mut others_from) = (next, next);
+        let (mut own_from, mut shipped_from, mut others_from) = (next, next, next);
         for entry in self.entries() {
             let first = entry.references.first().copied().unwrap_or(next);
             match &entry.phase {
                 Phase::Kept(kept) if kept.ready && kept.at <= self.counted => {
+                    let (backlog, from) = match kept.own || kept.stored || entry.partial {
+                        true => (&mut own, &mut own_from),
+                        false => (&mut shipped, &mut shipped_from),
+                    };
                     let at = kept.record.decided_at.max(entry.last_at);
-                    let oldest = backlog.oldest.map_or(at, |known| known.min(at));
+                    backlog.oldest = Some(backlog.oldest.map_or(at, |known| known.min(at)));
                     backlog.bytes += entry.bytes;
-                    backlog.oldest = Some(oldest);
-                    waiting_from = waiting_from.min(first);
+                    *from = first.min(*from);
                 }
                 _ => others_from = others_from.min(first),
             }
         }
-        backlog.records = others_from.0.saturating_sub(waiting_from.0);
-        backlog
+        own.records = others_from.records_since(own_from);
+        shipped.records = others_from.records_since(shipped_from);
+        (own, shipped)
     }
 
-    fn is_pageable(&self, entry: &Entry, all: bool) -> bool {
+    pub(super) fn is_pageable(&self, entry: &Entry, scope: PagingScope) -> bool {
         let Phase::Kept(kept) = &entry.phase else {
             return false;
         };
-        (kept.ready || all) && !kept.paging && kept.at <= self.counted
+        // A late part is put together with what each node has of the trace.
+        let is_built_here = scope.followed || kept.own || kept.stored || entry.partial;
+        is_built_here && (kept.ready || scope.all) && !kept.paging && kept.at <= self.counted
     }
 }

@@ -5,7 +5,7 @@ use spandrel_model::policy::{KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TraceState};
 use spandrel_model::verdict::{Trigger, Verdict};
 
-use super::world::{ERRORS_ONLY, Sent, World, search_of, span, trace};
+use super::world::{ERRORS_ONLY, EVERYTHING, READY, Sent, World, search_of, span, trace};
 use super::{Depth, HitLimits, MemoryHit, Step};
 
 fn tenant() -> TenantId {
@@ -61,7 +61,7 @@ fn a_keep_whose_spans_lie_before_the_checkpoint_is_kept_on_replay() {
     assert_eq!(view.references, [Lsn(1)]);
     assert_eq!(replayed.state.low_water(), Lsn(1));
     let kept =
-        replayed.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), false, &|_| "".into()));
+        replayed.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), READY, &|_| "".into()));
     assert_eq!(kept.len(), 1, "it goes to a page");
 }
 
@@ -133,7 +133,7 @@ fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
     let start = world.commit()[0].start;
     world.pass(10);
     let kept =
-        world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), false, &|_| "all".into()));
+        world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), READY, &|_| "all".into()));
     let earlier = Sent {
         start_ms: 400,
         ..span(2, 1)
@@ -151,8 +151,8 @@ fn a_late_span_does_not_move_the_start_that_search_sorts_by() {
     world.step(|state, _, _| state.paged(&[paged]));
     assert_eq!(starts(&world), [start]);
 
-    let kept =
-        world.step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), true, &|_| "all".into()));
+    let kept = world
+        .step(|state, _, _| state.collect_kept(UnixNanos(u64::MAX), EVERYTHING, &|_| "all".into()));
     assert_eq!((kept[0].record.start, kept[0].stored), (start, true));
     let paged = kept[0].paged();
     world.step(|state, _, _| state.paged(&[paged]));
@@ -211,7 +211,7 @@ fn a_replica_that_leaves_its_shard_writes_what_was_kept_to_a_page_first() {
     assert_eq!(kept, Some(TraceState::Kept));
 
     let name = |_: &spandrel_model::verdict::VerdictRecord| std::sync::Arc::from("errors");
-    let taken = world.state.collect_kept(world.now, false, &name);
+    let taken = world.state.collect_kept(world.now, READY, &name);
     let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
     assert_eq!(paged.len(), 1);
     world.state.paged(&paged);
@@ -227,8 +227,8 @@ fn a_keep_that_a_replay_found_is_not_written_to_a_page_before_it_counts() {
     world.send(1, &[failed(1, 0)]);
     world.commit();
     let at = world.state.applied();
-    assert_eq!(world.state.kept_backlog(u64::MAX, true).0, []);
-    assert_eq!(world.state.backlog(), super::PagingBacklog::default());
+    assert_eq!(world.state.kept_backlog(u64::MAX, EVERYTHING).0, []);
+    assert_eq!(world.state.backlog().1, super::PagingBacklog::default());
 
     // when it starts anew and its verdict is behind what counts, then it is gone
     let mut without = World::new(ERRORS_ONLY);
@@ -240,7 +240,7 @@ fn a_keep_that_a_replay_found_is_not_written_to_a_page_before_it_counts() {
 
     // when it counts, then it waits for its page
     world.state.count(at);
-    assert_eq!(world.state.kept_backlog(u64::MAX, true).0.len(), 1);
+    assert_eq!(world.state.kept_backlog(u64::MAX, EVERYTHING).0.len(), 1);
 }
 
 /// A trace was dropped, and spans of it came late; a replica joined that knew of the drop already. The late spans, which
@@ -289,7 +289,7 @@ fn a_late_span_of_what_was_kept_in_an_earlier_term_brings_the_verdict_along() {
     assert_eq!(kept[0].verdict, Verdict::Keep);
     let taken = primary
         .state
-        .collect_kept(UnixNanos(u64::MAX), true, &|_| "p".into());
+        .collect_kept(UnixNanos(u64::MAX), EVERYTHING, &|_| "p".into());
     let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
     primary.state.paged(&paged);
     assert_eq!(primary.state.traces(), 0);
@@ -393,7 +393,7 @@ fn who_leads_next_brings_what_was_kept_late_to_all_copies() {
     assert_eq!(kept[0].trigger, Trigger::LateSpan);
     let taken = world
         .state
-        .collect_kept(UnixNanos(u64::MAX), true, &|_| "p".into());
+        .collect_kept(UnixNanos(u64::MAX), EVERYTHING, &|_| "p".into());
     let paged: Vec<_> = taken.iter().map(super::KeptTrace::paged).collect();
     world.state.paged(&paged);
     assert_eq!(world.state.traces(), 0);

@@ -6,7 +6,7 @@ use spandrel_model::policy::{DEFAULT_POLICY, KEEP_ALL_POLICY, PolicySet};
 use spandrel_model::search::{SearchFilter, TagCondition, TraceState};
 use spandrel_model::verdict::{PROMOTED_POLICY, Trigger, Verdict};
 
-use super::world::{ERRORS_ONLY, Sent, World, search_of, span, trace};
+use super::world::{ERRORS_ONLY, EVERYTHING, READY, Sent, World, search_of, span, trace};
 use super::{Depth, HitLimits, KeptTrace, MemoryHit, PagedTrace, PagingBacklog, Promotion};
 
 const END_OF_TIME: UnixNanos = UnixNanos(u64::MAX);
@@ -68,7 +68,7 @@ fn several_roots_and_any_order_of_arrival_make_one_trace() {
     world.send(1, &[span(1, 0), late_root]);
     world.commit();
     world.pass(10);
-    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, READY, &|_| "all".into()));
     let summary = kept[0].summary.as_ref().unwrap();
     assert_eq!(summary.span_count, 4);
     assert_eq!(
@@ -124,7 +124,7 @@ fn a_late_error_turns_a_drop_into_a_keep_with_all_of_the_trace() {
     );
     assert_eq!(state_of(&world, 1), Some(TraceState::Kept));
     let kept =
-        world.step(|state, _, _| state.collect_kept(END_OF_TIME, true, &|_| "errors".into()));
+        world.step(|state, _, _| state.collect_kept(END_OF_TIME, EVERYTHING, &|_| "errors".into()));
     assert!(
         kept[0].summary.is_none(),
         "the summary is made from the spans"
@@ -161,7 +161,7 @@ fn spans_that_come_while_the_verdict_is_on_its_way_are_late_spans() {
     world.send(1, &[failed(3, 1)]);
     assert_eq!(world.decided(), (Verdict::Keep, Trigger::LateSpan));
     let kept =
-        world.step(|state, _, _| state.collect_kept(END_OF_TIME, true, &|_| "errors".into()));
+        world.step(|state, _, _| state.collect_kept(END_OF_TIME, EVERYTHING, &|_| "errors".into()));
     assert_eq!(
         kept[0].summary.as_ref().unwrap().span_count,
         3,
@@ -175,14 +175,14 @@ fn late_spans_of_a_paged_trace_become_a_fragment_of_their_own() {
     world.send(1, &[span(1, 0)]);
     world.commit();
     world.pass(10);
-    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, READY, &|_| "all".into()));
     let (fragment, paged) = (kept[0].fragment, kept[0].paged());
     world.send(1, &[span(2, 1)]);
     world.step(|state, _, _| state.paged(&[paged]));
     let view = world.state.view(&tenant(), trace(1), Depth::Live).unwrap();
     assert_eq!(view.references, [Lsn(3)], "what the block holds is let go");
     world.pass(10);
-    let late = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
+    let late = world.step(|state, _, _| state.collect_kept(END_OF_TIME, READY, &|_| "all".into()));
     assert!(late[0].stored && late[0].summary.is_none() && late[0].fragment > fragment);
     let paged = late[0].paged();
     world.step(|state, _, _| state.paged(&[paged]));
@@ -427,16 +427,16 @@ fn pages_take_the_oldest_and_leave_what_came_after_the_cut() {
     world.pass(20);
 
     // when a job lists what fits two traces, and takes what came until then
-    let (backlog, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, false));
+    let (backlog, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, READY));
     assert_eq!((backlog.len(), more), (3, false));
     assert!(backlog.is_sorted());
     let two_bytes = backlog[0].1 + backlog[1].1;
-    let (first, more) = world.step(|state, _, _| state.kept_backlog(two_bytes, false));
-    let taken = world.step(|state, _, _| state.collect_kept(first[1].0, false, &|_| "all".into()));
+    let (first, more) = world.step(|state, _, _| state.kept_backlog(two_bytes, READY));
+    let taken = world.step(|state, _, _| state.collect_kept(first[1].0, READY, &|_| "all".into()));
 
     // then the third one waits, and is the only one that does
     assert_eq!((first.len(), more, taken.len()), (2, true, 2));
-    let (rest, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, false));
+    let (rest, more) = world.step(|state, _, _| state.kept_backlog(u64::MAX, READY));
     assert_eq!((rest, more), (vec![backlog[2]], false));
 }
 
@@ -458,13 +458,13 @@ fn what_waits_for_a_page_says_how_far_it_holds_a_restart_back() {
         .view(&tenant(), trace(2), Depth::Live)
         .unwrap()
         .references[0];
-    let backlog = world.state.backlog();
+    let backlog = world.state.backlog().1;
     assert_eq!(backlog.records, first_open.0 - 1);
     assert!(backlog.bytes > 0 && backlog.oldest.is_some());
 
     // when it is on its page, nothing waits
-    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, false, &|_| "all".into()));
+    let kept = world.step(|state, _, _| state.collect_kept(END_OF_TIME, READY, &|_| "all".into()));
     let paged: Vec<_> = kept.iter().map(KeptTrace::paged).collect();
     world.step(|state, _, _| state.paged(&paged));
-    assert_eq!(world.state.backlog(), PagingBacklog::default());
+    assert_eq!(world.state.backlog().1, PagingBacklog::default());
 }

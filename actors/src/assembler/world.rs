@@ -18,8 +18,8 @@ use spandrel_model::search::SearchFilter;
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
 use super::{
-    Applied, Decided, Depth, Earlier, Effects, HitLimits, Prior, ShardOptions, ShardSearch,
-    ShardState, Step,
+    Applied, Decided, Depth, Earlier, Effects, HitLimits, PagingScope, Prior, ShardOptions,
+    ShardSearch, ShardState, Step,
 };
 use crate::settings::Epoch;
 
@@ -68,6 +68,14 @@ fn attribute(key: &str, value: &str) -> KeyValue {
         ..KeyValue::default()
     }
 }
+
+/// Kept traces that wait for no more spans.
+pub(crate) const READY: PagingScope = PagingScope {
+    all: false,
+    followed: true,
+};
+/// All kept traces.
+pub(crate) const EVERYTHING: PagingScope = PagingScope { all: true, ..READY };
 
 /// What the test's journal holds of verdicts.
 #[derive(Default)]

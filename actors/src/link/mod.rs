@@ -78,6 +78,8 @@ pub enum PeerService {
     Membership = 4,
     /// Older data for a node that is to hold it.
     Copies = 5,
+    /// Pages that a primary has built, for its followers.
+    Pages = 6,
 }
 
 impl PeerService {
@@ -86,7 +88,7 @@ impl PeerService {
     pub fn since(self) -> u16 {
         match self {
             Self::Raft | Self::Shards | Self::Query | Self::Membership => 1,
-            Self::Copies => 2,
+            Self::Copies | Self::Pages => 2,
         }
     }
 
@@ -99,6 +101,7 @@ impl PeerService {
             3 => Self::Query,
             4 => Self::Membership,
             5 => Self::Copies,
+            6 => Self::Pages,
             _ => return None,
         })
     }

@@ -13,6 +13,7 @@ pub struct PeerRouter {
     query: Slot,
     membership: Slot,
     copies: Slot,
+    pages: Slot,
 }
 
 type Slot = RwLock<Option<Arc<dyn PeerHandler>>>;
@@ -31,6 +32,7 @@ impl PeerRouter {
             PeerService::Query,
             PeerService::Membership,
             PeerService::Copies,
+            PeerService::Pages,
         ] {
             self.put(service, None);
         }
@@ -51,6 +53,7 @@ impl PeerRouter {
             PeerService::Query => &self.query,
             PeerService::Membership => &self.membership,
             PeerService::Copies => &self.copies,
+            PeerService::Pages => &self.pages,
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Gathered {
     pub(super) kept: KeptTrace,
     /// Hashes of the spans that it has: a batch that was sent twice stands in the journal twice.
     hashes: Hashes,
+    /// Sum of the hashes of its spans, modulo 2^64.
+    pub(super) hash_sum: u64,
     pub(super) spans: SpanList,
 }
 
@@ -77,6 +79,7 @@ pub(super) fn gather(
             shard,
             kept,
             hashes,
+            hash_sum: 0,
             spans: SpanList::default(),
         });
     }
@@ -98,7 +101,9 @@ pub(super) fn gather(
             let mut collect = |context: &RawContext<'_>, trace_id, span: &[u8]| {
                 for &at in numbers.get(&(head.shard, trace_id)).into_iter().flatten() {
                     let one: &mut Gathered = &mut gathered[at as usize];
-                    if one.kept.tenant == *tenant && one.hashes.insert(xxh3_64(span)) {
+                    let hash = xxh3_64(span);
+                    if one.kept.tenant == *tenant && one.hashes.insert(hash) {
+                        one.hash_sum = one.hash_sum.wrapping_add(hash);
                         arena.push(&mut one.spans, context, span);
                     }
                 }

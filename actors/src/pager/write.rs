@@ -1,16 +1,18 @@
 //! Writes the pages of a paging job.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use spandrel_model::ids::{Bucket, ShardId};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, TraceId};
 use spandrel_model::summary::TraceSummary;
 use spandrel_storage::block::BlockWrite;
 use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
 
 use super::commit::{SpansFrom, commit_pages};
 use super::gather::{Gathered, gather};
+use super::shipment::{Shipment, pack, shipped};
 use crate::arena::SpanArena;
-use crate::assembler::KeptTrace;
+use crate::assembler::{KeptTrace, ShippedTrace};
 use crate::facts::{TraceSpans, alone};
 use crate::limits::PAGE_SPANS;
 use crate::shared::Shared;
@@ -26,11 +28,16 @@ pub(super) struct Buffers {
     counted: Bucket,
 }
 
+/// A trace of a job, and who gets its page.
+type Directed = (Gathered, Arc<[NodeId]>);
+
+/// Writes pages; `followers`, by shard, get those of its traces that are whole. Returns what goes to them.
 pub(super) fn write_pages(
     shared: &Shared,
     buffers: &mut Buffers,
     kept: Vec<(ShardId, KeptTrace)>,
-) -> Result<(), String> {
+    followers: &[Arc<[NodeId]>],
+) -> Result<Vec<Shipment>, String> {
     let Buffers {
         arena,
         builder,
@@ -38,42 +45,57 @@ pub(super) fn write_pages(
         counted,
     } = buffers;
     arena.clear();
-    let mut traces = gather(shared, arena, frame, kept)?;
-    traces.sort_by(|a, b| {
-        let key = |one: &Gathered| (one.kept.bucket, one.shard, one.kept.trace_id);
-        (&a.kept.tenant, key(a)).cmp(&(&b.kept.tenant, key(b)))
+    let nobody: Arc<[NodeId]> = Arc::default();
+    let traces = gather(shared, arena, frame, kept)?.into_iter();
+    let mut traces: Vec<Directed> = traces
+        .map(|one| {
+            let followers = followers.get(usize::from(one.shard.0));
+            // A late part is put together with what each node has of the trace.
+            let followers = followers.filter(|_| one.kept.summary.is_some() && !one.kept.stored);
+            let followers = Arc::clone(followers.unwrap_or(&nobody));
+            (one, followers)
+        })
+        .collect();
+    traces.sort_by(|(a, to_a), (b, to_b)| {
+        let file = |one: &Gathered| (one.kept.bucket, one.shard, one.kept.trace_id);
+        let (tenants, files) = ((&a.kept.tenant, &b.kept.tenant), (file(a), file(b)));
+        (tenants.0, files.0.0, to_a, files.0).cmp(&(tenants.1, files.1.0, to_b, files.1))
     });
-    let same_file = |a: &Gathered, b: &Gathered| {
-        a.kept.tenant == b.kept.tenant && a.kept.bucket == b.kept.bucket
+    let same_pages = |(a, to_a): &Directed, (b, to_b): &Directed| {
+        (&a.kept.tenant, a.kept.bucket, to_a) == (&b.kept.tenant, b.kept.bucket, to_b)
     };
-    for group in traces.chunk_by_mut(same_file) {
-        write_group(shared, arena, builder, group)?;
+    let mut shipments = Vec::new();
+    for group in traces.chunk_by_mut(same_pages) {
+        shipments.extend(write_group(shared, arena, builder, group)?);
     }
-    let newest = traces.last().map_or(*counted, |one| one.kept.bucket);
+    let buckets = traces.iter().map(|(one, _)| one.kept.bucket);
+    let newest = buckets.max().unwrap_or(*counted);
     crate::meters::attributes(builder.cardinality());
     if newest > *counted {
         // The figures are of the bucket that is being written.
         builder.cardinality().clear();
         *counted = newest;
     }
-    Ok(())
+    Ok(shipments)
 }
 
-/// Writes the pages of traces of one tenant and bucket.
+/// Writes the pages of traces of one tenant and bucket that go to the same followers.
 fn write_group(
     shared: &Shared,
     arena: &SpanArena,
     builder: &mut PageBuilder,
-    group: &mut [Gathered],
-) -> Result<(), String> {
-    let Some(first) = group.first() else {
-        return Ok(());
+    group: &mut [Directed],
+) -> Result<Vec<Shipment>, String> {
+    let Some((first, followers)) = group.first() else {
+        return Ok(Vec::new());
     };
     let (tenant, bucket) = (first.kept.tenant.clone(), first.kept.bucket);
+    let followers = Arc::clone(followers);
+    let mut told: BTreeMap<(ShardId, TraceId), ShippedTrace> = BTreeMap::new();
     let mut pages: Vec<EncodedPage> = Vec::new();
     let mut summaries: Vec<TraceSummary> = Vec::with_capacity(group.len());
     let mut late = BTreeSet::new();
-    for one in group {
+    for (one, _) in group {
         if one.spans.is_empty() {
             continue;
         }
@@ -93,6 +115,9 @@ fn write_group(
         builder
             .push(head, &spans)
             .map_err(|error| error.to_string())?;
+        if !followers.is_empty() {
+            told.insert((one.shard, one.kept.trace_id), shipped(one));
+        }
         summaries.extend(summarise(shared, arena, one)?);
         if one.kept.stored {
             late.insert(one.kept.trace_id);
@@ -103,15 +128,21 @@ fn write_group(
     }
     pages.extend(builder.finish().map_err(|error| error.to_string())?);
     if pages.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let write = BlockWrite {
+    let mut write = BlockWrite {
         bucket,
         tenant,
         pages,
-        summaries,
+        summaries: Vec::new(),
     };
-    commit_pages(shared, write, &SpansFrom::Journal { late })
+    let shipments = match followers.is_empty() {
+        true => Vec::new(),
+        false => pack(&write, &told, &followers, &shared.pool)?,
+    };
+    write.summaries = summaries;
+    commit_pages(shared, write, &SpansFrom::Journal { late })?;
+    Ok(shipments)
 }
 
 /// The summary of a fragment, of its own spans.

@@ -43,7 +43,7 @@ use spandrel_storage::block::BlockError;
 use tokio::sync::{oneshot, watch};
 
 use crate::assembler::Depth;
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::{PRESSURE_RETRY_MS, QUERY_CREDIT_BYTES};
 use crate::shared::Shared;
 pub(crate) use coordinator::{Coordinator, CoordinatorParts};

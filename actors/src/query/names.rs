@@ -16,7 +16,7 @@ use super::part::NodePart;
 use super::sources::visit_unindexed;
 use super::{QueryPort, storage_error};
 use crate::assembler::LiveNames;
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::meters::Stage;
 use crate::shared::Shared;
 

@@ -23,7 +23,7 @@ use super::sources::{self, Batch, Candidate, Key, Origin, Wanted, after};
 use super::verify::{Inspected, prepare, verify};
 use super::{QueryPort, storage_error};
 use crate::assembler::{HitLimits, ShardSearch};
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::{MAX_SEARCH_FRAME_BYTES, MAX_SHARD_CANDIDATES, SEARCH_GROUP};
 use crate::meters::Stage;
 use crate::shared::Shared;

@@ -14,7 +14,7 @@ use spandrel_storage::block::FragmentLocation;
 use super::reader::{TraceParts, distinct_spans, holds};
 use super::{QueryPort, block_error, storage_error, stored_decision};
 use crate::assembler::{Depth, EntryView, Promotion};
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::meters::Stage;
 use crate::shared::Shared;

@@ -17,7 +17,7 @@ use spandrel_storage::block::PagePlace;
 use spandrel_storage::page::FragmentHead;
 use tokio::sync::{Semaphore, oneshot, watch};
 
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::{COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, MAX_COPIES_GIVEN};
 use crate::link::{Caller, IncomingCall, PeerHandler, PeerService};
 use crate::meters::Stage;

@@ -14,7 +14,7 @@ use spandrel_storage::journal::{FrameId, SliceInfo};
 use tokio::sync::oneshot;
 
 use crate::assembler::HeldTrace;
-use crate::assembler_actor::AssemblerMessage;
+use crate::assembler_message::AssemblerMessage;
 use crate::limits::{
     INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS, REPEATED_JOURNAL_BYTES,
     REPEATED_VERDICTS_MS,

@@ -8,7 +8,7 @@ use spandrel_model::ids::{Lsn, NodeId, ShardId};
 use tokio::sync::oneshot;
 
 use super::{Landing, ReplicaFrame, ReplicaRecord, Replication, Role, WriterMessage, WriterState};
-use crate::assembler_actor::{AssemblerMessage, ShardRole};
+use crate::assembler_message::{AssemblerMessage, ShardRole};
 use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
 use crate::shared::Shared;
 

@@ -25,7 +25,7 @@ use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::assembler_actor::{AssemblerMessage, Reign};
+use crate::assembler_message::{AssemblerMessage, Reign};
 use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
 use crate::link::Link;
 use crate::meters::Stage;

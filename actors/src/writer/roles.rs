@@ -8,7 +8,7 @@ use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
 
 use super::{HeldFor, Role, Waiting, Work, WriterMessage, WriterState};
-use crate::assembler_actor::{AssemblerMessage, ShardRole};
+use crate::assembler_message::{AssemblerMessage, ShardRole};
 use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
 
 /// Copies that a record needs before it counts: two where two are wanted and there are two nodes (DESIGN.md section 4).

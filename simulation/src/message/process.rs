@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spandrel_actors::assembler::{
-    Decided, Earlier, Effects, Prior, ShardOptions, ShardState, Step,
+    Decided, Earlier, Effects, PagingScope, Prior, ShardOptions, ShardState, Step,
 };
 use spandrel_actors::replication::{FollowerShard, PrimaryShard};
 use spandrel_model::ids::{Lsn, NodeId, ShardId, TenantId, TraceId, UnixNanos};
@@ -496,7 +496,13 @@ impl World {
 /// Kept traces whose keep surely counts go to a block.
 pub(crate) fn page(side: &mut Side, log: &mut ShardLog) {
     let name: &dyn Fn(&VerdictRecord) -> Arc<str> = &|_| Arc::from("errors");
-    let taken = side.state.collect_kept(UnixNanos(u64::MAX), true, name);
+    let everything = PagingScope {
+        all: true,
+        followed: true,
+    };
+    let taken = side
+        .state
+        .collect_kept(UnixNanos(u64::MAX), everything, name);
     for kept in &taken {
         let known = log.blocks.entry(kept.trace_id).or_default();
         *known = kept.fragment.max(*known);

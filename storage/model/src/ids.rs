@@ -257,6 +257,13 @@ impl Lsn {
         (plain, self.0)
     }
 
+    /// How many records lie behind `earlier` up to this one, at least: of earlier terms it is not known how many they had.
+    #[must_use]
+    pub fn records_since(self, earlier: Self) -> u64 {
+        self.0
+            .saturating_sub(earlier.max(Self::before_term(self.term())).0)
+    }
+
     /// The number after this one, of the same term.
     #[must_use]
     pub fn next(self) -> Self {
@@ -374,6 +381,15 @@ mod tests {
         assert!(copy > late, "by its number");
         assert!(early.age() < copy.age() && copy.age() < late.age());
         assert_eq!(Lsn(term.0 + (1 << 37)).copied_from(NodeId(2)), None);
+    }
+
+    #[test]
+    fn records_of_earlier_terms_are_not_counted() {
+        let before = Lsn::before_term(Term(7));
+        let at = |number| Lsn(before.0 + number);
+        assert_eq!(at(9).records_since(at(2)), 7);
+        assert_eq!(at(9).records_since(Lsn::before_term(Term(3))), 9);
+        assert_eq!(at(2).records_since(at(9)), 0);
     }
 
     #[test]
