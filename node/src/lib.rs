@@ -11,4 +11,6 @@ pub mod host_port;
 pub mod hub_links;
 pub mod link_streams;
 pub mod output;
+pub mod program;
+pub mod system_clock;
 pub mod waterfall;

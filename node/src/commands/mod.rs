@@ -13,19 +13,22 @@ pub mod query;
 pub mod tenant;
 pub mod token;
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use clap::CommandFactory;
+use spandrel_actors::Clock;
 use spandrel_api::client::{Client, ClientError, ClientOptions};
 
 use crate::cli::{Cli, ClientArgs, Command};
 
-/// Runs a command.
+/// Runs a command; a node that it starts goes by this clock.
 ///
 /// # Errors
 /// What went wrong and what to try next, for people.
-pub async fn run(cli: Cli) -> anyhow::Result<()> {
+pub async fn run(cli: Cli, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     match cli.command {
-        Command::Node(command) => node::run(command).await,
+        Command::Node(command) => node::run(command, clock).await,
         Command::Cluster(command) => cluster::run(command),
         Command::Query(command) => query::run(command).await,
         Command::Tenant(command) => tenant::run(command).await,

@@ -1,8 +1,10 @@
 //! `spandrel node`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 use std::time::Duration;
 
+use spandrel_actors::Clock;
 use spandrel_actors::membership::NodeStart;
 use spandrel_api::dto::StatusResponse;
 
@@ -15,12 +17,12 @@ use crate::waterfall::escape;
 ///
 /// # Errors
 /// What went wrong and what to try next.
-pub async fn run(command: NodeCommand) -> anyhow::Result<()> {
+pub async fn run(command: NodeCommand, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     let (watch, args) = match command {
         NodeCommand::Start(args) => {
-            return node_start::run(config::options(*args)?, NodeStart::Found).await;
+            return node_start::run(config::options(*args)?, NodeStart::Found, clock).await;
         }
-        NodeCommand::Join(args) => return node_join::run(*args).await,
+        NodeCommand::Join(args) => return node_join::run(*args, clock).await,
         NodeCommand::Leave { client } => return nodes::leave(&client).await,
         NodeCommand::Remove {
             node,

@@ -1,6 +1,9 @@
 //! `spandrel node join`: a node that comes into a cluster, or back to it.
 
+use std::sync::Arc;
+
 use anyhow::{bail, ensure};
+use spandrel_actors::Clock;
 use spandrel_actors::membership::{JoinSecret, NodeStart};
 
 use super::{config, node_start};
@@ -12,7 +15,7 @@ use crate::host_port::HostPort;
 ///
 /// # Errors
 /// When the node cannot start, or is not let in.
-pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
+pub async fn run(args: JoinArgs, clock: Arc<dyn Clock>) -> anyhow::Result<()> {
     let options = config::options(args.node)?;
     ensure!(
         !options.advertise_addr.is_unspecified(),
@@ -28,7 +31,7 @@ pub async fn run(args: JoinArgs) -> anyhow::Result<()> {
         token: args.join_token.as_deref().map(JoinSecret::from_text),
         expected_shards: expected_shards.then_some(options.shards),
     };
-    node_start::run(options, start).await
+    node_start::run(options, start, clock).await
 }
 
 /// The address of a member, as the links take it; and one that can reach this node back.

@@ -2,12 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
-use rustix::time::ClockId;
 use spandrel_actors::membership::NodeStart;
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions, StartPhase};
 use spandrel_api::client::address_flag;
@@ -45,30 +43,15 @@ const SECONDS_BUCKETS: [f64; 14] = [
 /// Seed of the demonstration traffic: the same shop every time.
 const DEMO_SEED: u64 = 1;
 
-/// The machine's wall clock.
-struct SystemClock;
-
-impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods)] // the one clock behind `Env` in production
-    fn now(&self) -> UnixNanos {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
-        UnixNanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    fn thread_cpu_nanos(&self) -> u64 {
-        let used = rustix::time::clock_gettime(ClockId::ThreadCPUTime);
-        let seconds = u64::try_from(used.tv_sec).unwrap_or(0);
-        seconds * UnixNanos::PER_SECOND + u64::try_from(used.tv_nsec).unwrap_or(0)
-    }
-}
-
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 /// When the node cannot start.
-pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<()> {
+pub async fn run(
+    options: NodeStartOptions,
+    start: NodeStart,
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<()> {
     let metrics = install_metrics(&options)?;
     let listeners = Listeners {
         http: listen(options.http_addr, "--http-addr").await?,
@@ -80,7 +63,7 @@ pub async fn run(options: NodeStartOptions, start: NodeStart) -> anyhow::Result<
     let node_options = node_options(&options, start)?;
     let credit_bytes = node_options.credit_bytes;
     let policy_yaml = node_options.seed.policy_yaml.clone();
-    let node = start_node(&listeners.http, node_options, environment(&options)).await?;
+    let node = start_node(&listeners.http, node_options, environment(&options, clock)).await?;
     let ports = Ports {
         ingest: node.ingest(),
         query: node.query(),
@@ -126,7 +109,7 @@ async fn start_node(http: &TcpListener, options: NodeOptions, env: Env) -> anyho
     Ok(node)
 }
 
-fn environment(options: &NodeStartOptions) -> Env {
+fn environment(options: &NodeStartOptions, clock: Arc<dyn Clock>) -> Env {
     let halt: Arc<dyn Fn(&str) + Send + Sync> = Arc::new(|reason| {
         tracing::error!(
             reason,
@@ -140,7 +123,7 @@ fn environment(options: &NodeStartOptions) -> Env {
             halt: Arc::clone(&halt),
         }),
         halt,
-        clock: Arc::new(SystemClock),
+        clock,
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Threads,
         start_phase: Arc::new(drop),
