@@ -1,6 +1,7 @@
 //! A cluster of real nodes on loopback. Nodes are named by their place here, from 0; the cluster's own numbers are
 //! looked up.
 
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -9,7 +10,7 @@ use spandrel_api::dto::{ClusterNode, ClusterResponse};
 
 use crate::limits::{POLL_INTERVAL, SETTLE_DEADLINE};
 use crate::link_proxy::{LinkProxy, Wires};
-use crate::node_process::{NodeOptions, NodeProcess, Role};
+use crate::node_process::{MachineOptions, NodeOptions, NodeProcess, Role};
 use crate::observe::wait_until;
 
 /// The policy of clusters that faults strike. Decisions fall into the run; healthy traces are dropped or kept by their id,
@@ -45,6 +46,8 @@ pub struct ClusterOptions<'a> {
     pub policy: &'a str,
     /// How the nodes reach one another.
     pub wiring: Wiring,
+    /// What each node has of its own.
+    pub machine: MachineOptions,
 }
 
 /// A node and its number in the cluster.
@@ -56,10 +59,11 @@ struct Member {
 
 /// Dropping it kills every process.
 ///
-/// Invariant: a node keeps its place, and each place its number in the cluster.
+/// Invariant: a node keeps its place, and each place its number in the cluster until another node takes its place.
 #[derive(Debug)]
 pub struct ClusterProcess {
     arguments: Vec<String>,
+    machine: MachineOptions,
     wires: Option<Wires>,
     members: Vec<Member>,
 }
@@ -73,6 +77,7 @@ impl ClusterProcess {
         let arguments = options.arguments.iter().map(|&text| text.to_owned());
         let mut cluster = Self {
             arguments: arguments.collect(),
+            machine: options.machine,
             wires: (options.wiring == Wiring::Proxied).then(Wires::default),
             members: Vec::new(),
         };
@@ -95,12 +100,44 @@ impl ClusterProcess {
     /// # Errors
     /// When it does not start.
     pub async fn join(&mut self) -> anyhow::Result<usize> {
-        let members = self.members.iter();
-        let members = members.map(|member| member.process.advertised());
-        let members = Role::Joins(members.collect());
+        let members = Role::Joins(self.advertised_but(None));
         let arguments = self.arguments.clone();
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         self.add(members, &arguments, None).await
+    }
+
+    /// Lets a node leave: it hands over what it has, its process ends, and the node at `asked` takes it out of the
+    /// cluster.
+    ///
+    /// # Errors
+    /// When a step fails, or is not done in time.
+    pub async fn leave(&mut self, place: usize, asked: usize) -> anyhow::Result<()> {
+        self.node(place).leave().await?;
+        self.node_mut(place).stop().await?;
+        let number = self.id(place).parse()?;
+        let removed = self.client(asked).await?.remove_node(number, false).await;
+        removed.with_context(|| format!("node {number} is not removed"))
+    }
+
+    /// A new node with an empty directory joins in the place of one that has left. It is ready when this returns.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn replace(&mut self, place: usize) -> anyhow::Result<()> {
+        let members = self.advertised_but(Some(place));
+        let node = self.node_mut(place);
+        node.renew(members)?;
+        node.restart().await?;
+        let id = self.view(place).await?.asked;
+        self.members[place].id = id;
+        Ok(())
+    }
+
+    fn advertised_but(&self, place: Option<usize>) -> Vec<SocketAddr> {
+        let others = self.members.iter().enumerate();
+        let others = others.filter(|(other, _)| Some(*other) != place);
+        let others = others.map(|(_, member)| member.process.advertised());
+        others.collect()
     }
 
     async fn add(
@@ -119,6 +156,7 @@ impl ClusterProcess {
             arguments,
             policy,
             proxy,
+            machine: self.machine,
         };
         let process = NodeProcess::start_as(options).await?;
         let id = process.client().await?.cluster().await?.asked;

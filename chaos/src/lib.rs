@@ -4,6 +4,8 @@
 //! acknowledged, breaks something, and asks [`oracle`] which promise the answers break. The first two touch the
 //! machine; the last two are pure, so that the simulation uses them as they are.
 //!
+//! A node may have a disk ([`small_disk`]) and a clock ([`shift_file`]) of its own, to be struck there.
+//!
 //! Of several nodes, [`cluster_process`] makes a cluster, [`load`] is its clients, [`link_proxy`] cuts nodes off, and
 //! [`examination`] asks every node.
 //!
@@ -23,4 +25,7 @@ pub mod load;
 pub mod node_process;
 pub mod observe;
 pub mod oracle;
+pub mod ports;
+pub mod shift_file;
+pub mod small_disk;
 pub mod workload;

@@ -38,3 +38,12 @@ pub const LEFT_OUT_REQUESTS: u64 = 20;
 pub const SHOWN_VIOLATIONS: usize = 20;
 /// Traces of which a failure shows what every node says.
 pub const SHOWN_TRACES: usize = 4;
+/// How long a node that leaves may take to hand over its shards and the older data that nobody else has.
+pub const LEAVE_DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes of the disk that a node has for itself: a run of some minutes is a small part of it.
+pub const SMALL_DISK_BYTES: u64 = 512 << 20;
+/// Bytes of it that the node is told to keep free: more than it writes from one look at the disk to the next, a second
+/// later.
+pub const SMALL_DISK_RESERVE_BYTES: u64 = 64 << 20;
+/// Times that room is taken before giving up: the node may make room or take it meanwhile.
+pub const FILL_ATTEMPTS: usize = 100;

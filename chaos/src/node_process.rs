@@ -1,10 +1,9 @@
 //! A real node: a process of its own, on ports of its own, in a directory of its own.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
@@ -13,53 +12,13 @@ use tempfile::TempDir;
 
 use crate::http;
 use crate::limits::{
-    CALL_TIMEOUT_MS, FIRST_PORT, POLL_INTERVAL, PORT_ATTEMPTS, PORTS, READY_DEADLINE,
-    SHOWN_LOG_LINES, STOP_DEADLINE,
+    CALL_TIMEOUT_MS, LEAVE_DEADLINE, POLL_INTERVAL, PORT_ATTEMPTS, READY_DEADLINE, SHOWN_LOG_LINES,
+    SMALL_DISK_BYTES, SMALL_DISK_RESERVE_BYTES, STOP_DEADLINE,
 };
 use crate::link_proxy::LinkProxy;
-
-/// Where a node listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ports {
-    /// Native API, queries, metrics.
-    pub http: SocketAddr,
-    /// OTLP by gRPC.
-    pub otlp_grpc: SocketAddr,
-    /// OTLP by HTTP.
-    pub otlp_http: SocketAddr,
-    /// Between nodes.
-    pub link: SocketAddr,
-}
-
-impl Ports {
-    /// Ports that were free a moment ago: all four were held at once, so that they differ. Not those that the system
-    /// gives to connections that go out: while a node is dead, whoever dials it in vain could be given its port, and
-    /// the node could not come back.
-    fn free() -> anyhow::Result<Self> {
-        static NEXT: AtomicU16 = AtomicU16::new(0);
-        // Two tests that run at once begin elsewhere.
-        let begin = u16::try_from(std::process::id() % u32::from(PORTS))?;
-        let begin = begin.wrapping_mul(131) % PORTS;
-        let mut held: Vec<TcpListener> = Vec::new();
-        for _ in 0..PORTS {
-            let step = NEXT.fetch_add(1, Ordering::Relaxed);
-            let port = FIRST_PORT + begin.wrapping_add(step) % PORTS;
-            held.extend(TcpListener::bind(("127.0.0.1", port)).ok());
-            if held.len() == 4 {
-                break;
-            }
-        }
-        let addr = |at: usize| -> anyhow::Result<SocketAddr> {
-            Ok(held.get(at).context("four were bound")?.local_addr()?)
-        };
-        Ok(Self {
-            http: addr(0)?,
-            otlp_grpc: addr(1)?,
-            otlp_http: addr(2)?,
-            link: addr(3)?,
-        })
-    }
-}
+use crate::ports::Ports;
+use crate::shift_file::ShiftFile;
+use crate::small_disk::SmallDisk;
 
 /// What a node is, in its cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +27,35 @@ pub enum Role {
     First,
     /// It joins by one of these link addresses.
     Joins(Vec<SocketAddr>),
+}
+
+/// Where a node's data is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DiskKind {
+    /// On the machine's disk, with whatever else is there.
+    #[default]
+    Shared,
+    /// On a disk of its own that can be full: [`SmallDisk`].
+    Small,
+}
+
+/// What a node's wall clock is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ClockKind {
+    /// The machine's.
+    #[default]
+    System,
+    /// The machine's and a shift: [`ShiftFile`].
+    Shifted,
+}
+
+/// What a node has of its own, so that it can be struck there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MachineOptions {
+    /// Where its data is.
+    pub disk: DiskKind,
+    /// What its wall clock is.
+    pub clock: ClockKind,
 }
 
 /// How a node is started.
@@ -81,6 +69,8 @@ pub struct NodeOptions<'a> {
     pub policy: Option<&'a str>,
     /// What other nodes reach it through.
     pub proxy: Option<LinkProxy>,
+    /// What it has of its own.
+    pub machine: MachineOptions,
 }
 
 /// A node with its directory. Dropping it kills the process and removes the directory.
@@ -89,6 +79,9 @@ pub struct NodeOptions<'a> {
 #[derive(Debug)]
 pub struct NodeProcess {
     binary: PathBuf,
+    /// Before the directory that it is mounted in: it is dropped first.
+    disk: Option<SmallDisk>,
+    clock: Option<ShiftFile>,
     directory: TempDir,
     role: Role,
     arguments: Vec<String>,
@@ -109,6 +102,7 @@ impl NodeProcess {
             arguments,
             policy,
             proxy: None,
+            machine: MachineOptions::default(),
         })
         .await
     }
@@ -123,8 +117,20 @@ impl NodeProcess {
             arguments,
             policy,
             proxy,
+            machine,
         } = options;
         let directory = tempfile::tempdir()?;
+        let disk = match machine.disk {
+            DiskKind::Shared => None,
+            DiskKind::Small => {
+                let at = directory.path().join("disk");
+                Some(SmallDisk::mount(at, SMALL_DISK_BYTES)?)
+            }
+        };
+        let clock = match machine.clock {
+            ClockKind::System => None,
+            ClockKind::Shifted => Some(ShiftFile::create(directory.path().join("shift"))?),
+        };
         let mut arguments: Vec<String> = arguments.iter().map(|&text| text.to_owned()).collect();
         if let Some(policy) = policy {
             let path = directory.path().join("policy.yaml");
@@ -132,7 +138,9 @@ impl NodeProcess {
             arguments.push(format!("--policy={}", path.display()));
         }
         let mut node = Self {
-            binary: binary()?,
+            binary: program(machine.clock)?,
+            disk,
+            clock,
             directory,
             role,
             arguments,
@@ -188,6 +196,11 @@ impl NodeProcess {
         &self.binary
     }
 
+    /// The next process is started with one more flag.
+    pub fn add_argument(&mut self, argument: &str) {
+        self.arguments.push(argument.to_owned());
+    }
+
     /// The next process is started without a flag.
     pub fn drop_argument(&mut self, argument: &str) {
         self.arguments.retain(|known| known != argument);
@@ -212,11 +225,92 @@ impl NodeProcess {
             .args(["--otlp-grpc-addr", &ports.otlp_grpc.to_string()])
             .args(["--otlp-http-addr", &ports.otlp_http.to_string()])
             .args(["--link-addr", &ports.link.to_string()])
-            // What else is on the disk of the machine is no part of a test.
-            .args(["--disk-reserve", "0B"])
+            .args(["--disk-reserve", &format!("{}B", self.disk_reserve_bytes())])
             .args(&self.arguments)
             .stdin(Stdio::null());
+        self.give_clock(&mut command);
         command
+    }
+
+    /// What else is on the disk of the machine is no part of a test.
+    fn disk_reserve_bytes(&self) -> u64 {
+        let own = self.disk.as_ref();
+        own.map_or(0, |_| SMALL_DISK_RESERVE_BYTES)
+    }
+
+    fn give_clock(&self, command: &mut Command) {
+        if let Some(clock) = &self.clock {
+            command.env("SPANDREL_SHIFT_FILE", clock.path());
+        }
+    }
+
+    /// Lets the node hand over all that it has, by `spandrel node leave`, which returns when that is done.
+    ///
+    /// # Errors
+    /// When it fails or is not done in time.
+    pub async fn leave(&self) -> anyhow::Result<()> {
+        let mut command = Command::new(&self.binary);
+        let addr = format!("http://{}", self.ports.http);
+        command.args(["node", "leave", "--addr", &addr]);
+        self.give_clock(&mut command);
+        let mut command = tokio::process::Command::from(command);
+        let leaves = command.stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(LEAVE_DEADLINE, leaves).await;
+        let output =
+            output.with_context(|| format!("it had not left after {LEAVE_DEADLINE:?}"))??;
+        ensure!(
+            output.status.success(),
+            "`spandrel node leave` failed: {}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// Empties the data directory: the next process is another node, which joins by one of these link addresses.
+    ///
+    /// # Errors
+    /// When a process runs, or the directory cannot be emptied.
+    pub fn renew(&mut self, members: Vec<SocketAddr>) -> anyhow::Result<()> {
+        ensure!(self.child.is_none(), "the node runs");
+        std::fs::remove_dir_all(self.data_dir())?;
+        self.role = Role::Joins(members);
+        Ok(())
+    }
+
+    /// Whether the process has ended by itself since it was started.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn has_ended(&mut self) -> anyhow::Result<bool> {
+        let Some(child) = &mut self.child else {
+            return Ok(false);
+        };
+        let has_ended = child.try_wait()?.is_some();
+        if has_ended {
+            self.child = None;
+        }
+        Ok(has_ended)
+    }
+
+    /// The disk that it has for itself.
+    ///
+    /// # Errors
+    /// When it shares the machine's.
+    pub fn disk(&self) -> anyhow::Result<&SmallDisk> {
+        self.disk
+            .as_ref()
+            .context("the node has no disk of its own")
+    }
+
+    /// By how much its clock is wrong.
+    ///
+    /// # Errors
+    /// When it has the machine's.
+    pub fn clock(&self) -> anyhow::Result<&ShiftFile> {
+        self.clock
+            .as_ref()
+            .context("the node has the machine's clock")
     }
 
     /// Starts another process on the directory of this one, on ports of its own, and answers with what it complained
@@ -352,7 +446,8 @@ impl NodeProcess {
     /// Its data directory.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        let disk = self.disk.as_ref().map(SmallDisk::path);
+        disk.unwrap_or(self.directory.path()).join("data")
     }
 
     /// What the process of this life wrote to its output, banner and log.
@@ -412,6 +507,7 @@ impl Drop for NodeProcess {
         let _ = self.kill();
         if std::env::var_os("SPANDREL_CHAOS_KEEP").is_some() {
             self.directory.disable_cleanup(true);
+            self.disk.as_mut().map(SmallDisk::keep);
             eprintln!("kept: {}", self.directory.path().display());
         }
     }
@@ -426,12 +522,28 @@ async fn connect(addr: SocketAddr) -> anyhow::Result<Client> {
     Ok(Client::connect(options).await?)
 }
 
-/// The program: `SPANDREL_BIN`, else `spandrel` of the profile that the running test was built with. A test's own
-/// file is `target/<profile>/deps/<name>`, the chaos runner's `target/<profile>/spandrel-chaos`.
+/// The program that a node with such a clock runs.
 ///
 /// # Errors
 /// When there is no such file.
-pub fn binary() -> anyhow::Result<PathBuf> {
+pub fn program(clock: ClockKind) -> anyhow::Result<PathBuf> {
+    match clock {
+        ClockKind::System => binary(),
+        ClockKind::Shifted => {
+            let path = profile()?.join("examples/shifted_clock");
+            ensure!(
+                path.is_file(),
+                "a node with a clock of its own runs {}, which does not exist: run \
+                 `cargo build -p spandrel --example shifted_clock` first",
+                path.display()
+            );
+            Ok(path)
+        }
+    }
+}
+
+/// `SPANDREL_BIN`, else `spandrel` of the profile that the running test was built with.
+fn binary() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os("SPANDREL_BIN") {
         let path = PathBuf::from(path);
         ensure!(
@@ -441,13 +553,7 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         );
         return Ok(path);
     }
-    let test = std::env::current_exe()?;
-    let folder = test.parent().context("the test has no folder")?;
-    let profile = match folder.parent() {
-        Some(profile) if folder.ends_with("deps") => profile,
-        _ => folder,
-    };
-    let path = profile.join("spandrel");
+    let path = profile()?.join("spandrel");
     ensure!(
         path.is_file(),
         "the real program is run and {} does not exist: run `cargo build -p spandrel` first, \
@@ -455,4 +561,16 @@ pub fn binary() -> anyhow::Result<PathBuf> {
         path.display()
     );
     Ok(path)
+}
+
+/// `target/<profile>`: a test's own file is `target/<profile>/deps/<name>`, the chaos runner's
+/// `target/<profile>/spandrel-chaos`.
+fn profile() -> anyhow::Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.parent().context("the test has no folder")?;
+    let profile = match folder.parent() {
+        Some(profile) if folder.ends_with("deps") => profile,
+        _ => folder,
+    };
+    Ok(profile.to_owned())
 }

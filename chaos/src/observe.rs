@@ -43,7 +43,16 @@ async fn fetch_as(client: &Client, id: TraceId, receipts: Receipts) -> anyhow::R
             return Ok(Fetched::Absent);
         }
         Err(error) if error.refusal().is_some_and(|it| it.code == "not_found") => {
-            return Ok(Fetched::Absent);
+            // The decision is told though no span is left.
+            let is_dropped = error.refusal().is_some_and(|it| it.decision.is_some());
+            return Ok(match is_dropped {
+                true => Fetched::Found {
+                    state: TraceState::Dropped,
+                    complete: true,
+                    spans: Vec::new(),
+                },
+                false => Fetched::Absent,
+            });
         }
         Err(error) => return Err(error).with_context(|| format!("trace {id}")),
     };

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use cluster::Trial;
 use spandrel_chaos::cluster_process::Wiring;
-use spandrel_chaos::examination::examine;
+use spandrel_chaos::examination::{Examination, examine};
 use spandrel_chaos::observe::Receipts;
 use spandrel_chaos::oracle::Fetched;
 use spandrel_chaos::workload::{Export, SentSpan};
@@ -68,8 +68,7 @@ async fn ten_nodes_start_settle_and_serve() {
         &trial.cluster,
         &[0],
         &claimed,
-        trial.start,
-        Receipts::Complete,
+        Examination::new(trial.start, Receipts::Complete),
     )
     .await
     .unwrap_err();

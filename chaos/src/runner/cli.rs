@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::ensure;
 use clap::{Args, Parser, Subcommand};
 
-use super::nemesis::{Nemeses, parse_nemeses};
+use super::nemesis::{Nemeses, Nemesis, parse_nemeses};
 
 /// Runs a cluster of real nodes under load, breaks it again and again, and judges whether it kept its promises.
 #[derive(Debug, Parser)]
@@ -38,6 +38,12 @@ pub(crate) struct RunArgs {
     /// restart: SIGTERM of a node, which is started again some seconds later, as at an upgrade.
     /// rot: SIGKILL of a node; some bytes of a block or of its journal change before it is started again.
     /// join: a new node joins; at most twice a run.
+    /// disk-full: the disk of a node is full, to its reserve or to its last byte; some seconds later it has room.
+    /// Each node has a disk of its own for it, a tmpfs: as root, or by unshare --map-root-user --mount.
+    /// clock: the wall clock of a node jumps by some ten seconds or runs off, and some seconds later it is right.
+    /// Its nodes are another program: cargo build -p spandrel --example shifted_clock.
+    /// upgrade: SIGTERM of all nodes, one after the other, each started again as the version before, and then back.
+    /// leave: a node leaves and is removed; some seconds later a new one joins in its place.
     #[arg(long, value_name = "LIST", value_parser = parse_nemeses, verbatim_doc_comment)]
     pub(crate) nemesis: Nemeses,
     /// How long faults are begun, 1 to 60; what has begun is brought to its end, so that a run takes some time more
@@ -68,6 +74,11 @@ impl RunArgs {
         ensure!(
             copies <= nodes,
             "{copies} copies need as many nodes, and there are {nodes}: see --copies and --nodes"
+        );
+        ensure!(
+            copies < nodes || !self.nemesis.contains(Nemesis::Leave),
+            "when a node leaves, the others hold the {copies} copies, and there are {nodes} nodes with it: see --copies \
+             and --nodes"
         );
         Ok(())
     }
@@ -107,5 +118,7 @@ mod tests {
         );
         let copies = ["--nemesis=kill", "--minutes=1", "--nodes=3", "--copies=4"];
         check(&copies, "4 copies need as many nodes");
+        let leave = ["--nemesis=leave", "--minutes=1", "--nodes=3", "--copies=3"];
+        check(&leave, "when a node leaves");
     }
 }

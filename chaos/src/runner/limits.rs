@@ -12,6 +12,16 @@ pub(crate) const LONGEST_HOLD_MS: u64 = 12_000;
 pub(crate) const SLOW_DELAY: Duration = Duration::from_millis(200);
 /// Bytes of a file that rot at once.
 pub(crate) const ROTTEN_BYTES: usize = 8;
+/// Milliseconds that a clock jumps at least: past what a trace waits for its end.
+pub(crate) const SMALLEST_JUMP_MS: i64 = 20_000;
+/// And at most.
+pub(crate) const LARGEST_JUMP_MS: i64 = 60_000;
+/// Seconds that a clock that runs off gains in each: it is a minute ahead after the longest hold.
+pub(crate) const CLOCK_GAIN: i64 = 5;
+/// By how much a clock is ahead at most, by a jump or by what it gains in the longest hold.
+pub(crate) const FURTHEST_AHEAD: Duration = Duration::from_mins(1);
+/// Pause between two steps of a clock that runs off.
+pub(crate) const CLOCK_STEP: Duration = Duration::from_millis(100);
 /// Calm after a fault. What was seen as settled right after it must still be so: a node may be declared down when it is
 /// back already.
 pub(crate) const CALM: Duration = Duration::from_secs(3);

@@ -12,6 +12,7 @@ mod nemesis;
 mod page;
 mod report;
 mod rot;
+mod shift;
 mod trial;
 
 use std::fs;
@@ -23,8 +24,8 @@ use anyhow::{Context, bail};
 use cli::RunArgs;
 use report::{Report, Setup};
 use spandrel_chaos::attempts::read_attempts;
-use spandrel_chaos::node_process::binary;
-use trial::{Ending, Trial};
+use spandrel_chaos::node_process::program;
+use trial::{Ending, Trial, machine};
 
 const HISTORY: &str = "history.jsonl";
 const PAGE: &str = "report.html";
@@ -45,7 +46,9 @@ pub(crate) async fn run(arguments: &RunArgs) -> anyhow::Result<bool> {
         nodes: usize::from(arguments.nodes),
         copies: usize::from(arguments.copies),
         seed: arguments.seed.map_or_else(seed_of_the_clock, Ok)?,
-        binary: binary()?.display().to_string(),
+        binary: program(machine(&arguments.nemesis).clock)?
+            .display()
+            .to_string(),
     };
     eprintln!("{}", setup.line());
     let history = out.join(HISTORY);

@@ -26,10 +26,18 @@ pub(crate) enum Nemesis {
     Rot,
     /// A new node joins.
     Join,
+    /// The node's disk has no room, and then it has.
+    DiskFull,
+    /// The node's wall clock jumps or runs off, and then it is right.
+    Clock,
+    /// All nodes, one after the other, are stopped by SIGTERM and started as the version before, and then back.
+    Upgrade,
+    /// The node leaves, its process ends, and a new one joins in its place.
+    Leave,
 }
 
 impl Nemesis {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 11] = [
         Self::Kill,
         Self::Pause,
         Self::Partition,
@@ -37,6 +45,10 @@ impl Nemesis {
         Self::Restart,
         Self::Rot,
         Self::Join,
+        Self::DiskFull,
+        Self::Clock,
+        Self::Upgrade,
+        Self::Leave,
     ];
 
     /// As on the command line.
@@ -49,6 +61,10 @@ impl Nemesis {
             Self::Restart => "restart",
             Self::Rot => "rot",
             Self::Join => "join",
+            Self::DiskFull => "disk-full",
+            Self::Clock => "clock",
+            Self::Upgrade => "upgrade",
+            Self::Leave => "leave",
         }
     }
 }
@@ -96,7 +112,8 @@ pub(crate) fn parse_nemeses(text: &str) -> anyhow::Result<Nemeses> {
 pub(crate) struct Stroke {
     /// What strikes.
     pub(crate) nemesis: Nemesis,
-    /// The place of the node that is struck; of a join, the place that will be the new node's.
+    /// The place of the node that is struck; of a join, the place that will be the new node's; of an upgrade, where it
+    /// begins.
     pub(crate) victim: usize,
     /// How long it lasts.
     pub(crate) hold: Duration,
@@ -179,14 +196,17 @@ mod tests {
 
     #[test]
     fn a_seed_repeats_its_faults_and_each_kind_comes_in_each_round() {
-        let all = parse_nemeses("kill,pause,partition,slow,restart,rot,join").unwrap();
+        let all = parse_nemeses(
+            "kill,pause,partition,slow,restart,rot,join,disk-full,clock,upgrade,leave",
+        )
+        .unwrap();
         let draw = || {
             let mut schedule = Schedule::new(all.clone(), 7);
-            (0..14).map_while(|_| schedule.next(5)).collect::<Vec<_>>()
+            (0..22).map_while(|_| schedule.next(5)).collect::<Vec<_>>()
         };
         let strokes = draw();
         assert_eq!(strokes, draw());
-        assert_eq!(strokes.len(), 14);
+        assert_eq!(strokes.len(), 22);
         for nemesis in Nemesis::ALL {
             let first = &strokes[..Nemesis::ALL.len()];
             assert!(

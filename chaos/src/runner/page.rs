@@ -8,10 +8,10 @@ use super::report::{Fault, Report, seconds};
 const STYLE: &str = "
 :root { color-scheme: light dark; --text: #1c2128; --soft: #59636e; --line: #d9dee4; --back: #ffffff;
   --good: #1a7f37; --bad: #cf222e; --spans: #0969da; --latency: #8250df; --failures: #cf222e;
-  --kill: #cf222e; --pause: #bf8700; --partition: #8250df; --join: #1a7f37; }
+  --machine: #cf222e; --time: #bf8700; --wire: #8250df; --member: #1a7f37; }
 @media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9198a1; --line: #343b44; --back: #0d1117;
   --good: #3fb950; --bad: #f85149; --spans: #58a6ff; --latency: #bc8cff; --failures: #f85149;
-  --kill: #f85149; --pause: #d29922; --partition: #bc8cff; --join: #3fb950; } }
+  --machine: #f85149; --time: #d29922; --wire: #bc8cff; --member: #3fb950; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back);
   max-width: 1000px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
@@ -24,10 +24,9 @@ svg .heading { fill: var(--text); } svg path { fill: none; stroke-width: 1.5; }
 .grid { stroke: var(--line); stroke-width: .7; }
 path.spans { stroke: var(--spans); } path.latency { stroke: var(--latency); } path.failures { stroke: var(--failures); }
 .held { opacity: .28; } .after { opacity: .1; }
-.kill rect { fill: var(--kill); } .pause rect { fill: var(--pause); }
-.partition rect { fill: var(--partition); } .join rect { fill: var(--join); }
-svg .kill text { fill: var(--kill); } svg .pause text { fill: var(--pause); }
-svg .partition text { fill: var(--partition); } svg .join text { fill: var(--join); }
+.kill, .rot, .disk-full { --fault: var(--machine); } .pause, .clock { --fault: var(--time); }
+.partition, .slow { --fault: var(--wire); } .restart, .join, .upgrade, .leave { --fault: var(--member); }
+.fault rect { fill: var(--fault); } svg .fault text { fill: var(--fault); }
 ";
 
 /// The page.

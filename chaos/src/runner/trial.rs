@@ -5,18 +5,40 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use spandrel_chaos::attempts::{AttemptLog, millis};
 use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
-use spandrel_chaos::examination::examine;
+use spandrel_chaos::examination::{Examination, examine};
+use spandrel_chaos::limits::SMALL_DISK_RESERVE_BYTES;
 use spandrel_chaos::load::{Load, LoadReport};
+use spandrel_chaos::node_process::{ClockKind, DiskKind, MachineOptions};
 use spandrel_chaos::observe::Receipts;
 use spandrel_model::ids::UnixNanos;
 
-use super::limits::{CALM, CLIENTS, FIRST_REQUESTS, FURTHER_REQUESTS, SLOW_DELAY};
-use super::nemesis::{Nemesis, Schedule, Stroke};
+use super::limits::{
+    CALM, CLIENTS, CLOCK_STEP, FIRST_REQUESTS, FURTHER_REQUESTS, FURTHEST_AHEAD, SLOW_DELAY,
+};
+use super::nemesis::{Nemeses, Nemesis, Schedule, Stroke};
 use super::report::{Fault, Setup};
 use super::rot::rot;
+use super::shift::Shift;
 
 /// Flags of every node. Spans of dropped traces are asked for at the end of the longest run.
 const ARGUMENTS: [&str; 2] = ["--memory=368MiB", "--journal-recovery-window=3h"];
+
+/// What makes a node speak as the version before.
+const VERSION_BEFORE: &str = "--link-version=1";
+
+/// What nodes need of their own for these faults.
+pub(crate) fn machine(nemeses: &Nemeses) -> MachineOptions {
+    MachineOptions {
+        disk: match nemeses.contains(Nemesis::DiskFull) {
+            true => DiskKind::Small,
+            false => DiskKind::Shared,
+        },
+        clock: match nemeses.contains(Nemesis::Clock) {
+            true => ClockKind::Shifted,
+            false => ClockKind::System,
+        },
+    }
+}
 
 /// What came of a run.
 #[derive(Debug)]
@@ -33,6 +55,13 @@ pub(crate) struct Ending {
     pub(crate) clients: anyhow::Result<()>,
     /// Everything holds through every node.
     pub(crate) examined: anyhow::Result<()>,
+}
+
+/// As what a node is started.
+#[derive(Debug, Clone, Copy)]
+enum Version {
+    Before,
+    Now,
 }
 
 /// Why no further fault strikes.
@@ -72,6 +101,7 @@ impl Trial {
             } else {
                 Wiring::Direct
             },
+            machine: machine(&setup.nemeses),
         })
         .await?;
         let mut load = Load::new(CLIENTS, setup.seed, start);
@@ -112,8 +142,12 @@ impl Trial {
         let nodes = self.cluster.len();
         self.say(&format!("{nodes} nodes are asked for {traces} traces"));
         let places: Vec<usize> = (0..nodes).collect();
-        let receipts = Receipts::Complete;
-        let answers = examine(&self.cluster, &places, &history, self.start, receipts).await;
+        let mut examination = Examination::new(self.start, Receipts::Complete);
+        if setup.nemeses.contains(Nemesis::Clock) {
+            // What came while a clock was ahead waits until that time has come.
+            examination.decided_deadline += FURTHEST_AHEAD;
+        }
+        let answers = examine(&self.cluster, &places, &history, examination).await;
         Ok(Ending {
             acknowledged_spans: history.acknowledged_spans(),
             load: self.load.report(),
@@ -147,26 +181,58 @@ impl Trial {
             nemesis.as_str(),
             stroke.hold
         ));
+        let asked = usize::from(victim == 0);
+        let suffered = match nemesis {
+            Nemesis::Upgrade => self.upgrade_and_back(stroke).await,
+            _ => self.suffer_one(stroke).await,
+        };
+        suffered.map_err(Failure::Cluster)?;
+        self.say("settled");
+        tokio::time::sleep(CALM).await;
+        self.settle(asked).await.map_err(Failure::Cluster)
+    }
+
+    async fn suffer_one(&mut self, stroke: Stroke) -> anyhow::Result<()> {
         let place = self.faults.len();
         self.faults.push(Fault::new(stroke, self.now_ms()));
-        self.strike(stroke).await.map_err(Failure::Cluster)?;
-        let id = self.cluster.id(victim).to_owned();
-        tokio::time::sleep(stroke.hold).await;
-        self.heal(stroke).await.map_err(Failure::Cluster)?;
+        self.strike(stroke).await?;
+        let id = self.cluster.id(stroke.victim).to_owned();
+        self.hold(stroke).await?;
+        self.heal(stroke).await?;
         let healed_ms = self.now_ms();
         if let Some(fault) = self.faults.get_mut(place) {
             fault.node = id;
             fault.healed_ms = Some(healed_ms);
         }
-        let asked = usize::from(victim == 0);
-        self.settle(asked).await.map_err(Failure::Cluster)?;
+        self.settle(usize::from(stroke.victim == 0)).await?;
         let settled_ms = self.now_ms();
         if let Some(fault) = self.faults.get_mut(place) {
             fault.settled_ms = Some(settled_ms);
         }
-        self.say("settled");
-        tokio::time::sleep(CALM).await;
-        self.settle(asked).await.map_err(Failure::Cluster)
+        Ok(())
+    }
+
+    /// Each node in turn, from the victim on, is replaced by one of the version before; and after a while back.
+    async fn upgrade_and_back(&mut self, stroke: Stroke) -> anyhow::Result<()> {
+        for version in [Version::Before, Version::Now] {
+            for step in 0..self.cluster.len() {
+                let victim = (stroke.victim + step) % self.cluster.len();
+                let node = self.cluster.node_mut(victim);
+                match version {
+                    Version::Before => node.add_argument(VERSION_BEFORE),
+                    Version::Now => node.drop_argument(VERSION_BEFORE),
+                }
+                let step = Stroke {
+                    victim,
+                    hold: Duration::ZERO,
+                    ..stroke
+                };
+                self.suffer_one(step).await?;
+            }
+            self.say(&format!("all nodes are of the version {version:?}"));
+            tokio::time::sleep(stroke.hold).await;
+        }
+        Ok(())
     }
 
     async fn strike(&mut self, stroke: Stroke) -> anyhow::Result<()> {
@@ -189,7 +255,16 @@ impl Trial {
                 self.say(done.as_deref().unwrap_or("there is nothing that could rot"));
                 Ok(())
             }
-            Nemesis::Restart => self.cluster.node_mut(victim).stop().await,
+            Nemesis::Restart | Nemesis::Upgrade => self.cluster.node_mut(victim).stop().await,
+            Nemesis::DiskFull => self.fill_disk(stroke),
+            // The clock is set while it holds.
+            Nemesis::Clock => Ok(()),
+            Nemesis::Leave => {
+                let asked = usize::from(victim == 0);
+                self.cluster.leave(victim, asked).await?;
+                self.say("it has left");
+                Ok(())
+            }
             Nemesis::Join => {
                 let joined = self.cluster.join().await?;
                 let otlp = self.cluster.node(joined).ports().otlp_grpc;
@@ -199,13 +274,53 @@ impl Trial {
         }
     }
 
+    /// Half of the times room is left that the node is to keep free, half of the times none.
+    fn fill_disk(&self, stroke: Stroke) -> anyhow::Result<()> {
+        let room_bytes = match millis(stroke.hold) % 2 {
+            0 => 0,
+            _ => SMALL_DISK_RESERVE_BYTES / 2,
+        };
+        let disk = self.cluster.node(stroke.victim).disk()?;
+        let before = disk.free_bytes()?;
+        disk.fill(room_bytes)?;
+        self.say(&format!(
+            "of {before} bytes of its disk {room_bytes} are left"
+        ));
+        Ok(())
+    }
+
+    async fn hold(&self, stroke: Stroke) -> anyhow::Result<()> {
+        if stroke.nemesis != Nemesis::Clock {
+            tokio::time::sleep(stroke.hold).await;
+            return Ok(());
+        }
+        let shift = Shift::drawn(millis(stroke.hold));
+        self.say(&shift.to_string());
+        let (clock, since) = (self.cluster.node(stroke.victim).clock()?, Instant::now());
+        while since.elapsed() < stroke.hold {
+            clock.set(shift.ahead_ms(since.elapsed()))?;
+            tokio::time::sleep(CLOCK_STEP).await;
+        }
+        Ok(())
+    }
+
     async fn heal(&mut self, stroke: Stroke) -> anyhow::Result<()> {
         let victim = stroke.victim;
         match stroke.nemesis {
-            Nemesis::Kill | Nemesis::Restart | Nemesis::Rot => {
-                self.cluster.node_mut(victim).restart().await?;
-                self.cluster.ensure_same_identity(victim).await
+            Nemesis::Kill | Nemesis::Restart | Nemesis::Rot | Nemesis::Upgrade => {
+                self.start_again(victim).await
             }
+            Nemesis::DiskFull => {
+                self.cluster.node(victim).disk()?.clear()?;
+                // A node whose write failed has stopped itself; whoever supervises it starts it again.
+                if self.cluster.node_mut(victim).has_ended()? {
+                    self.say("it has stopped itself, and is started again");
+                    self.start_again(victim).await?;
+                }
+                Ok(())
+            }
+            Nemesis::Clock => self.cluster.node(victim).clock()?.set(0),
+            Nemesis::Leave => self.cluster.replace(victim).await,
             Nemesis::Pause => self.cluster.node(victim).resume(),
             Nemesis::Partition | Nemesis::Slow => {
                 self.cluster.wires()?.heal();
@@ -214,6 +329,11 @@ impl Trial {
             // It is there when it has joined.
             Nemesis::Join => Ok(()),
         }
+    }
+
+    async fn start_again(&mut self, place: usize) -> anyhow::Result<()> {
+        self.cluster.node_mut(place).restart().await?;
+        self.cluster.ensure_same_identity(place).await
     }
 
     async fn settle(&self, asked: usize) -> anyhow::Result<()> {

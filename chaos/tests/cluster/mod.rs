@@ -6,10 +6,11 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
-use spandrel_chaos::examination::{Answers, ensure_none, examine};
+use spandrel_chaos::examination::{Answers, Examination, ensure_none, examine};
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::limits::DECIDED_DEADLINE;
 use spandrel_chaos::load::Load;
+use spandrel_chaos::node_process::MachineOptions;
 use spandrel_chaos::observe::{Receipts, wait_until};
 use spandrel_chaos::oracle::judge_keeps;
 use spandrel_model::ids::UnixNanos;
@@ -61,6 +62,7 @@ impl Trial {
             arguments,
             policy: CLUSTER_POLICY,
             wiring,
+            machine: MachineOptions::default(),
         };
         let cluster = ClusterProcess::start(options).await?;
         let load = Load::new(CLIENTS, seed(), start);
@@ -94,7 +96,8 @@ impl Trial {
         receipts: Receipts,
     ) -> anyhow::Result<Answers> {
         let history = self.load.history();
-        examine(&self.cluster, places, &history, self.start, receipts).await
+        let examination = Examination::new(self.start, receipts);
+        examine(&self.cluster, places, &history, examination).await
     }
 
     /// All nodes are well again, under load: the cluster settles as the node at `asked` sees it, everything holds through
