@@ -99,6 +99,19 @@ fn value_error(error: impl std::fmt::Display) -> CodecError {
     }
 }
 
+/// Sealed bytes with another value behind a right checksum, for tests.
+#[cfg(test)]
+pub(crate) fn resealed(bytes: &[u8], edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
+    let (body, _) = bytes.split_last_chunk::<CHECKSUM_BYTES>().unwrap();
+    let (head, value) = body.split_at(HEAD_BYTES);
+    let (mut sealed, mut value) = (head.to_vec(), value.to_vec());
+    edit(&mut value);
+    sealed.extend(value);
+    let checksum = xxh3_64(&sealed).to_le_bytes();
+    sealed.extend(checksum);
+    sealed
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

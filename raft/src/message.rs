@@ -106,3 +106,68 @@ impl Answer {
         codec::unseal(Kind::Answer, bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use spandrel_model::ids::NodeId;
+
+    use super::*;
+    use crate::codec::resealed;
+    use crate::state::NodeState;
+
+    fn requests() -> Vec<Request> {
+        let command = Command::SetNodeState {
+            node: NodeId(2),
+            expected_incarnation: 1,
+            expected: NodeState::Up,
+            state: NodeState::Draining,
+        };
+        let chunk = SnapshotChunk {
+            vote: Vote::new(1, 1),
+            meta: SnapshotMeta::default(),
+            total_bytes: 9,
+            offset: 4,
+            bytes: vec![1; 5],
+        };
+        let append = AppendEntriesRequest {
+            vote: Vote::new(1, 1),
+            prev_log_id: None,
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        let bodies = [
+            RequestBody::Propose(command),
+            RequestBody::Snapshot(chunk),
+            RequestBody::Append(append),
+            RequestBody::ReadIndex,
+        ];
+        let request = |body| Request {
+            cluster_id: 5,
+            from: 1,
+            body,
+        };
+        bodies.into_iter().map(request).collect()
+    }
+
+    proptest! {
+        /// Behind a right checksum anything may stand: a node of a later version, or one gone mad.
+        #[test]
+        fn damaged_messages_are_read_or_refused(
+            which in 0..4_usize,
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let bytes = requests()[which].encode().unwrap();
+            let damaged = resealed(&bytes, |value| {
+                for (at, byte) in &damage {
+                    *at.get_mut(value) = *byte;
+                }
+            });
+            if let Ok(request) = Request::decode(&damaged) {
+                let again = request.encode().unwrap();
+                prop_assert_eq!(Request::decode(&again).unwrap().encode().unwrap(), again);
+            }
+            let _ = Answer::decode(&damaged);
+        }
+    }
+}

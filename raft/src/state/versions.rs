@@ -93,8 +93,12 @@ impl From<ClusterState1> for ClusterState {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use spandrel_model::ids::Term;
+
     use super::*;
-    use crate::codec::seal;
+    use crate::codec::{resealed, seal};
+    use crate::state::{NodeAddresses, NodeState};
 
     fn old() -> ClusterState1 {
         ClusterState1 {
@@ -150,5 +154,61 @@ mod tests {
         let of_first = seal(Kind::State1, &old()).unwrap();
         let value = |bytes: &[u8]| bytes[2..bytes.len() - 8].to_vec();
         assert_eq!(value(&of_second), [value(&of_first), vec![0]].concat());
+    }
+
+    /// A state with something in every part that has a length.
+    fn full() -> ClusterState {
+        let node = NodeRecord {
+            addresses: NodeAddresses {
+                link: "a:1".to_owned(),
+                http: "a:2".to_owned(),
+                grpc: "a:3".to_owned(),
+            },
+            zone: "z".to_owned(),
+            incarnation: 1,
+            disk_id: 2,
+            boot: 3,
+            state: NodeState::Up,
+        };
+        let shard = ShardRecord {
+            term: Term(4),
+            primary: NodeId(1),
+            isr: vec![NodeId(1)],
+            filling: vec![NodeId(2)],
+            moving_to: Some(NodeId(2)),
+        };
+        let mut state = ClusterState::from(old());
+        state
+            .tenants
+            .insert(TenantId::default(), TenantSettings::default());
+        state.nodes.insert(NodeId(1), node);
+        state.shard_map = vec![shard; 4];
+        state.join_tokens.insert(TokenHash([3; 32]), UnixNanos(4));
+        state.lives.insert(NodeId(1), 6);
+        state.leaving.insert(NodeId(1));
+        state
+    }
+
+    proptest! {
+        /// A snapshot comes from another node: behind a right checksum anything may stand.
+        #[test]
+        fn a_damaged_state_is_read_or_refused(
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            is_old: bool,
+        ) {
+            let bytes = match is_old {
+                true => seal(Kind::State1, &old()).unwrap(),
+                false => seal(Kind::State, &full()).unwrap(),
+            };
+            let damaged = resealed(&bytes, |value| {
+                for (at, byte) in &damage {
+                    *at.get_mut(value) = *byte;
+                }
+            });
+            if let Ok(state) = ClusterState::unseal(&damaged) {
+                let again = seal(Kind::State, &state).unwrap();
+                prop_assert_eq!(ClusterState::unseal(&again).unwrap(), state);
+            }
+        }
     }
 }
