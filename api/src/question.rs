@@ -240,3 +240,82 @@ fn too_long(field: &str) -> ApiError {
     let message = format!("`{field}` is longer than {MAX_CONDITION_BYTES} bytes");
     ApiError::invalid(field, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: UnixNanos = UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND);
+
+    /// Parameters that exist, with values that some of them take.
+    fn query_string() -> impl Strategy<Value = String> {
+        let name = prop::sample::select(vec![
+            "service",
+            "operation",
+            "status",
+            "include",
+            "tag",
+            "minDurationMs",
+            "maxDurationMs",
+            "from",
+            "to",
+            "limit",
+            "cursor",
+            "timeoutMs",
+            "prefix",
+            "other",
+        ]);
+        let value = prop_oneof![
+            prop::sample::select(vec![
+                "error",
+                "ok",
+                "dropped",
+                "a=b",
+                "a",
+                "%3D",
+                "0",
+                "1",
+                "50",
+                "-1",
+                "1e300",
+                "NaN",
+                "inf",
+                "99999999999999999999",
+                "2024-01-01T00:00:00Z",
+                "1700000000000000000",
+            ])
+            .prop_map(str::to_owned),
+            "[0-9A-Za-z:.+%_=-]{0,40}",
+            "\\PC{0,20}",
+        ];
+        let pair = (name, value).prop_map(|(name, value)| format!("{name}={value}"));
+        prop::collection::vec(pair, 0..6).prop_map(|pairs| pairs.join("&"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+        /// What is asked of the port is within its bounds, or the client hears what is wrong.
+        #[test]
+        fn a_query_string_asks_within_bounds_or_is_refused(query in query_string()) {
+            if let Ok(mut parameters) = Parameters::parse(Some(&query))
+                && let Ok(question) = SearchQuestion::of_parameters(&mut parameters)
+                && let Ok(request) = question.ask(TenantId::default(), NOW)
+            {
+                prop_assert!((1..=MAX_SEARCH_LIMIT).contains(&request.limit));
+                prop_assert!((1..=MAX_QUERY_TIMEOUT_MS).contains(&request.timeout_ms));
+                prop_assert!(request.filter.from < request.filter.to);
+                prop_assert!(request.filter.tags.len() <= MAX_CONDITIONS);
+            }
+            if let Ok(mut parameters) = Parameters::parse(Some(&query))
+                && let Ok(question) = NamesQuestion::of_parameters(&mut parameters)
+                && let Ok(request) = question.ask(TenantId::default(), NamesKind::Services, NOW)
+            {
+                prop_assert!((1..=MAX_NAMES_LIMIT).contains(&request.limit));
+                prop_assert!(request.from < request.to);
+            }
+        }
+    }
+}

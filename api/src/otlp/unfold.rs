@@ -246,6 +246,38 @@ mod tests {
             prop_assert_eq!(pool.used(), 0);
         }
 
+        /// Bytes that are nearly right go deeper than random ones. Whatever comes of them, the credit is for it.
+        #[test]
+        fn damaged_bodies_unfold_within_their_credit_or_are_refused(
+            seed in prop::collection::vec(any::<u8>(), 1..100),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::weighted(0.3, any::<prop::sample::Index>()),
+        ) {
+            let pool = CreditPool::new(64 << 20);
+            let bytes = seed.repeat(50);
+            let folded = [
+                (Encoding::Gzip, gzip(&bytes)),
+                (Encoding::Zstd, zstd::stream::encode_all(&bytes[..], 3).unwrap().into()),
+                (Encoding::Zstd, zstd::bulk::compress(&bytes, 3).unwrap().into()),
+            ];
+            for (encoding, input) in folded {
+                let mut input = input.to_vec();
+                for (at, byte) in &damage {
+                    *at.get_mut(&mut input) = *byte;
+                }
+                if let Some(cut) = cut {
+                    input.truncate(cut.index(input.len()));
+                }
+                let mut credit = pool.try_take(input.len() as u64).unwrap();
+                if let Ok(output) = unfold(encoding, input.into(), &mut credit) {
+                    prop_assert!(credit.bytes() >= output.len() as u64);
+                    prop_assert!(output.len() <= MAX_DECODED_BYTES + GROWTH_STEP_BYTES);
+                }
+                drop(credit);
+                prop_assert_eq!(pool.used(), 0);
+            }
+        }
+
         #[test]
         fn garbage_is_refused(bytes: Vec<u8>) {
             let pool = CreditPool::new(64 << 20);
