@@ -153,6 +153,47 @@ proptest! {
         }
     }
 
+    /// Bytes that are nearly right go deeper than random ones. What is read of them is written and read again alike.
+    #[test]
+    fn damaged_bytes_are_read_or_refused(
+        hello in hello(),
+        reason in ".{0,100}",
+        status in any::<u8>(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+    ) {
+        let damaged = |mut bytes: Vec<u8>| {
+            for (at, byte) in &damage {
+                *at.get_mut(&mut bytes) = *byte;
+            }
+            bytes
+        };
+        if let Ok(read) = read_hello(&damaged(hello.encode())) {
+            prop_assert_eq!(read_hello(&read.encode()).unwrap(), read);
+        }
+        let accepted = Accepted {
+            version: 1,
+            cluster_id: hello.cluster_id,
+            node: NodeId(hello.boot),
+            boot: hello.boot,
+            gateway: hello.gateway,
+            token: hello.token,
+        };
+        for answer in [HelloAnswer::Accepted(accepted), HelloAnswer::Refused { reason: reason.clone() }] {
+            if let Ok(read) = read_answer(&damaged(answer.encode())) {
+                prop_assert_eq!(read_answer(&read.encode()).unwrap(), read);
+            }
+        }
+        let service = PeerService::from_number(1 + status % 5).unwrap();
+        let asked = Asked::Service(service, Duration::from_millis(hello.boot & 0xFFFF));
+        let header = Header { asked, token: hello.token };
+        if let Some(read) = Header::decode(&damaged(header.encode())) {
+            prop_assert_eq!(Header::decode(&read.encode()), Some(read));
+        }
+        if let Some(read) = Answer::decode(damaged(Answer::Refused(reason).encode())) {
+            prop_assert_eq!(Answer::decode(read.clone().encode()), Some(read));
+        }
+    }
+
     #[test]
     fn no_bytes_are_a_panic(bytes in any::<Vec<u8>>()) {
         let framed = [b"SPANLINK\x01\0\x01\0", bytes.len().to_le_bytes().get(..2).unwrap(), &bytes].concat();
