@@ -128,7 +128,8 @@ impl PagerState {
         let scope = PagingScope {
             // Under pressure traces that still wait for spans are written too: the rest comes as a fragment.
             all: pressure >= 2,
-            followed: is_pressed,
+            // Of followers under pressure this node leads what they wait for.
+            followed: is_pressed && shared.own_pressure() >= 1,
         };
         let is_due = led.bytes() >= self.budget()
             || led.most_records() >= PAGE_MAX_RECORDS
@@ -139,7 +140,7 @@ impl PagerState {
         let is_overdue = followed.bytes() >= FOLLOWED_BUDGETS * self.budget()
             || followed.most_records() >= FOLLOWED_RECORDS
             || waited(followed.oldest()) >= max_age + SHIPMENT_WAIT_MS;
-        if is_overdue && !is_pressed {
+        if is_overdue && !scope.followed {
             // The oldest alone: the others may be on their way.
             let scope = PagingScope {
                 followed: true,

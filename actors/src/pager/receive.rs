@@ -2,7 +2,7 @@
 //! these spans here; whatever else waits is built from this node's own journal.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,22 +18,22 @@ use super::commit::{SpansFrom, commit_pages};
 use super::shipment::{Arrived, unpack};
 use crate::assembler::{Differs, KeptTrace, PagedTrace, ShippedTrace};
 use crate::assembler_message::AssemblerMessage;
-use crate::limits::{MAX_SHIPMENT_BYTES, SHIPMENT_PATIENCE_MS, SHIPMENT_RETRY_MS};
+use crate::limits::{
+    MAX_SHIPMENT_BYTES, SHIPMENT_CALL_MS, SHIPMENT_PATIENCE_MS, SHIPMENT_RETRY_MS,
+};
 use crate::link::{Caller, IncomingCall, PeerHandler};
 use crate::meters::{self, Stage};
 use crate::shared::Shared;
 use crate::wire::{PagesAnswer, PagesRequest};
 
 /// Answers [`PeerService::Pages`](crate::link::PeerService).
-pub(crate) struct PageIntake {
-    parts: Arc<Parts>,
-    /// What is coming, by sender.
-    coming: Mutex<BTreeMap<NodeId, Coming>>,
-}
+pub(crate) struct PageIntake(Arc<Parts>);
 
 struct Parts {
     shared: Arc<Shared>,
     shards: Arc<[ActorRef<AssemblerMessage>]>,
+    /// What is coming, by sender.
+    coming: Mutex<BTreeMap<NodeId, Coming>>,
 }
 
 /// A shipment of which pieces are here.
@@ -49,15 +49,32 @@ type Collected = BTreeMap<(ShardId, TraceId), Result<KeptTrace, Differs>>;
 
 impl PageIntake {
     pub(crate) fn new(shared: Arc<Shared>, shards: Arc<[ActorRef<AssemblerMessage>]>) -> Self {
-        Self {
-            parts: Arc::new(Parts { shared, shards }),
+        Self(Arc::new(Parts {
+            shared,
+            shards,
             coming: Mutex::default(),
+        }))
+    }
+}
+
+impl Parts {
+    fn coming(&self) -> MutexGuard<'_, BTreeMap<NodeId, Coming>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets go of a shipment whose next piece has not come: its sender may be gone.
+    async fn expire(&self, from: NodeId, number: u64, bytes: u64) {
+        tokio::time::sleep(Duration::from_millis(SHIPMENT_CALL_MS)).await;
+        let mut coming = self.coming();
+        let known = coming.get(&from);
+        if known.is_some_and(|one| one.number == number && one.bytes.len() as u64 == bytes) {
+            coming.remove(&from);
         }
     }
 
     /// Adds a piece; the shipment when it is whole.
     fn add(&self, from: NodeId, request: &PagesRequest) -> Result<Option<(Bytes, Credit)>, String> {
-        let mut coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut coming = self.coming();
         // What cannot go on is given up.
         let known = coming.remove(&from);
         let mut one = match known {
@@ -83,7 +100,7 @@ impl PageIntake {
         if request.total > MAX_SHIPMENT_BYTES {
             return Err(format!("a shipment has {MAX_SHIPMENT_BYTES} bytes at most"));
         }
-        let credit = self.parts.shared.pool.try_take(request.total);
+        let credit = self.shared.pool.try_take(request.total);
         Ok(Coming {
             number: request.shipment,
             total: usize::try_from(request.total).map_err(|error| error.to_string())?,
@@ -106,12 +123,18 @@ impl PeerHandler for PageIntake {
                 return;
             }
         };
-        match self.add(from, &request) {
+        let parts = Arc::clone(&self.0);
+        match parts.add(from, &request) {
             Err(reason) => answer(call.reply, Err(reason)),
-            Ok(None) => answer(call.reply, Ok(0)),
+            Ok(None) => {
+                let bytes = request.offset + request.piece.len() as u64;
+                self.0.shared.spawn_job("pages", async move {
+                    parts.expire(from, request.shipment, bytes).await;
+                });
+                answer(call.reply, Ok(0));
+            }
             Ok(Some((bytes, credit))) => {
-                let parts = Arc::clone(&self.parts);
-                self.parts.shared.spawn_job("pages", async move {
+                self.0.shared.spawn_job("pages", async move {
                     answer(call.reply, parts.take(bytes).await);
                     drop(credit);
                 });
@@ -207,9 +230,8 @@ impl Parts {
                     let keys = wanted.iter().map(|trace| (shard, trace.trace_id));
                     return Ok(keys.zip(taken).collect());
                 }
-                Err(_) if Instant::now() >= deadline => {
-                    return Err(format!("shard {} has not come that far", shard.0));
-                }
+                // Pages without its traces are taken all the same.
+                Err(_) if Instant::now() >= deadline => return Ok(Collected::new()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(SHIPMENT_RETRY_MS)).await,
             }
         }

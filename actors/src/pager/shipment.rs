@@ -1,6 +1,6 @@
 //! Pages on their way to followers, as bytes. Without I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -97,10 +97,8 @@ pub(super) fn unpack(bytes: Bytes) -> Result<Arrived, String> {
             return Err("a trace is twice in a shipment".to_owned());
         }
     }
-    let fragments = write.pages.iter().flat_map(|page| &page.fragments);
-    let mut count = 0;
-    for fragment in fragments {
-        count += 1;
+    let mut untold: BTreeSet<_> = traces.keys().copied().collect();
+    for fragment in write.pages.iter().flat_map(|page| &page.fragments) {
         let FragmentHead {
             shard,
             trace_id,
@@ -110,11 +108,11 @@ pub(super) fn unpack(bytes: Bytes) -> Result<Arrived, String> {
         let told = traces.get(&(shard, trace_id));
         let is_told =
             told.is_some_and(|told| (told.fragment, told.spans) == (number, fragment.rows));
-        if !is_told {
+        if !is_told || !untold.remove(&(shard, trace_id)) {
             return Err(format!("trace {trace_id} is not as the shipment says"));
         }
     }
-    if count != traces.len() || !write.summaries.is_empty() {
+    if !untold.is_empty() || !write.summaries.is_empty() {
         return Err("a shipment has something else than its pages".to_owned());
     }
     Ok(Arrived { write, traces })

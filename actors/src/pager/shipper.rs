@@ -18,8 +18,8 @@ use crate::wire::{PagesAnswer, PagesRequest};
 
 pub(crate) enum ShipperMessage {
     Ship(Vec<Shipment>),
-    /// The shipment to this node has come to an end.
-    Over(NodeId),
+    /// The shipment to this node has come to an end, or was in vain: the next ones would be too.
+    Over(NodeId, bool),
 }
 
 impl ractor::Message for ShipperMessage {}
@@ -71,7 +71,12 @@ impl Actor for Shipper {
                     }
                 }
             }
-            ShipperMessage::Over(node) => state.next(&myself, node),
+            ShipperMessage::Over(node, came) => {
+                if !came {
+                    state.give_up(node);
+                }
+                state.next(&myself, node);
+            }
         }
         Ok(())
     }
@@ -89,6 +94,15 @@ impl ShipperState {
         }
     }
 
+    /// Lets go of what waits for a node: it takes nothing now, and the bytes are credit.
+    fn give_up(&mut self, node: NodeId) {
+        let waiting = self.queues.get_mut(&node);
+        let waiting = waiting.map(std::mem::take).unwrap_or_default();
+        waiting
+            .iter()
+            .for_each(|_| meters::pages_shipped("skipped"));
+    }
+
     fn next(&mut self, myself: &ActorRef<ShipperMessage>, node: NodeId) {
         match self.queues.get_mut(&node).and_then(VecDeque::pop_front) {
             Some(shipment) => self.send(myself, node, shipment),
@@ -103,7 +117,9 @@ impl ShipperState {
         let (number, link) = (self.shipments, Arc::clone(&self.arguments.link));
         let myself = myself.clone();
         self.arguments.shared.spawn_job("shipper", async move {
-            let outcome = match send(&*link, node, number, &shipment).await {
+            let sent = send(&*link, node, number, &shipment).await;
+            let came = sent.is_ok();
+            let outcome = match sent {
                 Ok(0) => "taken",
                 Ok(pages) => {
                     tracing::debug!(node = node.0, pages, "a follower builds pages itself");
@@ -116,7 +132,7 @@ impl ShipperState {
             };
             meters::pages_shipped(outcome);
             drop(shipment);
-            let _ = myself.cast(ShipperMessage::Over(node));
+            let _ = myself.cast(ShipperMessage::Over(node, came));
         });
     }
 }

@@ -50,8 +50,11 @@ pub(super) fn write_pages(
     let mut traces: Vec<Directed> = traces
         .map(|one| {
             let followers = followers.get(usize::from(one.shard.0));
-            // A late part is put together with what each node has of the trace.
-            let followers = followers.filter(|_| one.kept.summary.is_some() && !one.kept.stored);
+            // A late part is put together with what each node has of the trace; and what a damaged journal has lost of one
+            // is still with the followers.
+            let summary = one.kept.summary.as_ref().filter(|_| !one.kept.stored);
+            let counted = summary.map(|summary| summary.span_count as usize);
+            let followers = followers.filter(|_| counted == Some(one.spans.len()));
             let followers = Arc::clone(followers.unwrap_or(&nobody));
             (one, followers)
         })
