@@ -50,7 +50,7 @@ impl Admin for AdminPort {
             ready: not_ready.is_none(),
             not_ready_because: not_ready.unwrap_or_default(),
             shards: state.shards,
-            pressure: shared.pressure(),
+            pressure: shared.told_pressure(),
             credit_capacity_bytes: shared.pool.capacity(),
             credit_used_bytes: shared.pool.used(),
             open_traces: Gauges::total(&shared.gauges.open_traces),

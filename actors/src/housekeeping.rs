@@ -12,12 +12,14 @@ use spandrel_raft::ClusterState;
 use tokio::sync::watch;
 
 use crate::assembler_message::AssemblerMessage;
+use crate::disk_room::DiskRoom;
 use crate::limits::{
     DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, FOLLOWER_RELIEF_PERCENT, HOUSEKEEPING_TICK_MS,
     PAGE_MAX_AGE_MS, PRESSURE_EARLY_PERCENT, PRESSURE_RELEASE_PERCENT, PRESSURE_TIGHTEN_PERCENT,
 };
 use crate::meters::Stage;
 use crate::node::NodeOptions;
+use crate::placement::can_do_without;
 use crate::shared::{Gauges, Shared};
 
 /// Rounds between two trims: each looks at every slice and every block.
@@ -36,8 +38,8 @@ pub(crate) struct HousekeeperArguments {
 pub(crate) struct HousekeeperState {
     arguments: HousekeeperArguments,
     round: u64,
-    /// The disk's reserve was reached when it was last looked at.
-    is_disk_full: bool,
+    /// What was left of the disk when it was last looked at.
+    room: DiskRoom,
 }
 
 pub(crate) struct Round;
@@ -58,7 +60,7 @@ impl Actor for Housekeeper {
         Ok(HousekeeperState {
             arguments,
             round: 0,
-            is_disk_full: false,
+            room: DiskRoom::default(),
         })
     }
 
@@ -69,6 +71,7 @@ impl Actor for Housekeeper {
         state: &mut HousekeeperState,
     ) -> Result<(), ActorProcessingErr> {
         state.round += 1;
+        state.watch_disk();
         state.press();
         state.clean().await;
         myself.send_after(Duration::from_millis(HOUSEKEEPING_TICK_MS), || Round);
@@ -79,13 +82,11 @@ impl Actor for Housekeeper {
 impl HousekeeperState {
     /// Reads the pool and starts or ends the measures of DESIGN.md section 5.
     fn press(&mut self) {
-        let disk_full = self.disk_is_full();
         let shared = &self.arguments.shared;
         let (used, capacity) = (shared.pool.used(), shared.pool.capacity().max(1));
         let percent = used.saturating_mul(100) / capacity;
         let before = shared.own_pressure();
         let own = match percent {
-            _ if disk_full => 4,
             PRESSURE_TIGHTEN_PERCENT.. => 3,
             // Between two marks a measure goes on until the pool is below the lower one.
             PRESSURE_EARLY_PERCENT.. => before.clamp(2, 3),
@@ -93,12 +94,12 @@ impl HousekeeperState {
             _ => 0,
         };
         if own != before {
-            tracing::info!(level = own, percent, disk_full, "pressure changed");
+            tracing::info!(level = own, percent, "pressure changed");
             counter!("spandrel_pressure_changes_total").increment(1);
         }
         shared.set_own_pressure(own);
         let followers = shared.follower_pressure.highest();
-        let level = own.max(followers).min(4);
+        let level = own.max(followers).min(3);
         shared.set_pressure(level);
         let tightening = if level == 3 { 0.25 } else { 1.0 };
         shared
@@ -120,41 +121,51 @@ impl HousekeeperState {
                 let _ = shard.cast(AssemblerMessage::Relieve(share));
             }
         }
-        self.report(level);
+        self.report();
     }
 
-    /// Whether the disk's reserve is reached; says so when that begins and when it ends.
-    fn disk_is_full(&mut self) -> bool {
+    /// Looks at what is left of the disk, and says what follows when that changes.
+    fn watch_disk(&mut self) {
         let options = &self.arguments.options;
-        let Ok(space) = self.arguments.shared.env.disk.space(&options.data_dir) else {
-            return false;
+        let shared = &self.arguments.shared;
+        let Ok(space) = shared.env.disk.space(&options.data_dir) else {
+            return;
         };
         let share = space.total / 100 * DISK_RESERVE_PERCENT;
         let reserve = options
             .disk_reserve_bytes
             .unwrap_or(share.max(DISK_RESERVE_BYTES));
-        let is_full = space.free < reserve;
-        let was_full = std::mem::replace(&mut self.is_disk_full, is_full);
         let (free, dir) = (space.free, options.data_dir.display());
-        match (was_full, is_full) {
-            (false, true) => tracing::warn!(
+        let room = DiskRoom::of(free, reserve, self.room);
+        let before = std::mem::replace(&mut self.room, room);
+        let state = self.arguments.cluster.borrow();
+        let others_can = can_do_without(&state, &[shared.node]);
+        shared.disk.set(room, others_can);
+        match room {
+            _ if room == before => {}
+            DiskRoom::Enough => {
+                tracing::info!(free, reserve, %dir, "the disk has more than twice its reserve again");
+            }
+            DiskRoom::Short => tracing::warn!(
                 free,
                 reserve,
                 %dir,
-                "disk reserve reached: spans are refused until there is more free space"
+                "little of the disk is left: other nodes take the shards of this one, if there are enough"
             ),
-            (true, false) => {
-                tracing::info!(free, reserve, %dir, "disk has more than its reserve again")
-            }
-            _ => {}
+            DiskRoom::Reserve | DiskRoom::HalfReserve => tracing::warn!(
+                free,
+                reserve,
+                %dir,
+                refuses = room.refuses(others_can),
+                "disk reserve reached: spans are refused until there is more free space, unless others take the shards"
+            ),
         }
-        is_full
     }
 
     #[allow(clippy::cast_precision_loss)] // gauges for people
-    fn report(&self, level: u8) {
+    fn report(&self) {
         let shared = &self.arguments.shared;
-        gauge!("spandrel_pressure_level").set(f64::from(level));
+        gauge!("spandrel_pressure_level").set(f64::from(shared.told_pressure()));
         gauge!("spandrel_credit_capacity_bytes").set(shared.pool.capacity() as f64);
         gauge!("spandrel_credit_used_bytes").set(shared.pool.used() as f64);
         gauge!("spandrel_credit_peak_bytes").set(shared.pool.peak() as f64);

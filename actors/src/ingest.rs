@@ -16,6 +16,7 @@ use crate::limits::PRESSURE_RETRY_MS;
 use crate::meters::{self, Stage};
 use crate::route::{Dispatcher, Routed, route};
 use crate::shared::Shared;
+use crate::writer::DISK_RESERVE;
 
 /// Takes spans for a node.
 pub(crate) struct IngestPort {
@@ -54,16 +55,9 @@ impl Ingest for IngestPort {
     }
 
     fn admit(&self, tenant: &TenantId, bytes: u64) -> Result<Credit, PortError> {
-        let reason = match self.shared.pressure() {
-            4.. => "disk_reserve",
-            _ => "memory",
-        };
-        let admitted = (reason == "memory")
-            .then(|| self.shared.pool.try_take(bytes))
-            .flatten();
-        admitted.ok_or_else(|| {
-            meters::refused(reason, bytes);
-            self.refusal(reason, tenant)
+        self.shared.pool.try_take(bytes).ok_or_else(|| {
+            meters::refused("memory", bytes);
+            self.refusal("memory", tenant)
         })
     }
 
@@ -113,6 +107,7 @@ impl IngestPort {
             let taken = self.dispatcher.take(&request, shards).await;
             taken.map_err(|error| match error.code {
                 "memory" => self.refusal("memory", tenant),
+                DISK_RESERVE => self.refusal(DISK_RESERVE, tenant),
                 _ => error.with_tenant(tenant),
             })?;
         }
@@ -122,8 +117,10 @@ impl IngestPort {
 
     fn refusal(&self, reason: &'static str, tenant: &TenantId) -> PortError {
         let (message, limit) = match reason {
-            "disk_reserve" => (
-                format!("the disk has reached its reserve: spans of tenant `{tenant}` are refused"),
+            DISK_RESERVE => (
+                format!(
+                    "the disk has reached its reserve, and other nodes cannot take over: spans of tenant `{tenant}` are refused"
+                ),
                 "disk reserve".to_owned(),
             ),
             _ => {

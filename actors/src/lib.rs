@@ -15,6 +15,7 @@ mod assembler_message;
 mod checkpoints;
 pub mod controller;
 mod credit_account;
+mod disk_room;
 mod env;
 mod facts;
 mod found;

@@ -17,6 +17,7 @@ use spandrel_storage::journal::Journal;
 
 use crate::assembler::Earlier;
 use crate::checkpoints::Checkpoints;
+use crate::disk_room::Watermarks;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
@@ -142,6 +143,8 @@ pub(crate) struct Shared {
     own_pressure: AtomicU8,
     pressure: AtomicU8,
     pub(crate) follower_pressure: FollowerPressure,
+    /// What is left of the own disk.
+    pub(crate) disk: Watermarks,
     /// Records of the journal were lost: what this node kept may lack spans that others have.
     pub(crate) has_holes: AtomicBool,
     /// Held by whoever writes to a block and shows what it wrote.
@@ -183,6 +186,7 @@ impl Shared {
             own_pressure: AtomicU8::new(0),
             pressure: AtomicU8::new(0),
             follower_pressure: FollowerPressure::default(),
+            disk: Watermarks::default(),
             has_holes: AtomicBool::new(false),
             block_writes: Mutex::new(()),
             copying: AtomicU64::new(u64::MAX),
@@ -238,10 +242,19 @@ impl Shared {
         self.own_pressure.store(level, Ordering::Relaxed);
     }
 
-    /// The highest memory pressure of this node and its followers: 0 none, 1 the pool fills, 2 traces are decided early, 3 healthy sampling is tightened,
-    /// 4 requests are refused.
+    /// The highest memory pressure of this node and its followers: 0 none, 1 the pool fills, 2 traces are decided early, 3
+    /// healthy sampling is tightened.
     pub(crate) fn pressure(&self) -> u8 {
         self.pressure.load(Ordering::Relaxed)
+    }
+
+    /// The pressure as people are told of it: 4 when the disk has no room for spans.
+    pub(crate) fn told_pressure(&self) -> u8 {
+        if self.disk.refuses() {
+            4
+        } else {
+            self.pressure()
+        }
     }
 
     pub(crate) fn set_pressure(&self, level: u8) {

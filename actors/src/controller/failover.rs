@@ -1,13 +1,11 @@
 //! Which in-sync copy takes over a shard whose primary is down.
 
-use std::num::NonZeroU8;
-
 use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_raft::state::{NodeState, ShardChange, ShardRecord};
 use spandrel_raft::{ClusterState, Command};
 
 use crate::limits::MAX_SHARD_CHANGES;
-use crate::placement::{PlacementNode, plan};
+use crate::placement::planned;
 
 /// The commands that give the shards of primaries that are down to others. A shard without an in-sync copy that is not
 /// down waits for one: see [`waiting_shards`].
@@ -20,7 +18,7 @@ pub fn failovers(state: &ClusterState) -> impl Iterator<Item = Command> + use<> 
     let preferred = if orphans.is_empty() {
         Vec::new()
     } else {
-        preferred_replicas(state)
+        planned(state)
     };
     let change = |(shard, old): (ShardId, &ShardRecord)| {
         let order = preferred.get(usize::from(shard.0));
@@ -60,22 +58,7 @@ fn is_down(state: &ClusterState, node: NodeId) -> bool {
         .is_none_or(|record| record.state == NodeState::Down)
 }
 
-fn preferred_replicas(state: &ClusterState) -> Vec<Vec<NodeId>> {
-    let up = state
-        .nodes
-        .iter()
-        .filter(|(_, node)| node.state == NodeState::Up);
-    let nodes: Vec<PlacementNode> = up
-        .map(|(id, node)| PlacementNode {
-            id: *id,
-            weight: NonZeroU8::MIN,
-            zone: node.zone.clone(),
-        })
-        .collect();
-    plan(&nodes, state.shards, state.replication, state.routing_key)
-}
-
-/// The record after the failover: an in-sync copy leads, one that is not about to leave before one that is, then in the
+/// The record after the failover: an in-sync copy leads, one that is up before one that is about to hand it over, then in the
 /// order of the plan. `None` when there is none, or the terms are used up.
 fn successor(state: &ClusterState, old: &ShardRecord, order: &[NodeId]) -> Option<ShardRecord> {
     let alive = |node: &NodeId| !is_down(state, *node);

@@ -44,7 +44,7 @@ impl Member {
     pub(crate) fn not_ready(&self) -> Option<String> {
         let state = self.settings.state();
         match state.nodes.get(&self.node()).map(|node| node.state) {
-            Some(NodeState::Up | NodeState::Draining) => None,
+            Some(NodeState::Up | NodeState::Draining | NodeState::Full) => None,
             Some(NodeState::Down) => Some("the cluster takes this node for dead".to_owned()),
             None => Some("the cluster's settings have not reached this node".to_owned()),
         }
@@ -90,7 +90,7 @@ impl Member {
                 format!("node {id} is the one that was asked: ask another node to remove it");
             return Err(refused("own_node", message));
         }
-        if record.state == NodeState::Up {
+        if matches!(record.state, NodeState::Up | NodeState::Full) {
             let message = format!(
                 "node {id} is up: let it hand over by `spandrel node leave` there, or stop it for good"
             );

@@ -65,6 +65,7 @@ fn node_view(known: &Known<'_>, id: NodeId, node: &NodeRecord) -> NodeView {
             NodeState::Up => NodeUse::Up,
             NodeState::Draining => NodeUse::Draining,
             NodeState::Down => NodeUse::Down,
+            NodeState::Full => NodeUse::Full,
         },
         role: role(known, id),
         zone: node.zone.clone(),

@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 
 use spandrel_model::ids::{NodeId, ShardId};
+use spandrel_raft::ClusterState;
+use spandrel_raft::state::NodeState;
 
 use crate::limits::{COPIES_SLACK_PERCENT, PRIMARIES_SLACK_PERCENT};
 use ring::Ring;
@@ -51,6 +53,57 @@ impl Load {
         // Weights are below 256, copies below 2^16.
         self.copies * (1 << 16) / self.weight
     }
+}
+
+/// Copies that a record needs before it counts: two where two are wanted and there are two nodes (DESIGN.md section 4).
+#[must_use]
+pub fn least_copies(state: &ClusterState) -> usize {
+    usize::from(state.replication).min(state.nodes.len()).min(2)
+}
+
+/// Whether the shards can do without `nodes`: as many others as a record needs copies are up.
+#[must_use]
+pub fn can_do_without(state: &ClusterState, nodes: &[NodeId]) -> bool {
+    let others = up(state).filter(|node| !nodes.contains(node));
+    others.count() >= least_copies(state)
+}
+
+fn up(state: &ClusterState) -> impl Iterator<Item = NodeId> {
+    let nodes = state.nodes.iter();
+    let up = nodes.filter(|(_, node)| node.state == NodeState::Up);
+    up.map(|(id, _)| *id)
+}
+
+/// The nodes that shards are placed on: those that are up, and while there are fewer of these than a record needs copies,
+/// those too whose disk is nearly full.
+#[must_use]
+pub fn candidates(state: &ClusterState) -> Vec<NodeId> {
+    let has_enough = can_do_without(state, &[]);
+    let takes = |node: &NodeState| match node {
+        NodeState::Up => true,
+        NodeState::Full => !has_enough,
+        NodeState::Draining | NodeState::Down => false,
+    };
+    let nodes = state.nodes.iter();
+    let nodes = nodes.filter(|(_, node)| takes(&node.state));
+    nodes.map(|(id, _)| *id).collect()
+}
+
+/// Where the shards of a cluster should be.
+#[must_use]
+pub fn planned(state: &ClusterState) -> Vec<Replicas> {
+    let nodes = candidates(state).into_iter();
+    let nodes: Vec<PlacementNode> = nodes
+        .map(|id| PlacementNode {
+            id,
+            weight: NonZeroU8::MIN,
+            zone: state
+                .nodes
+                .get(&id)
+                .map_or_else(String::new, |node| node.zone.clone()),
+        })
+        .collect();
+    plan(&nodes, state.shards, state.replication, state.routing_key)
 }
 
 /// Places `shards` shards with `replication` copies each, or as many as there are nodes. `seed` is the cluster's

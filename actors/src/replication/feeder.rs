@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::NodeId;
 use spandrel_storage::journal::LsnRange;
 
+use super::FollowerState;
 use crate::limits::{
     FEEDER_MESSAGES, FEEDER_RETRY_MS, NOTICE_BYTES, REPLICATE_DEADLINE_MS, REPLICATE_MESSAGE_BYTES,
 };
@@ -246,7 +247,7 @@ impl FeederState {
     }
 }
 
-/// The shards that an answer refuses. Takes note of the follower's memory pressure.
+/// The shards that an answer refuses. Takes note of what the follower says of itself.
 fn refused_shards(shared: &Shared, node: NodeId, answer: Bytes) -> Result<Vec<u32>, String> {
     let answer = wire::ShardsAnswer::decode(answer).map_err(|error| error.to_string())?;
     match answer.body {
@@ -255,8 +256,11 @@ fn refused_shards(shared: &Shared, node: NodeId, answer: Bytes) -> Result<Vec<u3
                 let (shard, reason) = (refused.shard, &refused.reason);
                 tracing::debug!(shard, reason, "a follower refused records");
             }
-            let pressure = u8::try_from(answer.pressure).unwrap_or(u8::MAX);
-            shared.follower_pressure.note(node, pressure);
+            let state = FollowerState {
+                pressure: u8::try_from(answer.pressure).unwrap_or(u8::MAX).min(3),
+                disk_is_full: answer.disk_is_full,
+            };
+            shared.follower_pressure.note(node, state);
             Ok(answer.refused.iter().map(|refused| refused.shard).collect())
         }
         _ => Err("an answer to something else".to_owned()),

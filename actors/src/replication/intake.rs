@@ -243,6 +243,7 @@ impl Parts {
                     let answer = wire::ReplicateAnswer {
                         refused: refused.collect(),
                         pressure: u32::from(shared.own_pressure()),
+                        disk_is_full: shared.disk.refuses(),
                     };
                     let _ = reply.send(Ok(encode(shards_answer::Body::Replicate(answer))));
                 });

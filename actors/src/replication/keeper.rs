@@ -2,7 +2,6 @@
 //! map to the writer, and new settings into force.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU8;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ use super::wishes::{Wish, wishes};
 use crate::housekeeping::expired_before;
 use crate::limits::{KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
 use crate::opening::adopt_settings;
-use crate::placement::{PlacementNode, Replicas, plan};
+use crate::placement::{Replicas, planned};
 use crate::shared::Shared;
 use crate::writer::WriterMessage;
 
@@ -137,6 +136,7 @@ impl Actor for Keeper {
 impl KeeperState {
     async fn look(&mut self) {
         let state = self.arguments.settings.state();
+        self.say_whether_full(&state).await;
         self.say_who_holds(&state).await;
         let wishes = self.wishes(&state).await.unwrap_or_default();
         self.proposals.round(wishes).await;
@@ -166,6 +166,30 @@ impl KeeperState {
         Some(wishes(state, me, &progress, &self.plan.1))
     }
 
+    /// Says that little of the own disk is left, so that others take its shards, and when there is more again.
+    async fn say_whether_full(&self, state: &ClusterState) {
+        let shared = &self.arguments.shared;
+        let Some(record) = state.nodes.get(&shared.node) else {
+            return;
+        };
+        let to = match (record.state, shared.disk.is_short()) {
+            // Alone, nobody else can take them.
+            (NodeState::Up, true) if state.nodes.len() > 1 => NodeState::Full,
+            (NodeState::Full, false) => NodeState::Up,
+            _ => return,
+        };
+        let command = Command::SetNodeState {
+            node: shared.node,
+            expected_incarnation: record.incarnation,
+            expected: record.state,
+            state: to,
+        };
+        match self.arguments.settings.propose(command).await {
+            Ok(_) => tracing::info!(state = %to, "the cluster knows how the disk of this node is"),
+            Err(error) => tracing::debug!(%error, "the cluster is not told how the disk is"),
+        }
+    }
+
     /// Writes down who holds what is written now, and on the leader forgets what has expired.
     async fn say_who_holds(&self, state: &ClusterState) {
         let shared = &self.arguments.shared;
@@ -191,18 +215,4 @@ impl KeeperState {
             }
         }
     }
-}
-
-/// Where the shards should be, with the nodes that are up.
-fn planned(state: &ClusterState) -> Vec<Replicas> {
-    let up = state.nodes.iter();
-    let up = up.filter(|(_, node)| node.state == NodeState::Up);
-    let nodes: Vec<PlacementNode> = up
-        .map(|(id, node)| PlacementNode {
-            id: *id,
-            weight: NonZeroU8::MIN,
-            zone: node.zone.clone(),
-        })
-        .collect();
-    plan(&nodes, state.shards, state.replication, state.routing_key)
 }

@@ -27,7 +27,7 @@ pub use follower::{FollowerShard, Offer};
 pub(crate) use intake::{BeginShard, Begun, Intake, growth};
 pub use keeper::ShardProgress;
 pub(crate) use keeper::{Keeper, KeeperArguments};
-pub(crate) use pressure::FollowerPressure;
+pub(crate) use pressure::{FollowerPressure, FollowerState};
 pub use primary::{Copy, CopyPhase, Due, LiveSet, PrimaryShard};
 pub(crate) use recall::recall;
 pub(crate) use refill::{Again, refill};

@@ -8,7 +8,7 @@ use spandrel_raft::state::{NodeState, ShardRecord};
 
 use super::keeper::ShardProgress;
 use crate::limits::{MAX_FILLS, MAX_HANDOVERS};
-use crate::placement::Replicas;
+use crate::placement::{Replicas, least_copies};
 
 /// A change that a primary wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +110,16 @@ impl One<'_> {
             .or_else(|| self.drop_one(shard, known))
     }
 
-    /// Nodes that are down are not waited for.
+    /// Nodes that are down are not waited for, nor those whose disk is nearly full, once there are copies enough without
+    /// them.
     fn shrink(&self, shard: ShardId) -> Option<Wish> {
-        let stays = |node: &NodeId| {
+        let is_well = |node: &NodeId| {
             *node == self.me || self.is(*node, &[NodeState::Up, NodeState::Draining])
         };
+        let well = self.record.isr.iter().filter(|node| is_well(node)).count();
+        let has_enough = well >= least_copies(self.state);
+        let stays =
+            |node: &NodeId| is_well(node) || (!has_enough && self.is(*node, &[NodeState::Full]));
         let mut record = self.record.clone();
         record.isr.retain(stays);
         record.filling.retain(stays);
@@ -159,7 +164,8 @@ impl One<'_> {
         let has =
             |node: &NodeId| self.record.isr.contains(node) || self.record.filling.contains(node);
         let mut missing = self.wanted.iter().copied();
-        let new = missing.find(|node| !has(node) && self.is(*node, &[NodeState::Up]))?;
+        let takes = |node: NodeId| self.is(node, &[NodeState::Up, NodeState::Full]);
+        let new = missing.find(|node| !has(node) && takes(*node))?;
         budget.fills = budget.fills.checked_sub(1)?;
         let mut record = self.record.clone();
         record.filling.push(new);
@@ -181,7 +187,7 @@ impl One<'_> {
             && self.record.isr.contains(&to)
             && self.record.filling.is_empty()
             && known.level.contains(&to)
-            && self.is(to, &[NodeState::Up]);
+            && self.is(to, &[NodeState::Up, NodeState::Full]);
         if !ready {
             return None;
         }
@@ -308,6 +314,36 @@ mod tests {
         let down = state(&[1, 2], &[3], &[2, 3]);
         let shrunk = Some((5, 1, vec![1], vec![], false));
         assert_eq!(wanted(&down, known(&[3], &[2], &[2]), &[1, 4]), shrunk);
+    }
+
+    #[test]
+    fn a_node_with_a_full_disk_leaves_once_there_are_copies_enough_without_it() {
+        let full = |isr: &[u64], filling: &[u64], node: u64| {
+            let mut state = state(isr, filling, &[]);
+            state.nodes.get_mut(&NodeId(node)).unwrap().state = NodeState::Full;
+            state
+        };
+        let all = known(&[], &[], &[2, 3]);
+        // Of three copies it is the third.
+        let left = Some((5, 1, vec![1, 3], vec![], false));
+        assert_eq!(
+            wanted(&full(&[1, 2, 3], &[], 2), all.clone(), &[1, 3]),
+            left
+        );
+        // Of two it waits for who replaces it.
+        let replaced = Some((5, 1, vec![1, 2], vec![3], false));
+        assert_eq!(
+            wanted(&full(&[1, 2], &[], 2), all.clone(), &[1, 3]),
+            replaced
+        );
+        let waits = full(&[1, 2], &[3], 2);
+        assert_eq!(wanted(&waits, known(&[], &[], &[2]), &[1, 3]), None);
+        // The primary itself hands over.
+        let led = Some((6, 3, vec![1, 3], vec![], true));
+        assert_eq!(wanted(&full(&[1, 3], &[], 1), all.clone(), &[3, 1]), led);
+        // Where too few are up, the plan names it, and it is filled.
+        let added = Some((5, 1, vec![1], vec![2], false));
+        assert_eq!(wanted(&full(&[1], &[], 2), all, &[1, 2]), added);
     }
 
     #[test]

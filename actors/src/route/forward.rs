@@ -19,7 +19,9 @@ use crate::meters::Stage;
 use crate::replication::growth;
 use crate::shared::Shared;
 use crate::wire;
-use crate::writer::{AppendAnswer, FRAME_LEVEL, NOT_DURABLE, Part, Ticket};
+use crate::writer::{
+    AppendAnswer, DISK_RESERVE, FRAME_LEVEL, NOT_DURABLE, Part, Ticket, disk_reserve,
+};
 
 impl Dispatcher {
     /// Takes spans to another node. Returns the parts that it did not take, or all of them when it cannot be reached.
@@ -91,6 +93,7 @@ impl Dispatcher {
                 // The primary has lost its shards or stops: the next one takes the spans, and knows those it has.
                 NOT_DURABLE | STOPPING => return Ok(None),
                 "memory" => no_memory(),
+                DISK_RESERVE => disk_reserve(),
                 _ => PortError::unavailable("forward", answer.unavailable, PRESSURE_RETRY_MS),
             });
         }

@@ -9,6 +9,7 @@
 mod copies;
 mod followers;
 mod frames;
+mod numbering;
 mod pace;
 mod roles;
 mod work;
@@ -33,13 +34,13 @@ use crate::replication::{
     Attachment, BeginShard, Begun, FeederMessage, FollowerShard, Level, PrimaryShard, ShardProgress,
 };
 use crate::shared::Shared;
-use frames::{BuiltFrame, Group, build_frames};
+use frames::{BuiltFrame, build_frames};
 use pace::Pace;
 pub(crate) use work::{
-    Append, AppendAnswer, CommitNotice, NOT_DURABLE, Part, ReplicaFrame, ReplicaRecord,
-    Replication, ShardCommit, Ticket,
+    Append, AppendAnswer, CommitNotice, DISK_RESERVE, NOT_DURABLE, Part, ReplicaFrame,
+    ReplicaRecord, Replication, ShardCommit, Ticket, disk_reserve,
 };
-use work::{BuildContent, BuildItem, Waiting, Work};
+use work::{Waiting, Work};
 
 /// zstd level of frames: -1 to 1 cost the same and 1 compresses best of them (measured).
 pub(crate) const FRAME_LEVEL: i32 = 1;
@@ -330,79 +331,6 @@ impl WriterState {
             let _ = myself.cast(WriterMessage::Built(built));
         };
         self.shared.spawn_job("writer", job);
-    }
-
-    /// Takes what waits off the queue and numbers it: spans first, then verdicts, which have frames of their own.
-    fn take_groups(&mut self) -> Vec<Group> {
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while bytes < MAX_READY_FRAMES / 4 * FRAME_RAW_BYTES {
-            let Some(waiting) = self.waiting.pop_front() else {
-                break;
-            };
-            bytes += waiting.raw_bytes();
-            taken.push(waiting);
-        }
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
-        // Stable: the records of a kind keep their order.
-        taken.sort_by_key(|waiting| matches!(waiting, Waiting::Verdicts(..)));
-        let mut groups: Vec<Group> = Vec::new();
-        for waiting in taken {
-            self.number(waiting, &mut groups);
-        }
-        groups
-    }
-
-    /// Numbers a record, or puts it aside while its shard is held, or refuses it when this node does not lead the shard.
-    fn number(&mut self, waiting: Waiting, groups: &mut Vec<Group>) {
-        let shard = waiting.shard();
-        let Some(Role::Primary(primary)) = self.roles.get_mut(usize::from(shard.0)) else {
-            if let Waiting::Spans(part) = waiting {
-                part.ticket.refuse(shard);
-            }
-            // A verdict of a term that is over: the next primary decides.
-            return;
-        };
-        if self.held.contains_key(&shard) {
-            self.deferred.entry(shard).or_default().push_back(waiting);
-            return;
-        }
-        let term = primary.term;
-        let (content, work) = match waiting {
-            Waiting::Spans(part) if !primary.takes() => {
-                part.ticket.refuse(shard);
-                return;
-            }
-            Waiting::Spans(part) => (
-                BuildContent::Spans {
-                    batch: Arc::clone(&part.batch),
-                    rows: Arc::clone(&part.rows),
-                    start: part.start,
-                    end: part.end,
-                    again: part.again,
-                },
-                Work::Spans(part),
-            ),
-            Waiting::Verdicts(_, records, again) => (
-                BuildContent::Verdicts(Arc::clone(&records), again.is_some()),
-                Work::Verdicts(records, again),
-            ),
-        };
-        let followers = primary.live();
-        let lsn = primary.number(work);
-        let item = BuildItem {
-            shard,
-            term,
-            lsn,
-            content,
-        };
-        match groups.iter_mut().find(|group| group.followers == followers) {
-            Some(group) => group.items.push(item),
-            None => groups.push(Group {
-                followers,
-                items: vec![item],
-            }),
-        }
     }
 
     fn built(&mut self, built: Built) {

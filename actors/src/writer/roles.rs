@@ -9,12 +9,8 @@ use spandrel_raft::state::ShardRecord;
 
 use super::{HeldFor, Role, Waiting, Work, WriterMessage, WriterState};
 use crate::assembler_message::{AssemblerMessage, ShardRole};
+use crate::placement::least_copies;
 use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
-
-/// Copies that a record needs before it counts: two where two are wanted and there are two nodes (DESIGN.md section 4).
-fn least_copies(state: &ClusterState) -> usize {
-    usize::from(state.replication).min(state.nodes.len()).min(2)
-}
 
 impl WriterState {
     /// Takes the map over.

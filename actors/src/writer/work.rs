@@ -16,6 +16,15 @@ use crate::settings::Epoch;
 /// The code of an answer to spans that may be durable on some copies and not on all.
 pub(crate) const NOT_DURABLE: &str = "not_durable";
 
+/// The code of a refusal because a disk that the spans need has no room for them.
+pub(crate) const DISK_RESERVE: &str = "disk_reserve";
+
+/// That refusal.
+pub(crate) fn disk_reserve() -> PortError {
+    let message = "a disk has reached its reserve, and other nodes cannot take over";
+    PortError::unavailable(DISK_RESERVE, message, PRESSURE_RETRY_MS)
+}
+
 /// What became of an [`Append`]: the shards whose spans were not taken, since this node does not serve them now.
 pub(crate) type AppendAnswer = Result<Vec<ShardId>, PortError>;
 

@@ -1,6 +1,6 @@
 //! Nodes of one cluster in one process, over links in memory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_model::policy::KEEP_ALL_POLICY;
 use spandrel_raft::state::{NodeAddresses, ShardChange, ShardRecord};
 use spandrel_raft::{ClusterState, Command, Conflict, ProposeError};
+use spandrel_storage::disk::SimulatedDisk;
 use tempfile::TempDir;
 
 use super::TestClock;
@@ -26,7 +27,12 @@ pub struct Cluster {
     pub dir: TempDir,
     pub require_join_token: bool,
     pub replication: u8,
+    /// Disks of nodes that have one of their own, with room for this reserve.
+    pub disks: BTreeMap<u64, SimulatedDisk>,
 }
+
+/// What a node with a disk of its own keeps free.
+pub const RESERVE_BYTES: u64 = 64 << 20;
 
 impl Cluster {
     pub fn new() -> Self {
@@ -36,6 +42,7 @@ impl Cluster {
             dir: TempDir::new().unwrap(),
             require_join_token: false,
             replication: 3,
+            disks: BTreeMap::new(),
         }
     }
 
@@ -46,6 +53,9 @@ impl Cluster {
     pub fn options(&self, number: u64, start: NodeStart) -> NodeOptions {
         let mut options = super::options(&self.data_dir(number), KEEP_ALL_POLICY);
         options.seed.replication = self.replication;
+        if self.disks.contains_key(&number) {
+            options.disk_reserve_bytes = Some(RESERVE_BYTES);
+        }
         NodeOptions {
             start,
             require_join_token: self.require_join_token,
@@ -59,9 +69,13 @@ impl Cluster {
     }
 
     pub fn environment(&self, number: u64) -> Env {
+        let mut env = super::environment(&self.clock);
+        if let Some(disk) = self.disks.get(&number) {
+            env.disk = Arc::new(disk.clone());
+        }
         Env {
             links: self.network.links(&address(number)),
-            ..super::environment(&self.clock)
+            ..env
         }
     }
 

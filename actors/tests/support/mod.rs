@@ -25,8 +25,9 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Sta
 use prost::Message;
 use spandrel_actors::membership::{NoLinks, NodeStart};
 use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_model::error::PortError;
 use spandrel_model::ids::{SpanId, TenantId, TraceId, UnixNanos};
-use spandrel_model::ports::{Query, TraceAnswer, TraceLookup};
+use spandrel_model::ports::{ExportOutcome, Query, TraceAnswer, TraceLookup};
 use spandrel_model::search::{FoundTrace, SearchFilter, SearchRequest};
 use spandrel_raft::ClusterSeed;
 use spandrel_storage::disk::RealDisk;
@@ -168,6 +169,15 @@ pub fn span(trace: u8, id: u8, parent: u8) -> Sent {
 
 impl TestNode {
     pub async fn send(&self, tenant: &TenantId, spans: &[Sent]) {
+        let outcome = self.try_send(tenant, spans).await.unwrap();
+        assert_eq!(outcome.accepted, spans.len() as u64, "{}", outcome.message);
+    }
+
+    pub async fn try_send(
+        &self,
+        tenant: &TenantId,
+        spans: &[Sent],
+    ) -> Result<ExportOutcome, PortError> {
         let now = self.clock.now();
         let start = |sent: &Sent| {
             let start = now.minus(sent.before_ms * UnixNanos::PER_MILLI);
@@ -209,9 +219,8 @@ impl TestNode {
         };
         let bytes = Bytes::from(request.encode_to_vec());
         let ingest = self.node.ingest();
-        let credit = ingest.admit(tenant, bytes.len() as u64).unwrap();
-        let outcome = ingest.export(tenant, bytes, credit).await.unwrap();
-        assert_eq!(outcome.accepted, spans.len() as u64, "{}", outcome.message);
+        let credit = ingest.admit(tenant, bytes.len() as u64)?;
+        ingest.export(tenant, bytes, credit).await
     }
 
     pub async fn find(&self, tenant: &TenantId, trace: u8) -> Option<TraceAnswer> {

@@ -11,7 +11,7 @@ use crate::time::Instant;
 pub struct ClusterNode {
     /// Its id.
     pub node: String,
-    /// `up`, `draining` or `down`.
+    /// `up`, `draining`, `full` or `down`.
     pub state: String,
     /// `leader`, `voter`, `learner` or `none`: its part in the group of the settings.
     pub role: String,

@@ -274,11 +274,12 @@ impl Trial {
         }
     }
 
-    /// Half of the times room is left that the node is to keep free, half of the times none.
+    /// Of what the node is to keep free, three quarters are left, or a quarter, or nothing.
     fn fill_disk(&self, stroke: Stroke) -> anyhow::Result<()> {
-        let room_bytes = match millis(stroke.hold) % 2 {
+        let room_bytes = match millis(stroke.hold) % 3 {
             0 => 0,
-            _ => SMALL_DISK_RESERVE_BYTES / 2,
+            1 => SMALL_DISK_RESERVE_BYTES / 4,
+            _ => SMALL_DISK_RESERVE_BYTES / 4 * 3,
         };
         let disk = self.cluster.node(stroke.victim).disk()?;
         let before = disk.free_bytes()?;

@@ -14,6 +14,8 @@ pub enum NodeState {
     Draining,
     /// Silent: it has left the in-sync sets; its old data is still counted on.
     Down,
+    /// Little of its disk is left: it serves, hands its shards over and takes none; its old data is still counted on.
+    Full,
 }
 
 impl fmt::Display for NodeState {
@@ -22,6 +24,7 @@ impl fmt::Display for NodeState {
             Self::Up => "up",
             Self::Draining => "draining",
             Self::Down => "down",
+            Self::Full => "full",
         })
     }
 }

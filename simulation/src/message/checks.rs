@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use spandrel_actors::assembler::Depth;
+use spandrel_actors::placement::least_copies;
 use spandrel_actors::replication::CopyPhase;
 use spandrel_model::ids::{Lsn, NodeId, TenantId, Term, TraceId};
 use spandrel_model::verdict::{Trigger, Verdict};
@@ -16,7 +17,6 @@ use spandrel_raft::state::NodeState;
 
 use super::log::{Content, Kind};
 use super::node::{Decisions, Role};
-use super::process::least_copies;
 use super::world::{World, places};
 
 /// What was broken.

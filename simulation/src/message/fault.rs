@@ -48,6 +48,8 @@ pub enum FaultKind {
     Join,
     /// A node hands over what it has.
     Drain,
+    /// Little of a node's disk is left: the others take its shards, as long as they are enough.
+    FullDisk,
     /// A node has no memory left and decides early.
     Pressure,
     /// Somebody asks that dropped and open traces are kept.
@@ -55,7 +57,7 @@ pub enum FaultKind {
 }
 
 /// All kinds with their names in regression files.
-pub(crate) const KINDS: [(FaultKind, &str); 23] = [
+pub(crate) const KINDS: [(FaultKind, &str); 24] = [
     (FaultKind::Crash, "crash"),
     (FaultKind::PowerLoss, "power-loss"),
     (FaultKind::FailedSync, "failed-sync"),
@@ -77,6 +79,7 @@ pub(crate) const KINDS: [(FaultKind, &str); 23] = [
     (FaultKind::Replication, "replication"),
     (FaultKind::Join, "join"),
     (FaultKind::Drain, "drain"),
+    (FaultKind::FullDisk, "full-disk"),
     (FaultKind::Pressure, "pressure"),
     (FaultKind::Promote, "promote"),
 ];

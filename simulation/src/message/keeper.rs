@@ -3,10 +3,11 @@
 
 use std::collections::BTreeMap;
 
+use spandrel_actors::placement::candidates;
 use spandrel_actors::replication::{Copy, CopyPhase, ShardProgress, Wish, wishes};
 use spandrel_model::ids::{NodeId, ShardId};
 use spandrel_raft::ClusterState;
-use spandrel_raft::state::{NodeState, ShardChange};
+use spandrel_raft::state::ShardChange;
 
 use super::node::{Hold, Keeping, Role};
 use super::world::{Event, MS, Proposal, World, shard_id};
@@ -58,14 +59,12 @@ impl World {
         }
     }
 
-    /// Where the shards should be, with the nodes that are up.
+    /// Where the shards should be.
     fn planned(&self, state: &ClusterState) -> Vec<Vec<NodeId>> {
-        let up = state.nodes.iter();
-        let up = up.filter(|(_, record)| record.state == NodeState::Up);
-        let up: Vec<NodeId> = up.map(|(id, _)| *id).collect();
+        let candidates = candidates(state);
         let shards = 0..state.shard_map.len();
         let plan = shards.map(|shard| {
-            let mut order = up.clone();
+            let mut order = candidates.clone();
             if !order.is_empty() {
                 let turn = (shard + self.turn) % order.len();
                 order.rotate_left(turn);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use spandrel_actors::assembler::{
     Decided, Earlier, Effects, PagingScope, Prior, ShardOptions, ShardState, Step,
 };
+use spandrel_actors::placement::least_copies;
 use spandrel_actors::replication::{FollowerShard, PrimaryShard};
 use spandrel_model::ids::{Lsn, NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
@@ -59,11 +60,6 @@ pub(crate) fn earlier(log: &ShardLog, trace_id: TraceId) -> Option<Earlier> {
         is_here: record.verdict == Verdict::Drop || stored,
         record,
     })
-}
-
-/// Copies that a record needs before it counts (production: `writer/roles.rs`).
-pub(crate) fn least_copies(state: &ClusterState) -> usize {
-    usize::from(state.replication).min(state.nodes.len()).min(2)
 }
 
 impl World {

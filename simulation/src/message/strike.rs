@@ -101,6 +101,11 @@ impl World {
                 self.set_node(id, NodeState::Draining);
                 runs
             }
+            FaultKind::FullDisk => {
+                let id = self.nodes[node].id;
+                self.set_node(id, NodeState::Full);
+                runs
+            }
             FaultKind::Pressure => {
                 self.nodes[node].no_memory_until = until;
                 runs

@@ -295,10 +295,11 @@ impl World {
             node.fails_sync = false;
         }
         self.links.clear();
-        let draining = self.newest().nodes.iter();
-        let draining = draining.filter(|(_, record)| record.state == NodeState::Draining);
-        let draining: Vec<NodeId> = draining.map(|(id, _)| *id).collect();
-        for id in draining {
+        let given_up = |state| matches!(state, NodeState::Draining | NodeState::Full);
+        let nodes = self.newest().nodes.iter();
+        let nodes = nodes.filter(|(_, record)| given_up(record.state));
+        let nodes: Vec<NodeId> = nodes.map(|(id, _)| *id).collect();
+        for id in nodes {
             self.set_node(id, NodeState::Up);
         }
         for node in 0..self.nodes.len() {
@@ -496,7 +497,7 @@ impl World {
             let (id, silent) = (one.id, self.now.saturating_sub(one.heard) > SILENT_MS * MS);
             let state = self.newest().nodes.get(&id).map(|record| record.state);
             match state {
-                Some(NodeState::Up | NodeState::Draining) if silent => {
+                Some(NodeState::Up | NodeState::Draining | NodeState::Full) if silent => {
                     self.set_node(id, NodeState::Down);
                 }
                 // It hears that it was taken for dead, and registers again.

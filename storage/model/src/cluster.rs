@@ -15,6 +15,8 @@ pub enum NodeUse {
     Draining,
     /// It is silent.
     Down,
+    /// Little of its disk is left: it serves, hands its shards over and takes none.
+    Full,
 }
 
 impl fmt::Display for NodeUse {
@@ -23,6 +25,7 @@ impl fmt::Display for NodeUse {
             Self::Up => "up",
             Self::Draining => "draining",
             Self::Down => "down",
+            Self::Full => "full",
         })
     }
 }
