@@ -4,6 +4,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let files = [
         "proto/spandrel/peer/v1/copies.proto",
+        "proto/spandrel/peer/v1/inventory.proto",
         "proto/spandrel/peer/v1/membership.proto",
         "proto/spandrel/peer/v1/pages.proto",
         "proto/spandrel/peer/v1/query.proto",

@@ -1,6 +1,7 @@
 //! The admin port: status, policies, tenants, flush.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use ractor::ActorRef;
@@ -13,6 +14,7 @@ use spandrel_raft::{Command, ProposeError};
 use tokio::sync::oneshot;
 
 use crate::indexer::IndexerMessage;
+use crate::inventory::{ComparerMessage, ask_to_look, look};
 use crate::limits::PRESSURE_RETRY_MS;
 use crate::membership::Member;
 use crate::opening::adopt_settings;
@@ -28,6 +30,7 @@ pub(crate) struct AdminPort {
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
     pub(crate) copier: ActorRef<CopierMessage>,
+    pub(crate) comparer: ActorRef<ComparerMessage>,
     pub(crate) query: QueryPort,
 }
 
@@ -54,6 +57,8 @@ impl Admin for AdminPort {
             credit_capacity_bytes: shared.pool.capacity(),
             credit_used_bytes: shared.pool.used(),
             open_traces: Gauges::total(&shared.gauges.open_traces),
+            uncompared_buckets: shared.uncompared.load(Ordering::Relaxed),
+            differing_buckets: shared.differing.load(Ordering::Relaxed),
             unpaged_traces: Gauges::total(&shared.gauges.unpaged_traces),
             journal_bytes: shared.journal.bytes_on_disk(),
             block_bytes: blocks.iter().map(|block| block.bytes).sum(),
@@ -129,7 +134,12 @@ impl Admin for AdminPort {
     }
 
     async fn repair(&self) -> Result<(), PortError> {
-        self.copier.cast(CopierMessage::Look).map_err(unavailable)
+        self.copier.cast(CopierMessage::Look).map_err(unavailable)?;
+        look(&self.comparer).await.map_err(unavailable)?;
+        let (state, me) = (self.member.settings.state(), self.shared.node);
+        let others = state.nodes.keys().copied().filter(|node| *node != me);
+        ask_to_look(self.member.link.as_ref(), others).await;
+        Ok(())
     }
 
     async fn create_join_token(&self) -> Result<NewJoinToken, PortError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
@@ -179,6 +179,9 @@ impl AssemblerState {
                 let knows =
                     self.role == ShardRole::None || counted.term() > term || counted >= last;
                 let _ = reply.send(knows && !self.state.waits_for_page(bucket, term));
+            }
+            AssemblerMessage::WaitsForPage(bucket, reply) => {
+                let _ = reply.send(self.state.waits_for_page(bucket, Term(u64::MAX)));
             }
             AssemblerMessage::Held(reply) => {
                 let _ = reply.send(self.state.held());

@@ -56,6 +56,8 @@ pub(crate) enum AssemblerMessage {
     StartAnew(Lsn, oneshot::Sender<()>),
     /// Whether all that records of terms up to this one brought into the bucket is in its block.
     Settled(Bucket, Term, oneshot::Sender<bool>),
+    /// Whether a kept trace of the bucket waits for its page.
+    WaitsForPage(Bucket, oneshot::Sender<bool>),
     /// What a replica that joins must know of.
     Held(oneshot::Sender<Vec<HeldTrace>>),
     /// And up to which record the journal's verdicts are in effect.

@@ -3,12 +3,13 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How much is left.
+/// How much is left. The marks stand above the reserve by a half of it, and by all of it, but on a small disk by no more
+/// than an eighth and a quarter of what is not reserve.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum DiskRoom {
     #[default]
     Enough,
-    /// Less than one and a half reserves, and not two since: others are to take the shards.
+    /// Less than the lower mark, and not the upper one since: others are to take the shards.
     Short,
     /// Less than the reserve.
     Reserve,
@@ -17,14 +18,17 @@ pub(crate) enum DiskRoom {
 }
 
 impl DiskRoom {
-    /// What `free` bytes are, when it was `before`.
-    pub(crate) fn of(free: u64, reserve: u64, before: Self) -> Self {
+    /// What `free` bytes of `total` are, when it was `before`.
+    pub(crate) fn of(free: u64, total: u64, reserve: u64, before: Self) -> Self {
+        let above = total.saturating_sub(reserve);
+        let lower = reserve.saturating_add((reserve / 2).min(above / 8));
+        let upper = reserve.saturating_add(reserve.min(above / 4));
         match free {
             _ if free < reserve / 2 => Self::HalfReserve,
             _ if free < reserve => Self::Reserve,
-            _ if free < reserve.saturating_add(reserve / 2) => Self::Short,
+            _ if free < lower => Self::Short,
             // What has given its shards away has a little more room: they are not to come back for that.
-            _ if free < reserve.saturating_mul(2) && before != Self::Enough => Self::Short,
+            _ if free < upper && before != Self::Enough => Self::Short,
             _ => Self::Enough,
         }
     }
@@ -71,7 +75,7 @@ mod tests {
 
     #[test]
     fn shards_are_given_away_before_the_reserve_and_come_back_late() {
-        let room = |free, before| DiskRoom::of(free, 100, before);
+        let room = |free, before| DiskRoom::of(free, 1_000, 100, before);
         assert_eq!(room(150, DiskRoom::Enough), DiskRoom::Enough);
         assert_eq!(room(149, DiskRoom::Enough), DiskRoom::Short);
         assert_eq!(room(199, DiskRoom::Short), DiskRoom::Short);
@@ -79,7 +83,24 @@ mod tests {
         assert_eq!(room(200, DiskRoom::Short), DiskRoom::Enough);
         assert_eq!(room(99, DiskRoom::Short), DiskRoom::Reserve);
         assert_eq!(room(49, DiskRoom::Short), DiskRoom::HalfReserve);
-        assert_eq!(DiskRoom::of(0, 0, DiskRoom::Enough), DiskRoom::Enough);
+        assert_eq!(
+            DiskRoom::of(0, 1_000, 0, DiskRoom::Enough),
+            DiskRoom::Enough
+        );
+    }
+
+    #[test]
+    fn a_small_disk_that_is_empty_has_enough() {
+        for (total, short, enough) in [(400, 224, 250), (220, 202, 205)] {
+            let room = |free, before| DiskRoom::of(free, total, 200, before);
+            assert_eq!(room(total, DiskRoom::Short), DiskRoom::Enough);
+            assert_eq!(room(short, DiskRoom::Short), DiskRoom::Short);
+            assert_eq!(room(enough, DiskRoom::Short), DiskRoom::Enough);
+        }
+        assert_eq!(
+            DiskRoom::of(150, 150, 200, DiskRoom::Enough),
+            DiskRoom::Reserve
+        );
     }
 
     #[test]

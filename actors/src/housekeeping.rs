@@ -136,7 +136,7 @@ impl HousekeeperState {
             .disk_reserve_bytes
             .unwrap_or(share.max(DISK_RESERVE_BYTES));
         let (free, dir) = (space.free, options.data_dir.display());
-        let room = DiskRoom::of(free, reserve, self.room);
+        let room = DiskRoom::of(free, space.total, reserve, self.room);
         let before = std::mem::replace(&mut self.room, room);
         let state = self.arguments.cluster.borrow();
         let others_can = can_do_without(&state, &[shared.node]);
@@ -144,7 +144,7 @@ impl HousekeeperState {
         match room {
             _ if room == before => {}
             DiskRoom::Enough => {
-                tracing::info!(free, reserve, %dir, "the disk has more than twice its reserve again");
+                tracing::info!(free, reserve, %dir, "the disk has room again");
             }
             DiskRoom::Short => tracing::warn!(
                 free,
@@ -233,7 +233,8 @@ fn clean(shared: &Shared, options: &NodeOptions, retention_seconds: u64, trims: 
 /// One a call, because the pages of a bucket are read and written again.
 fn seal_one(shared: &Shared, now: UnixNanos) {
     let waited = PAGE_MAX_AGE_MS * UnixNanos::PER_MILLI;
-    let copying = shared.copying.load(Ordering::Relaxed);
+    // What is copied, or counted and compared, stays where it is.
+    let busy = [&shared.copying, &shared.comparing].map(|it| it.load(Ordering::Relaxed));
     let due = shared
         .blocks
         .buckets()
@@ -241,9 +242,9 @@ fn seal_one(shared: &Shared, now: UnixNanos) {
         .into_iter()
         .find(|block| {
             let end = block.bucket.end(shared.bucket_nanos);
-            let is_copied = copying == u64::from(block.bucket.0);
+            let is_busy = busy.contains(&u64::from(block.bucket.0));
             let is_open = !block.sealed && block.unopenable.is_none();
-            is_open && !is_copied && now.since(end) > waited
+            is_open && !is_busy && now.since(end) > waited
         });
     if let Some(block) = due
         && let Err(error) = shared.measured(Stage::Seal, || shared.blocks.seal(block.bucket))

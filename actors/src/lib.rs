@@ -23,6 +23,7 @@ mod housekeeping;
 mod identity;
 mod indexer;
 mod ingest;
+mod inventory;
 mod journal_decided;
 pub mod limits;
 pub mod link;

@@ -297,6 +297,30 @@ pub const RECALL_TRIES: u32 = 10;
 pub const RECALL_PAUSE_MS: u64 = 1_000;
 /// Verdicts of one record: some 40 KiB.
 pub const RECORD_VERDICTS: usize = 1_000;
+/// Milliseconds after which a bucket is compared with other nodes again: rot is found within a day.
+pub const COMPARE_EVERY_MS: u64 = 24 * 3_600 * 1_000;
+/// Milliseconds before a bucket that could not be compared is tried again.
+pub const COMPARE_RETRY_MS: u64 = 600_000;
+/// Milliseconds between two looks at what is to be compared, and between two questions to a node that is not ready.
+pub const COMPARE_LOOK_MS: u64 = 5_000;
+/// Times that a node is waited for: it may have an hour's block to count first.
+pub const COMPARE_WAITS: u32 = 240;
+/// Spans a second that are counted in the background: each takes about 1.5 us, so a twentieth of a core.
+pub const COUNT_SPANS_PER_SECOND: u64 = 30_000;
+/// The same when somebody waits for it.
+pub const COUNT_SPANS_PER_SECOND_HURRIED: u64 = 10 * COUNT_SPANS_PER_SECOND;
+/// Times that a bucket is counted and compared until nothing more comes of it.
+pub const COMPARE_ROUNDS: u32 = 3;
+/// Inventories that a node has at hand: of the bucket that it compares, and of those that others do.
+pub const MAX_INVENTORIES: usize = 4;
+/// Slices of one inventory: some 10 MB of memory. A bucket with more is not compared.
+pub const MAX_INVENTORY_SLICES: usize = 100_000;
+/// Slices in one answer: some 300 KB with the longest tenants.
+pub const INVENTORY_SLICES_SENT: usize = 2_000;
+/// Traces in one question or answer: of each, a page or more is read, some milliseconds on a slow disk.
+pub const INVENTORY_TRACES: usize = 64;
+/// Answers that a node makes at once about its inventory.
+pub const MAX_INVENTORY_ANSWERS: usize = 2;
 /// Milliseconds between two looks of the copier at what this node is to hold.
 pub const COPY_LOOK_MS: u64 = 2_000;
 /// Milliseconds before a holder that has refused is asked for the same bucket again: mostly a page is waited for.

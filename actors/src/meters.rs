@@ -152,3 +152,23 @@ pub(crate) fn pages_taken(pages: u64) {
 pub(crate) fn page_refused(why: &'static str) {
     counter!("spandrel_pages_received_total", "outcome" => why).increment(1);
 }
+
+/// Spans of blocks that were counted, to be compared with other nodes.
+pub(crate) fn spans_counted(spans: u64) {
+    counter!("spandrel_inventory_spans_total").increment(spans);
+}
+
+/// A bucket of which every node that should hold the same has been asked.
+pub(crate) fn bucket_compared() {
+    counter!("spandrel_inventory_buckets_total").increment(1);
+}
+
+/// Spans that this node lacked and another one had.
+pub(crate) fn spans_mended(spans: u64) {
+    counter!("spandrel_inventory_spans_mended_total").increment(spans);
+}
+
+/// A page that could not be read and was taken out, since what it held came from another node.
+pub(crate) fn page_replaced() {
+    counter!("spandrel_inventory_pages_replaced_total").increment(1);
+}

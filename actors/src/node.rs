@@ -19,6 +19,7 @@ use crate::env::Env;
 use crate::identity::{Drawn, Identity};
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
+use crate::inventory::ComparerMessage;
 use crate::limits::DRAIN_MS;
 use crate::link::Link;
 use crate::membership::{Contact, Member, NodeStart};
@@ -95,6 +96,7 @@ pub struct Node {
     pub(crate) pager: ActorRef<PagerMessage>,
     pub(crate) indexer: ActorRef<IndexerMessage>,
     pub(crate) copier: ActorRef<CopierMessage>,
+    pub(crate) comparer: ActorRef<ComparerMessage>,
     pub(crate) shards: Arc<[ActorRef<AssemblerMessage>]>,
     pub(crate) options: Arc<NodeOptions>,
     /// What recovery found.
@@ -260,6 +262,7 @@ impl Node {
             pager: self.pager.clone(),
             indexer: self.indexer.clone(),
             copier: self.copier.clone(),
+            comparer: self.comparer.clone(),
             query: self.query_port(),
         })
     }

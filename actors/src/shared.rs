@@ -149,6 +149,11 @@ pub(crate) struct Shared {
     pub(crate) has_holes: AtomicBool,
     /// Held by whoever writes to a block and shows what it wrote.
     pub(crate) block_writes: Mutex<()>,
+    /// Buckets that are still to be compared with other nodes, and those that were and yet may differ.
+    pub(crate) uncompared: AtomicU64,
+    pub(crate) differing: AtomicU64,
+    /// The bucket that is being compared; `u64::MAX`: none.
+    pub(crate) comparing: AtomicU64,
     /// The bucket that older data is being copied to; `u64::MAX`: none.
     pub(crate) copying: AtomicU64,
 }
@@ -189,6 +194,9 @@ impl Shared {
             disk: Watermarks::default(),
             has_holes: AtomicBool::new(false),
             block_writes: Mutex::new(()),
+            uncompared: AtomicU64::new(0),
+            differing: AtomicU64::new(0),
+            comparing: AtomicU64::new(u64::MAX),
             copying: AtomicU64::new(u64::MAX),
         }
     }

@@ -13,6 +13,7 @@ use crate::controller::Controller;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
+use crate::inventory::{Comparer, ComparerArguments, InventoryServer, Ledger};
 use crate::link::PeerService;
 use crate::membership::Member;
 use crate::node::{Node, NodeOptions};
@@ -173,17 +174,28 @@ pub(crate) async fn start_actors(
         link: Arc::clone(&member.link),
     };
     let (copier, _) = Actor::spawn_linked(None, Copier, arguments, cell()).await?;
+    let shards: Arc<[_]> = shards.into();
+    let ledger = Arc::new(Ledger::default());
+    let arguments = ComparerArguments {
+        shared: Arc::clone(&shared),
+        settings: member.settings.clone(),
+        link: Arc::clone(&member.link),
+        shards: Arc::clone(&shards),
+        ledger: Arc::clone(&ledger),
+    };
+    let (comparer, _) = Actor::spawn_linked(None, Comparer, arguments, cell()).await?;
     let has_holes = recovery.lost_frames > 0 || recovery.lost_slices > 0;
     shared.has_holes.fetch_or(has_holes, Ordering::Relaxed);
     let node = Node {
         shared,
         copier,
+        comparer,
         member,
         supervisor,
         writer,
         pager,
         indexer,
-        shards: shards.into(),
+        shards,
         options,
         recovery,
     };
@@ -202,6 +214,14 @@ pub(crate) async fn start_actors(
     node.member
         .router
         .set(PeerService::Copies, Arc::new(copies));
+    let inventory = InventoryServer::new(
+        Arc::clone(&node.shared),
+        Arc::clone(&node.shards),
+        ledger,
+        node.comparer.clone(),
+    );
+    let inventory = Arc::new(inventory);
+    node.member.router.set(PeerService::Inventory, inventory);
     let pages = PageIntake::new(Arc::clone(&node.shared), Arc::clone(&node.shards));
     node.member.router.set(PeerService::Pages, Arc::new(pages));
     Ok(node)

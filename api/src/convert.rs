@@ -337,6 +337,8 @@ impl From<NodeStatus> for dto::StatusResponse {
             credit_used_bytes: status.credit_used_bytes,
             open_traces: status.open_traces,
             unpaged_traces: status.unpaged_traces,
+            uncompared_buckets: status.uncompared_buckets,
+            differing_buckets: status.differing_buckets,
             journal_bytes: status.journal_bytes,
             block_bytes: status.block_bytes,
             index_bytes: status.index_bytes,

@@ -8,8 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use super::LinkClass;
 use crate::limits::{MAX_LINK_ADDRESS_BYTES, MAX_LINK_REASON_BYTES};
 
-/// Newest version of the links that this build speaks: the second one has [`PeerService::Copies`](super::PeerService) and
-/// [`PeerService::Pages`](super::PeerService).
+/// Newest version of the links that this build speaks: the second one has copies, pages and inventories
+/// ([`PeerService`](super::PeerService)).
 /// A change of ractor_cluster's frames is a new version too.
 pub const NEWEST_VERSION: u16 = 2;
 /// Oldest version that this build speaks: the one before the newest.

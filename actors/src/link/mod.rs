@@ -80,6 +80,8 @@ pub enum PeerService {
     Copies = 5,
     /// Pages that a primary has built, for its followers.
     Pages = 6,
+    /// What a node holds, for one that compares it with its own.
+    Inventory = 7,
 }
 
 impl PeerService {
@@ -88,7 +90,7 @@ impl PeerService {
     pub fn since(self) -> u16 {
         match self {
             Self::Raft | Self::Shards | Self::Query | Self::Membership => 1,
-            Self::Copies | Self::Pages => 2,
+            Self::Copies | Self::Pages | Self::Inventory => 2,
         }
     }
 
@@ -102,6 +104,7 @@ impl PeerService {
             4 => Self::Membership,
             5 => Self::Copies,
             6 => Self::Pages,
+            7 => Self::Inventory,
             _ => return None,
         })
     }

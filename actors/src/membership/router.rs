@@ -14,6 +14,7 @@ pub struct PeerRouter {
     membership: Slot,
     copies: Slot,
     pages: Slot,
+    inventory: Slot,
 }
 
 type Slot = RwLock<Option<Arc<dyn PeerHandler>>>;
@@ -33,6 +34,7 @@ impl PeerRouter {
             PeerService::Membership,
             PeerService::Copies,
             PeerService::Pages,
+            PeerService::Inventory,
         ] {
             self.put(service, None);
         }
@@ -54,6 +56,7 @@ impl PeerRouter {
             PeerService::Membership => &self.membership,
             PeerService::Copies => &self.copies,
             PeerService::Pages => &self.pages,
+            PeerService::Inventory => &self.inventory,
         }
     }
 }

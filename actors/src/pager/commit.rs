@@ -24,7 +24,10 @@ pub(crate) enum SpansFrom {
         late: BTreeSet<TraceId>,
     },
     /// The block of another node.
-    Node,
+    Node {
+        /// Pages of the bucket that cannot be read: what comes takes the place of what was on them.
+        unreadable: BTreeSet<u64>,
+    },
 }
 
 /// Writes pages to their block, and shows their summaries to search.
@@ -45,7 +48,11 @@ pub(crate) fn commit_pages(
         let sequences = sequences.map_err(|error| error.to_string())?;
         show(shared, bucket, sequences.zip(restated));
     }
-    let sequences = blocks.commit(&write).map_err(|error| error.to_string())?;
+    let committed = match from {
+        SpansFrom::Node { unreadable } => blocks.commit_over(&write, unreadable),
+        SpansFrom::Journal { .. } => blocks.commit(&write),
+    };
+    let sequences = committed.map_err(|error| error.to_string())?;
     let count = usize::try_from(sequences.end - sequences.start).unwrap_or(usize::MAX);
     if count == write.summaries.len() {
         show(shared, bucket, sequences.zip(write.summaries));
@@ -80,7 +87,7 @@ fn unite(
         // A whole trace is written to the bucket of its verdict, and copies of its late spans come no earlier.
         let oldest = match from {
             SpansFrom::Journal { late } if !late.contains(&key.1) => write.bucket,
-            SpansFrom::Journal { .. } | SpansFrom::Node => Bucket(0),
+            SpansFrom::Journal { .. } | SpansFrom::Node { .. } => Bucket(0),
         };
         let newer = unite_trace(shared, write, oldest, key, &numbers)?;
         if let Some(summary) = newer {

@@ -6,27 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
-use prost::Message;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{Bucket, NodeId};
 use spandrel_raft::state::{HolderChange, NodeState};
 use spandrel_raft::{ClusterState, Command, Conflict, ProposeError, Settings};
-use spandrel_storage::block::{BlockWrite, PagePlace};
 use tokio::time::Instant;
 
+use super::fetch::{Fetched, Fetching, store_part};
 use super::plan::{CopyJob, Situation};
 use crate::housekeeping::expired_before;
 use crate::limits::{
-    COPY_BYTES_PER_SECOND, COPY_CALL_MS, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED, COPY_WAITS,
-    DEAD_AFTER_MS, MAX_COPY_PART_BYTES,
+    COPY_BYTES_PER_SECOND, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED, COPY_WAITS, DEAD_AFTER_MS,
 };
-use crate::link::{Link, LinkClass, PeerService};
-use crate::meters::Stage;
-use crate::pager::{SpansFrom, commit_pages};
+use crate::link::Link;
 use crate::shared::Shared;
-use crate::wire::copy_answer::Answer;
-use crate::wire::{CopyAnswer, CopyKey, CopyPiece, CopyRequest};
+use crate::wire::{CopyKey, CopyRequest};
 
 /// Times that a claim is made again because somebody else has changed the same records.
 const COPY_CLAIMS: usize = 8;
@@ -64,9 +58,7 @@ pub(crate) struct CopierState {
 /// A copy that is being made.
 struct Running {
     job: CopyJob,
-    after: PagePlace,
-    /// What came of the part that is being fetched.
-    part: Vec<u8>,
+    fetching: Fetching,
     waits: u32,
 }
 
@@ -196,8 +188,7 @@ impl CopierState {
         tracing::debug!(bucket, from, records, "older data is copied to this node");
         Some(Running {
             job,
-            after: PagePlace::default(),
-            part: Vec::new(),
+            fetching: Fetching::default(),
             waits: 0,
         })
     }
@@ -213,36 +204,6 @@ impl CopierState {
         if shared.pressure() >= 2 || unindexed > COPY_UNINDEXED {
             return Ok(Step::Wait);
         }
-        let piece = self.ask(state, running).await?;
-        let bytes = piece.bytes.len();
-        running.part.extend_from_slice(&piece.bytes);
-        let has = running.part.len() as u64;
-        if has < piece.part_bytes && bytes > 0 && piece.part_bytes <= MAX_COPY_PART_BYTES {
-            return Ok(Step::Copied(bytes));
-        }
-        if has != piece.part_bytes {
-            return Err("a part is not as long as it was said to be".to_owned());
-        }
-        let part = Bytes::from(std::mem::take(&mut running.part));
-        if !part.is_empty() && !self.write(&running.job, part).await? {
-            return Ok(Step::Wait);
-        }
-        if piece.is_last {
-            self.claim(&running.job).await?;
-            return Ok(Step::Done);
-        }
-        let after = PagePlace {
-            tenant: u16::try_from(piece.next_tenant).map_err(|_| "no such tenant")?,
-            page: piece.next_page,
-        };
-        if after <= running.after {
-            return Err("it comes to no end".to_owned());
-        }
-        running.after = after;
-        Ok(Step::Copied(bytes))
-    }
-
-    async fn ask(&self, state: &ClusterState, running: &Running) -> Result<CopyPiece, String> {
         let job = &running.job;
         let keys = job.keys.iter().map(|key| CopyKey {
             shard: key.shard.0.into(),
@@ -252,47 +213,28 @@ impl CopierState {
             applied: state.applied_index,
             bucket: job.bucket.0.into(),
             keys: keys.collect(),
-            after_tenant: running.after.tenant.into(),
-            after_page: running.after.page,
-            offset: running.part.len() as u64,
+            ..CopyRequest::default()
         };
-        let request = request.encode_to_vec().into();
-        let deadline = Duration::from_millis(COPY_CALL_MS);
-        let (service, class) = (PeerService::Copies, LinkClass::Bulk);
-        let link = &self.arguments.link;
-        let called = link.call(job.from, service, class, request, deadline);
-        let answer = called.await.map_err(|error| error.to_string())?;
-        let answer = CopyAnswer::decode(answer).map_err(|error| error.to_string())?;
-        match answer.answer {
-            Some(Answer::Piece(piece)) => Ok(piece),
-            Some(Answer::Refused(refusal)) => Err(refusal.reason),
-            None => Err("it answered nothing".to_owned()),
+        let link = self.arguments.link.as_ref();
+        let before = running.fetching.after;
+        let (part, is_last) = match running.fetching.next(link, job.from, request).await? {
+            Fetched::Piece(bytes) => return Ok(Step::Copied(bytes)),
+            Fetched::Part(part, is_last) => (part, is_last),
+        };
+        let bytes = part.len();
+        if !part.is_empty() {
+            let Some(_credit) = shared.pool.try_take(part.len() as u64) else {
+                running.fetching.after = before;
+                return Ok(Step::Wait);
+            };
+            let shards = job.keys.iter().map(|key| key.shard).collect();
+            store_part(shared, job.bucket, shards, part, BTreeSet::new()).await?;
         }
-    }
-
-    /// Writes a part to the block; false when there is no memory credit for it.
-    async fn write(&self, job: &CopyJob, part: Bytes) -> Result<bool, String> {
-        let shared = &self.arguments.shared;
-        let Some(_credit) = shared.pool.try_take(part.len() as u64) else {
-            return Ok(false);
-        };
-        let shards: BTreeSet<_> = job.keys.iter().map(|key| key.shard).collect();
-        let (bucket, worker) = (job.bucket, Arc::clone(shared));
-        let write = move || -> Result<(), String> {
-            let write = BlockWrite::unpack(&part).map_err(|error| error.to_string())?;
-            let fragments = write.pages.iter().flat_map(|page| &page.fragments);
-            let of_shards = fragments.map(|fragment| fragment.head.shard);
-            let summaries = write.summaries.iter().map(|summary| summary.shard);
-            if write.bucket != bucket
-                || !of_shards
-                    .chain(summaries)
-                    .all(|shard| shards.contains(&shard))
-            {
-                return Err("it gave something else".to_owned());
-            }
-            commit_pages(&worker, write, &SpansFrom::Node)
-        };
-        shared.block(Stage::Copy, write).await.map(|()| true)
+        if is_last {
+            self.claim(&running.job).await?;
+            return Ok(Step::Done);
+        }
+        Ok(Step::Copied(bytes))
     }
 
     /// Has this node named as a holder of what it has copied. Others may be named for some of it at the same moment.

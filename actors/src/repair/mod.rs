@@ -5,9 +5,11 @@
 //! of it. A node is named as a holder when its disk has everything. docs/decisions/0016-copies-are-pulled.md.
 
 mod actor;
+mod fetch;
 mod plan;
 mod server;
 
 pub(crate) use actor::{Copier, CopierArguments, CopierMessage};
+pub(crate) use fetch::{Fetched, Fetching, store_part};
 pub(crate) use plan::{held_alone, lacking, needed_of};
 pub(crate) use server::CopyServer;

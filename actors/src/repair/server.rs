@@ -9,7 +9,7 @@ use bytes::Bytes;
 use prost::Message;
 use ractor::ActorRef;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
+use spandrel_model::ids::{Bucket, NodeId, ShardId, TenantId, Term, TraceId};
 use spandrel_raft::ClusterState;
 use spandrel_raft::limits::MAX_HOLDER_CHANGES;
 use spandrel_raft::state::{HolderKey, NodeState};
@@ -18,13 +18,15 @@ use spandrel_storage::page::FragmentHead;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::assembler_message::AssemblerMessage;
-use crate::limits::{COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, MAX_COPIES_GIVEN};
+use crate::limits::{
+    COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, INVENTORY_TRACES, MAX_COPIES_GIVEN,
+};
 use crate::link::{Caller, IncomingCall, PeerHandler, PeerService};
 use crate::meters::Stage;
 use crate::pager::PagerMessage;
 use crate::shared::Shared;
 use crate::wire::copy_answer::Answer;
-use crate::wire::{CopyAnswer, CopyPiece, CopyRefusal, CopyRequest};
+use crate::wire::{CopyAnswer, CopyPiece, CopyRefusal, CopyRequest, NamedTraces};
 
 /// Answers [`PeerService::Copies`]. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +47,8 @@ struct Asked {
     /// All that the bucket has of these shards: a fragment stands under the number of the last record that the node knew
     /// when it wrote it, which may be of an earlier or a later term than its spans.
     shards: BTreeSet<ShardId>,
+    /// Of one shard, these traces alone.
+    traces: Option<(TenantId, BTreeSet<TraceId>)>,
     after: PagePlace,
 }
 
@@ -133,13 +137,28 @@ impl CopyServer {
             tenant,
             page: request.after_page,
         };
-        if (after, request.offset) == (PagePlace::default(), 0) {
-            self.has_all(bucket, &keys, request.applied).await?;
-        }
-        let asked = Asked {
-            bucket,
-            shards: keys.iter().map(|key| key.shard).collect(),
-            after,
+        let asked = match &request.traces {
+            // Whoever compares takes what there is.
+            Some(named) => {
+                let (tenant, shard, traces) = named_traces(named)?;
+                Asked {
+                    bucket,
+                    shards: BTreeSet::from([shard]),
+                    traces: Some((tenant, traces.into_iter().collect())),
+                    after,
+                }
+            }
+            None => {
+                if (after, request.offset) == (PagePlace::default(), 0) {
+                    self.has_all(bucket, &keys, request.applied).await?;
+                }
+                Asked {
+                    bucket,
+                    shards: keys.iter().map(|key| key.shard).collect(),
+                    traces: None,
+                    after,
+                }
+            }
         };
         let part = self.part(from, asked, request.offset).await?;
         piece(&part, request.offset)
@@ -230,15 +249,38 @@ impl CopyServer {
     }
 }
 
+/// The traces that somebody names.
+fn named_traces(ask: &NamedTraces) -> Result<(TenantId, ShardId, Vec<TraceId>), String> {
+    if ask.trace_ids.len() > INVENTORY_TRACES {
+        return Err(format!("more than {INVENTORY_TRACES} traces"));
+    }
+    let tenant = ask
+        .tenant
+        .parse()
+        .map_err(|_| "no such tenant".to_owned())?;
+    let shard = u16::try_from(ask.shard).map_err(|_| "no such shard".to_owned())?;
+    let traces = ask
+        .trace_ids
+        .iter()
+        .map(|id| id.as_ref().try_into().map(TraceId));
+    let traces: Result<Vec<TraceId>, _> = traces.collect();
+    let traces = traces.map_err(|_| "a trace id has 16 bytes".to_owned())?;
+    Ok((tenant, ShardId(shard), traces))
+}
+
 fn export(shared: &Shared, asked: &Asked) -> Result<Part, String> {
     let node = shared.node;
     // Spans and the page that is made of them, for as long as that takes and the part is fetched.
     let credit = shared.pool.try_take(COPY_CREDIT_BYTES);
     let credit = credit.ok_or("it has no memory for a copy now")?;
     let wanted = |head: &FragmentHead| asked.shards.contains(&head.shard);
-    let exported = shared
-        .blocks
-        .export(asked.bucket, &wanted, node, asked.after);
+    let (blocks, bucket, after) = (&shared.blocks, asked.bucket, asked.after);
+    let exported = match (&asked.traces, asked.shards.first()) {
+        (Some((tenant, traces)), Some(shard)) => {
+            blocks.export_traces(bucket, (tenant, *shard), traces, node, after)
+        }
+        _ => blocks.export(bucket, &wanted, node, after),
+    };
     let exported = exported.map_err(|error| error.to_string())?;
     let packed = exported.write.map(|write| write.pack()).transpose();
     let bytes = packed.map_err(|error| error.to_string())?;

@@ -160,11 +160,6 @@ impl<W> PrimaryShard<W> {
         self.copies.len() + 1 >= self.least_copies
     }
 
-    /// Whether a record needs one of these nodes before it counts.
-    pub fn needs_any(&self, nodes: &[NodeId]) -> bool {
-        self.copies.iter().any(|copy| nodes.contains(&copy.node))
-    }
-
     /// Gives out the next number, for `work`.
     pub fn number(&mut self, work: W) -> Lsn {
         let first = Lsn::before_term(self.term);
@@ -308,6 +303,11 @@ impl<W> PrimaryShard<W> {
     /// Nothing is on its way.
     pub fn is_drained(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Whether a record needs one of these nodes before it counts.
+    pub fn needs_any(&self, nodes: &[NodeId]) -> bool {
+        self.copies.iter().any(|copy| nodes.contains(&copy.node))
     }
 
     /// A follower.

@@ -39,7 +39,7 @@ pub fn wishes(
         handovers: MAX_HANDOVERS,
     };
     let wishes = mine.filter_map(|(shard, record)| {
-        let wanted = plan.get(usize::from(shard.0))?;
+        let wanted = suited(state, record, plan.get(usize::from(shard.0))?);
         let known = progress
             .get(&shard)
             .filter(|known| known.term == record.term);
@@ -47,7 +47,7 @@ pub fn wishes(
             state,
             me,
             record,
-            wanted,
+            wanted: &wanted,
         };
         match known {
             None => one.begin_anew(shard),
@@ -55,6 +55,27 @@ pub fn wishes(
         }
     });
     wishes.collect()
+}
+
+/// The replicas of a shard: the plan's, but that no copy goes to a node whose disk is nearly full while one that has a
+/// copy can keep it.
+fn suited(state: &ClusterState, record: &ShardRecord, plan: &[NodeId]) -> Replicas {
+    let is = |node: &NodeId, wanted| {
+        let known = state.nodes.get(node);
+        known.is_some_and(|known| known.state == wanted)
+    };
+    let has = |node: &NodeId| record.isr.contains(node) || record.filling.contains(node);
+    let fits = |node: &&NodeId| is(node, NodeState::Up) || has(node);
+    let mut suited: Replicas = plan.iter().filter(fits).copied().collect();
+    let copies = record.isr.iter().chain(&record.filling);
+    let up = copies.clone().filter(|node| is(node, NodeState::Up));
+    let full = copies.filter(|node| is(node, NodeState::Full));
+    for node in up.chain(full).chain(plan) {
+        if suited.len() < plan.len() && !suited.contains(node) {
+            suited.push(*node);
+        }
+    }
+    suited
 }
 
 /// How much more may be under way at once.
@@ -110,16 +131,17 @@ impl One<'_> {
             .or_else(|| self.drop_one(shard, known))
     }
 
-    /// Nodes that are down are not waited for, nor those whose disk is nearly full, once there are copies enough without
-    /// them.
+    /// Nodes that are down are not waited for. Nor are those whose disk is nearly full and that the plan can do without,
+    /// once there are copies enough on nodes that are well.
     fn shrink(&self, shard: ShardId) -> Option<Wish> {
-        let is_well = |node: &NodeId| {
-            *node == self.me || self.is(*node, &[NodeState::Up, NodeState::Draining])
+        let up = self.record.isr.iter();
+        let up = up.filter(|node| self.is(**node, &[NodeState::Up])).count();
+        let has_enough = up >= least_copies(self.state);
+        let stays = |node: &NodeId| {
+            *node == self.me
+                || self.is(*node, &[NodeState::Up, NodeState::Draining])
+                || self.is(*node, &[NodeState::Full]) && (!has_enough || self.wanted.contains(node))
         };
-        let well = self.record.isr.iter().filter(|node| is_well(node)).count();
-        let has_enough = well >= least_copies(self.state);
-        let stays =
-            |node: &NodeId| is_well(node) || (!has_enough && self.is(*node, &[NodeState::Full]));
         let mut record = self.record.clone();
         record.isr.retain(stays);
         record.filling.retain(stays);
@@ -161,11 +183,11 @@ impl One<'_> {
 
     /// Replicas that the plan names and that the shard does not have, or, while it has too few of those, any other.
     fn add(&self, shard: ShardId, budget: &mut Budget) -> Option<Wish> {
-        let has =
+        let is_there =
             |node: &NodeId| self.record.isr.contains(node) || self.record.filling.contains(node);
         let mut missing = self.wanted.iter().copied();
         let takes = |node: NodeId| self.is(node, &[NodeState::Up, NodeState::Full]);
-        let new = missing.find(|node| !has(node) && takes(*node))?;
+        let new = missing.find(|node| !is_there(node) && takes(*node))?;
         budget.fills = budget.fills.checked_sub(1)?;
         let mut record = self.record.clone();
         record.filling.push(new);
@@ -341,9 +363,70 @@ mod tests {
         // The primary itself hands over.
         let led = Some((6, 3, vec![1, 3], vec![], true));
         assert_eq!(wanted(&full(&[1, 3], &[], 1), all.clone(), &[3, 1]), led);
-        // Where too few are up, the plan names it, and it is filled.
+        // Where there is nobody else, the plan names it, and it is filled.
         let added = Some((5, 1, vec![1], vec![2], false));
-        assert_eq!(wanted(&full(&[1], &[], 2), all, &[1, 2]), added);
+        assert_eq!(wanted(&full(&[1], &[], 2), all.clone(), &[1, 2]), added);
+        // One that has been emptied gets nothing back while there are copies enough.
+        assert_eq!(wanted(&full(&[1, 3], &[], 2), all, &[1, 2]), None);
+    }
+
+    proptest! {
+        /// What one wish does, no other one undoes.
+        #[test]
+        fn wishes_come_to_an_end(
+            states in proptest::collection::vec(0..4usize, 4), isr in some(), copies in 1..=3u8,
+        ) {
+            let all = [NodeState::Up, NodeState::Draining, NodeState::Down, NodeState::Full];
+            let mut isr = isr;
+            isr.insert(1);
+            let isr: Vec<u64> = isr.into_iter().collect();
+            let mut state = state(&isr, &[], &[]);
+            state.replication = copies;
+            for (node, of) in state.nodes.values_mut().zip(states) {
+                node.state = all[of];
+            }
+            let mut steps = 0;
+            let is_well = |state: &ClusterState| {
+                let me = state.shard_map[0].primary;
+                state.nodes[&me].state != NodeState::Down
+            };
+            while is_well(&state) {
+                let record = state.shard_map[0].clone();
+                let me = record.primary;
+                // Everybody is level, and whoever joins is full.
+                let progress = ShardProgress {
+                    shard: ShardId(0),
+                    term: record.term,
+                    full: record.filling.clone(),
+                    unfit: Vec::new(),
+                    level: record.nodes().filter(|node| *node != me).collect(),
+                    recalls: 0,
+                };
+                let plan = crate::placement::planned(&state);
+                if plan.is_empty() {
+                    break;
+                }
+                let progress = [(ShardId(0), progress)].into();
+                let Some(wish) = wishes(&state, me, &progress, &plan).pop() else {
+                    break;
+                };
+                let change = ShardChange {
+                    shard: wish.shard,
+                    expected: wish.expected,
+                    record: wish.record,
+                };
+                state.apply(&Command::SetShards { changes: vec![change] }).unwrap();
+                steps += 1;
+                prop_assert!(steps < 20, "{:?}", state);
+            }
+            // Who leaves has left, if there is anybody to stay.
+            let plan = crate::placement::planned(&state);
+            let stays = plan.first().is_some_and(|nodes| nodes.len() >= least_copies(&state));
+            let leaves = |node: &NodeId| state.nodes[node].state == NodeState::Draining;
+            if is_well(&state) && stays {
+                prop_assert!(!state.shard_map[0].nodes().any(|node| leaves(&node)), "{:?}", state);
+            }
+        }
     }
 
     #[test]

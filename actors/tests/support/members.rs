@@ -27,6 +27,7 @@ pub struct Cluster {
     pub dir: TempDir,
     pub require_join_token: bool,
     pub replication: u8,
+    pub bucket_nanos: u64,
     /// Disks of nodes that have one of their own, with room for this reserve.
     pub disks: BTreeMap<u64, SimulatedDisk>,
 }
@@ -42,6 +43,7 @@ impl Cluster {
             dir: TempDir::new().unwrap(),
             require_join_token: false,
             replication: 3,
+            bucket_nanos: super::HOUR,
             disks: BTreeMap::new(),
         }
     }
@@ -58,6 +60,7 @@ impl Cluster {
         }
         NodeOptions {
             start,
+            bucket_nanos: self.bucket_nanos,
             require_join_token: self.require_join_token,
             new_disk_id: number + 100,
             addresses: NodeAddresses {

@@ -238,6 +238,17 @@ impl TestNode {
         spans_of(found, trace).await
     }
 
+    /// The same; `None` when a part of it cannot be read, or there is none.
+    pub async fn try_spans_alone(&self, tenant: &TenantId, trace: u8) -> Option<BTreeSet<SpanId>> {
+        let query = self.node.query_alone();
+        match query.trace(tenant, trace_id(trace)).await {
+            Ok(TraceLookup::Found(answer)) if answer.complete => {
+                read_spans(answer, trace).await.ok()
+            }
+            _ => None,
+        }
+    }
+
     pub fn request(&self, tenant: &TenantId, filter: SearchFilter) -> SearchRequest {
         SearchRequest {
             tenant: tenant.clone(),
@@ -281,11 +292,15 @@ async fn find(query: &dyn Query, tenant: &TenantId, trace: u8) -> Option<TraceAn
 }
 
 async fn spans_of(answer: Option<TraceAnswer>, trace: u8) -> BTreeSet<SpanId> {
-    let Some(mut answer) = answer else {
-        return BTreeSet::new();
-    };
+    match answer {
+        Some(answer) => read_spans(answer, trace).await.unwrap(),
+        None => BTreeSet::new(),
+    }
+}
+
+async fn read_spans(mut answer: TraceAnswer, trace: u8) -> Result<BTreeSet<SpanId>, PortError> {
     let mut bytes = BytesMut::new();
-    while let Some(piece) = answer.reader.next().await.unwrap() {
+    while let Some(piece) = answer.reader.next().await? {
         bytes.extend_from_slice(&piece);
     }
     let data = TracesData::decode(bytes.freeze()).unwrap();
@@ -298,5 +313,5 @@ async fn spans_of(answer: Option<TraceAnswer>, trace: u8) -> BTreeSet<SpanId> {
             "a double"
         );
     }
-    ids
+    Ok(ids)
 }

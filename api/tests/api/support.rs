@@ -296,6 +296,8 @@ impl Admin for Fake {
             credit_used_bytes: self.pool.used(),
             open_traces: 1,
             unpaged_traces: 2,
+            uncompared_buckets: 3,
+            differing_buckets: 4,
             journal_bytes: 3,
             block_bytes: 4,
             index_bytes: 5,

@@ -55,6 +55,17 @@ impl Trial {
         seeds: &[&str],
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        Self::on_machines(nodes, wiring, seeds, arguments, MachineOptions::default()).await
+    }
+
+    /// The same on other machines.
+    pub(crate) async fn on_machines(
+        nodes: usize,
+        wiring: Wiring,
+        seeds: &[&str],
+        arguments: &[&str],
+        machine: MachineOptions,
+    ) -> anyhow::Result<Self> {
         let start = now();
         let options = ClusterOptions {
             nodes,
@@ -62,7 +73,7 @@ impl Trial {
             arguments,
             policy: CLUSTER_POLICY,
             wiring,
-            machine: MachineOptions::default(),
+            machine,
         };
         let cluster = ClusterProcess::start(options).await?;
         let load = Load::new(CLIENTS, seed(), start);

@@ -86,6 +86,11 @@ fn render(status: &StatusResponse) -> String {
         size(status.block_bytes),
         size(status.index_bytes)
     );
+    let _ = writeln!(
+        out,
+        "compared    {} buckets wait to be compared with other nodes, {} could not be or lack something",
+        status.uncompared_buckets, status.differing_buckets
+    );
     let _ = writeln!(out, "journal     since {}", second(status.journal_since.0));
     let _ = writeln!(
         out,

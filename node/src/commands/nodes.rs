@@ -66,29 +66,38 @@ pub async fn remove(node: u64, accept_loss: bool, args: &ClientArgs) -> anyhow::
     ))?)
 }
 
-/// Lets all nodes that can be reached look at once for what they are to copy, and waits until there are enough copies.
+/// Lets all nodes that can be reached look at once for what they are to copy, and compare what they hold with each other.
+/// Waits until there are enough copies, and until the node that was asked has compared everything.
 ///
 /// # Errors
 /// What went wrong and what to try next.
 pub async fn repair(args: &ClientArgs) -> anyhow::Result<()> {
     let client = connect(args).await?;
+    client.repair_node().await?;
     let mut shown = None;
     loop {
-        client.repair_node().await?;
         let view = client.cluster().await?;
-        let lacking = view.lacking_copies;
-        if lacking == 0 {
+        let status = client.status().await?;
+        let left = (view.lacking_copies, status.uncompared_buckets);
+        if left == (0, 0) {
+            let differing = status.differing_buckets;
+            anyhow::ensure!(
+                differing == 0,
+                "{differing} buckets could not be compared, or lack something that no other node has: the node's log says why"
+            );
             if args.json {
                 return print_json(&view);
             }
-            return Ok(print("all older data has its copies\n")?);
+            let done =
+                "all older data has its copies, and this node has what the others have of it\n";
+            return Ok(print(done)?);
         }
-        if !args.json && shown != Some(lacking) {
+        if !args.json && shown != Some(left) {
             print(&format!(
-                "{lacking} pieces of older data have fewer than {} copies\n",
-                view.effective_replication
+                "{} pieces of older data have fewer than {} copies; this node has {} buckets left to compare\n",
+                view.lacking_copies, view.effective_replication, status.uncompared_buckets
             ))?;
-            shown = Some(lacking);
+            shown = Some(left);
         }
         tokio::time::sleep(PROGRESS_PAUSE).await;
     }

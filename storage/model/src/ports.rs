@@ -176,6 +176,10 @@ pub struct NodeStatus {
     pub open_traces: u64,
     /// Kept traces that are not in a block yet.
     pub unpaged_traces: u64,
+    /// Buckets whose data is still to be compared with that of other nodes: once a day, and when somebody asks for it.
+    pub uncompared_buckets: u64,
+    /// Buckets that could not be compared, or of which something is lacking still: the log says why.
+    pub differing_buckets: u64,
     /// Bytes of the journal on disk.
     pub journal_bytes: u64,
     /// Bytes of the block files.

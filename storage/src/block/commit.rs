@@ -89,16 +89,42 @@ fn tenant_number(transaction: &WriteTransaction, tenant: &TenantId) -> Result<u1
     Ok(next)
 }
 
-/// Applies a write to an open transaction; `known` are the traces that the block may hold fragments of. Returns the
-/// new counters and the keys of the fragments that are new; `None` when all was there already.
+/// What a block may hold already of a write.
+#[derive(Clone, Copy)]
+pub(super) struct Present<'a> {
+    /// The traces that it may hold fragments of.
+    pub(super) traces: &'a BTreeSet<TraceId>,
+    /// Pages that cannot be read: what is on them is not there.
+    pub(super) unreadable: &'a BTreeSet<u64>,
+}
+
+impl Present<'_> {
+    fn has(
+        &self,
+        locator: &impl ReadableTable<&'static [u8; 28], &'static [u8]>,
+        tenant: u16,
+        (shard, trace, fragment): Key,
+    ) -> Result<bool, BlockError> {
+        if !self.traces.contains(&trace) {
+            return Ok(false);
+        }
+        let row = locator.get(&locator_key(tenant, shard, trace, fragment))?;
+        let Some(row) = row else { return Ok(false) };
+        let located = Located::decode(row.value());
+        Ok(located.is_none_or(|located| !self.unreadable.contains(&located.page)))
+    }
+}
+
+/// Applies a write to an open transaction, but for what is `present`. Returns the new counters and the keys of the
+/// fragments that are new; `None` when all was there already.
 pub(super) fn apply(
     transaction: &WriteTransaction,
     write: &BlockWrite,
-    known: &BTreeSet<TraceId>,
+    present: Present<'_>,
 ) -> Result<Option<(Meta, Vec<TraceId>)>, BlockError> {
     let mut meta = get_meta(transaction)?;
     let tenant = tenant_number(transaction, &write.tenant)?;
-    let new_summaries = new_summaries(transaction, tenant, &write.summaries, known)?;
+    let new_summaries = new_summaries(transaction, tenant, &write.summaries, present)?;
     let sequences: BTreeMap<Key, u64> = new_summaries
         .iter()
         .zip(meta.last_sequence + 1..)
@@ -111,7 +137,7 @@ pub(super) fn apply(
         .collect();
     let mut traces = Vec::new();
     for page in &write.pages {
-        let fresh = fresh_fragments(transaction, tenant, page, known)?;
+        let fresh = fresh_fragments(transaction, tenant, page, present)?;
         let stripped;
         let page = match fresh.len() {
             0 => continue,
@@ -218,13 +244,13 @@ fn new_summaries<'a>(
     transaction: &WriteTransaction,
     tenant: u16,
     summaries: &'a [TraceSummary],
-    known: &BTreeSet<TraceId>,
+    present: Present<'_>,
 ) -> Result<Vec<&'a TraceSummary>, BlockError> {
     let locator = transaction.open_table(LOCATOR)?;
     let mut new = Vec::with_capacity(summaries.len());
     for summary in summaries {
-        let key = locator_key(tenant, summary.shard, summary.trace_id, summary.fragment);
-        if !known.contains(&summary.trace_id) || locator.get(&key)?.is_none() {
+        let key = (summary.shard, summary.trace_id, summary.fragment);
+        if !present.has(&locator, tenant, key)? {
             new.push(summary);
         }
     }
@@ -235,14 +261,12 @@ fn fresh_fragments(
     transaction: &WriteTransaction,
     tenant: u16,
     page: &EncodedPage,
-    known: &BTreeSet<TraceId>,
+    present: Present<'_>,
 ) -> Result<Vec<PlacedFragment>, BlockError> {
     let locator = transaction.open_table(LOCATOR)?;
     let mut fresh = Vec::with_capacity(page.fragments.len());
     for fragment in &page.fragments {
-        let (shard, trace, lsn) = fragment.head.key();
-        let key = locator_key(tenant, shard, trace, lsn);
-        if !known.contains(&trace) || locator.get(&key)?.is_none() {
+        if !present.has(&locator, tenant, fragment.head.key())? {
             fresh.push(*fragment);
         }
     }
@@ -301,7 +325,9 @@ pub(super) fn put_page(
     let mut resources = transaction.open_table(RESOURCES)?;
     for context in &page.contexts {
         let key = resource_key(tenant, context.hash);
-        if resources.get(&key)?.is_none() {
+        let known = resources.get(&key)?;
+        // One that has rotted is replaced.
+        if known.is_none_or(|known| known.value() != context.bytes) {
             resources.insert(&key, context.bytes.as_ref())?;
         }
     }

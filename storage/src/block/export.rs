@@ -46,11 +46,44 @@ pub struct BlockExport {
 pub type Wanted<'a> = &'a dyn Fn(&FragmentHead) -> bool;
 
 /// Fragments of one tenant, up to a full page.
-struct Filling {
+pub(super) struct Filling {
     from: NodeId,
     tenant: Option<u16>,
     builder: PageBuilder,
     summaries: Vec<TraceSummary>,
+}
+
+impl Filling {
+    pub(super) fn new(from: NodeId) -> Self {
+        Self {
+            from,
+            tenant: None,
+            builder: PageBuilder::new(),
+            summaries: Vec::new(),
+        }
+    }
+
+    pub(super) fn finish(
+        mut self,
+        view: &View,
+        bucket: Bucket,
+        next: Option<PagePlace>,
+    ) -> Result<BlockExport, BlockError> {
+        let Some(tenant) = self.tenant else {
+            return Ok(BlockExport { write: None, next });
+        };
+        let page = self.builder.finish()?;
+        let write = BlockWrite {
+            bucket,
+            tenant: tenant_name(view, tenant)?,
+            pages: page.into_iter().collect(),
+            summaries: self.summaries,
+        };
+        Ok(BlockExport {
+            write: Some(write),
+            next,
+        })
+    }
 }
 
 impl BlockStore {
@@ -75,54 +108,47 @@ impl BlockStore {
                 }
                 other => other?,
             };
-            let mut filling = Filling {
-                from,
-                tenant: None,
-                builder: PageBuilder::new(),
-                summaries: Vec::new(),
-            };
+            let mut filling = Filling::new(from);
             let mut last = after;
             let mut next = None;
             let first = (after.tenant, after.page.saturating_add(1));
             for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
                 let (tenant, page) = row?.0.value();
                 let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
-                if is_full || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted)? {
+                if is_full
+                    || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted, |_| {
+                        false
+                    })?
+                {
                     next = Some(last);
                     break;
                 }
                 last = PagePlace { tenant, page };
             }
-            let Some(tenant) = filling.tenant else {
-                return Ok(BlockExport { write: None, next });
-            };
-            let page = filling.builder.finish()?;
-            let write = BlockWrite {
-                bucket,
-                tenant: tenant_name(&view, tenant)?,
-                pages: page.into_iter().collect(),
-                summaries: filling.summaries,
-            };
-            Ok(BlockExport {
-                write: Some(write),
-                next,
-            })
+            filling.finish(&view, bucket, next)
         })
     }
 
-    /// Adds what is wanted of a page; false when there is no room for it.
-    fn fill(
+    /// Adds what is wanted of a page; false when there is no room for it. What fails so that it is `skipped` is left out: a
+    /// page, or a fragment whose summary cannot be read.
+    pub(super) fn fill(
         &self,
         view: &View,
         filling: &mut Filling,
         bucket: Bucket,
         (tenant, page): (u16, u64),
         wanted: Wanted<'_>,
+        skipped: fn(&BlockError) -> bool,
     ) -> Result<bool, BlockError> {
         let wanted = |fragment: &PlacedFragment| wanted(&fragment.head);
         let source = stored_page(view, tenant, page)?;
         let read = read_fragments(&source, &view.table(RESOURCES)?, &wanted);
-        let read = read.ok_or_else(|| corrupt("page that is to be copied"))?;
+        let damage = corrupt("page that is to be copied");
+        let read = match read {
+            Some(read) => read,
+            None if skipped(&damage) => return Ok(true),
+            None => return Err(damage),
+        };
         let spans: usize = read.iter().map(|(_, spans)| spans.len()).sum();
         let has = filling.builder.span_count() as usize;
         let is_large = filling.builder.span_bytes() >= EXPORT_BYTES;
@@ -136,14 +162,19 @@ impl BlockStore {
                 fragment: copy,
                 ..fragment.head
             };
+            // Before its spans: search would not find them without it.
+            let summary = match self.summary_of_fragment(view, bucket, tenant, fragment) {
+                Err(error) if skipped(&error) => continue,
+                summary => summary?,
+            };
             filling.builder.push(head, &page_spans(spans)?)?;
             filling.tenant = Some(tenant);
-            if let Some(summary) = self.summary_of_fragment(view, bucket, tenant, fragment)? {
-                filling.summaries.push(TraceSummary {
+            filling
+                .summaries
+                .extend(summary.map(|summary| TraceSummary {
                     fragment: copy,
                     ..summary
-                });
-            }
+                }));
         }
         Ok(true)
     }
@@ -169,7 +200,7 @@ impl BlockStore {
     }
 }
 
-fn tenant_name(view: &View, number: u16) -> Result<TenantId, BlockError> {
+pub(super) fn tenant_name(view: &View, number: u16) -> Result<TenantId, BlockError> {
     for row in view.table(TENANTS)?.iter()? {
         let (name, found) = row?;
         if found.value() == number {

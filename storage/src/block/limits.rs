@@ -33,3 +33,6 @@ pub const SUMMARY_CACHE_BYTES: usize = 8 << 20;
 pub const COLUMN_CACHE_BYTES: usize = 8 << 20;
 /// Most summaries that one call returns.
 pub const MAX_SUMMARIES: usize = 100_000;
+/// Slices of a tenant's traces of one shard in an inventory: with 64 shards, a difference in a million traces is looked for
+/// among a thousand.
+pub const INVENTORY_SLICES: u8 = 16;

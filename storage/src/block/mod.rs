@@ -10,6 +10,7 @@ mod error;
 mod export;
 mod file;
 mod filter;
+mod inventory;
 pub mod limits;
 mod matching;
 mod open_files;
@@ -29,10 +30,13 @@ mod block_test;
 mod export_test;
 #[cfg(test)]
 mod failed_sync_test;
+#[cfg(test)]
+mod inventory_test;
 
 pub use commit::BlockWrite;
 pub use error::BlockError;
 pub use export::{BlockExport, PagePlace, Wanted};
+pub use inventory::{Inventory, Slice, Tally};
 pub use read::{AttributeScope, FragmentLocation};
 pub use scan::{BlockScan, FoundFragment, ScanRequest, ScannedPage};
 pub use store::{BlockInfo, BlockOptions, BlockStore};

@@ -11,7 +11,7 @@ use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::batches::BatchCache;
-use super::commit::{self, BlockWrite};
+use super::commit::{self, BlockWrite, Present};
 use super::error::BlockError;
 use super::file::{BlockFile, Residency, View};
 use super::filter::{tenant_seed, trace_hash};
@@ -302,20 +302,37 @@ impl BlockStore {
     /// When nothing was written: the bucket's file could not be read when the store was opened, or there are too many tenants. After an error of
     /// the disk or the database the process must stop.
     pub fn commit(&self, write: &BlockWrite) -> Result<Range<u64>, BlockError> {
+        self.commit_over(write, &BTreeSet::new())
+    }
+
+    /// [`Self::commit`], where fragments on these pages, which cannot be read, count as not there: those of the write take
+    /// their places.
+    ///
+    /// # Errors
+    /// As [`Self::commit`].
+    pub fn commit_over(
+        &self,
+        write: &BlockWrite,
+        unreadable: &BTreeSet<u64>,
+    ) -> Result<Range<u64>, BlockError> {
         let file = self.writable(write.bucket)?;
         let _writer = file.lock_writer();
         // The filter tells most traces from those whose fragments must be looked up: an eighth of the time of a commit.
-        let mut known = BTreeSet::new();
+        let mut traces = BTreeSet::new();
         let fragments = write.pages.iter().flat_map(|page| &page.fragments);
-        let traces = fragments.map(|fragment| fragment.head.trace_id);
-        for trace in traces.chain(write.summaries.iter().map(|summary| summary.trace_id)) {
+        let written = fragments.map(|fragment| fragment.head.trace_id);
+        for trace in written.chain(write.summaries.iter().map(|summary| summary.trace_id)) {
             if file.may_hold(&self.open, &write.tenant, trace, Residency::Keep)? {
-                known.insert(trace);
+                traces.insert(trace);
             }
         }
         let database = self.open.get(write.bucket, &file.path, Purpose::Write)?;
         let transaction = commit::begin(&database)?;
-        let Some((meta, traces)) = commit::apply(&transaction, write, &known)? else {
+        let present = Present {
+            traces: &traces,
+            unreadable,
+        };
+        let Some((meta, traces)) = commit::apply(&transaction, write, present)? else {
             transaction.abort().map_err(redb_error)?;
             return Ok(0..0);
         };
@@ -370,6 +387,15 @@ impl BlockStore {
         }
         infos.sort_by_key(|info| info.bucket);
         Ok(infos)
+    }
+
+    /// The block of a bucket; `None` when there is none that opens.
+    ///
+    /// # Errors
+    /// When the size of its file cannot be had.
+    pub fn block(&self, bucket: Bucket) -> Result<Option<BlockInfo>, BlockError> {
+        let file = self.blocks().files.get(&bucket).cloned();
+        file.map(|file| self.info(&file)).transpose()
     }
 
     fn info(&self, file: &BlockFile) -> Result<BlockInfo, BlockError> {
