@@ -65,9 +65,13 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     }
     let mut sent = VecDeque::new();
     // First: so replicas know the spans that follow for late ones, which no drop has read, or for those of a trace that was
-    // kept after all. One that knows of the drop alone would let go of them.
+    // kept after all. One that knows of the drop alone would let go of them. They are waited for: of what waits together the
+    // writer numbers spans before verdicts.
     for some in first.chunks(RECORD_VERDICTS) {
         sent.push_back(send_verdicts(again, some.to_vec())?);
+    }
+    for one in sent.drain(..) {
+        acknowledged(one).await?;
     }
     for (lsn, traces) in wanted {
         sent.extend(send_record(again, lsn, traces).await?);

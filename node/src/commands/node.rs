@@ -86,11 +86,13 @@ fn render(status: &StatusResponse) -> String {
         size(status.block_bytes),
         size(status.index_bytes)
     );
-    let _ = writeln!(
-        out,
-        "compared    {} buckets wait to be compared with other nodes, {} could not be or lack something",
-        status.uncompared_buckets, status.differing_buckets
-    );
+    let (uncompared, differing) = (status.uncompared_buckets, status.differing_buckets);
+    if (uncompared, differing) != (0, 0) {
+        let _ = writeln!(
+            out,
+            "copies      {uncompared} buckets are still to be compared with other nodes, {differing} could not be or lack something"
+        );
+    }
     let _ = writeln!(out, "journal     since {}", second(status.journal_since.0));
     let _ = writeln!(
         out,

@@ -13,7 +13,7 @@ use spandrel_actors::replication::CopyPhase;
 use spandrel_model::ids::{Lsn, NodeId, TenantId, Term, TraceId};
 use spandrel_model::verdict::{Trigger, Verdict};
 use spandrel_raft::ClusterState;
-use spandrel_raft::state::NodeState;
+use spandrel_raft::state::{NodeState, ShardRecord};
 
 use super::log::{Content, Kind};
 use super::node::{Decisions, Role};
@@ -368,11 +368,19 @@ impl World {
         self.nodes.iter().filter(|node| !node.is_gone)
     }
 
+    /// Whether the disks of all in-sync copies are gone: a disk was lost and, before the settings knew, every other copy was
+    /// taken for dead. The shard waits for an operator (`node remove --i-accept-loss`), and so it should.
+    fn is_lost(&self, record: &ShardRecord) -> bool {
+        let copies = places(&self.nodes, record.isr.iter().copied());
+        copies.iter().all(|place| self.nodes[*place].is_gone)
+    }
+
     /// Why the run has not come to rest; nothing when it has.
     fn unrest(&self) -> Option<String> {
         let state = self.newest();
         let last = self.states.len() - 1;
         let waiting = self.clients.iter().filter(|one| !one.is_acknowledged);
+        let waiting = waiting.filter(|one| !self.is_lost(&state.shard_map[one.shard]));
         let waiting = waiting.count();
         if waiting > 0 {
             return Some(format!("{waiting} requests are not acknowledged"));
@@ -388,6 +396,9 @@ impl World {
         }
         let wanted = usize::from(state.replication).min(self.nodes_here().count());
         for (shard, record) in state.shard_map.iter().enumerate() {
+            if self.is_lost(record) {
+                continue;
+            }
             if record.isr.len() != wanted || !record.filling.is_empty() {
                 return Some(format!("shard {shard} has not its copies: {record:?}"));
             }
@@ -440,6 +451,9 @@ impl World {
         self.check();
         let state = Arc::clone(self.newest());
         for (shard, record) in state.shard_map.iter().enumerate() {
+            if self.is_lost(record) {
+                continue;
+            }
             let copies = places(&self.nodes, record.isr.iter().copied());
             let start = copies.iter().map(|at| self.nodes[*at].disk[shard].start);
             let start = start.max().unwrap_or_default();

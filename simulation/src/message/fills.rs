@@ -39,6 +39,8 @@ impl World {
                 joined,
                 left,
                 open: 0,
+                waits: false,
+                has_begun: false,
             },
         );
         self.go_on_filling(node, number);
@@ -124,14 +126,16 @@ impl World {
             let Some(fill) = process.and_then(|process| process.fills.get_mut(&number)) else {
                 return;
             };
-            // The last one only when all others are on every copy.
-            let is_last = fill.left.len() == 1;
-            if fill.open >= FILL_RECORDS || (is_last && fill.open > 0) {
+            // The last one only when all others are on every copy, and nothing beside the verdicts that come first.
+            let is_alone = fill.left.len() == 1 || fill.waits;
+            if fill.open >= FILL_RECORDS || (is_alone && fill.open > 0) {
                 return;
             }
             let Some(content) = fill.left.pop_front() else {
                 break;
             };
+            let is_first = !std::mem::replace(&mut fill.has_begun, true);
+            fill.waits = is_first && matches!(content.kind, Kind::Verdicts { .. });
             fill.open += 1;
             let shard = fill.shard;
             self.queue(

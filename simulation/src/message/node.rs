@@ -220,6 +220,9 @@ pub(crate) struct Fill {
     pub(crate) joined: Vec<(NodeId, u64)>,
     pub(crate) left: VecDeque<Arc<Content>>,
     pub(crate) open: usize,
+    /// What is under way must count before anything follows.
+    pub(crate) waits: bool,
+    pub(crate) has_begun: bool,
 }
 
 /// A change that the keeper wants for a shard.
