@@ -4,15 +4,19 @@
 
 mod support;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use spandrel_actors::Node;
 use spandrel_model::cluster::{ClusterView, NodeUse};
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ids::{NodeId, TenantId};
-use spandrel_storage::disk::SimulatedDisk;
+use spandrel_storage::disk::{Disk, SimulatedDisk};
 use support::members::{Cluster, RESERVE_BYTES, stop_all, until, used};
 use support::{TestNode, pass, span};
+
+/// Bytes on the disk that are not the node's.
+const OTHERS_BYTES: usize = 64 << 20;
 
 /// Shards that a node leads, follows or fills.
 fn shards(view: &ClusterView, node: u64) -> u32 {
@@ -29,9 +33,12 @@ fn leave(disk: &SimulatedDisk, free: u64) {
 fn cluster(replication: u8, with_own_disk: u64) -> Cluster {
     let mut cluster = Cluster::new();
     cluster.replication = replication;
-    cluster
-        .disks
-        .insert(with_own_disk, SimulatedDisk::new(with_own_disk));
+    let disk = SimulatedDisk::new(with_own_disk);
+    // Most of the disk is taken by others: an empty one that is small has room.
+    let others = vec![1; OTHERS_BYTES];
+    disk.write_atomically(Path::new("/others"), &others)
+        .unwrap();
+    cluster.disks.insert(with_own_disk, disk);
     cluster
 }
 

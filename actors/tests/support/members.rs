@@ -33,7 +33,7 @@ pub struct Cluster {
 }
 
 /// What a node with a disk of its own keeps free.
-pub const RESERVE_BYTES: u64 = 64 << 20;
+pub const RESERVE_BYTES: u64 = 16 << 20;
 
 impl Cluster {
     pub fn new() -> Self {
