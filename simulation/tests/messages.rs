@@ -63,24 +63,3 @@ fn what_was_broken_once_is_whole() {
     }
     assert!(files > 0, "no file in {}", dir.display());
 }
-
-/// Runs that show a defect which is not mended yet (docs/testing.md, Known to fail), by the invariant that they break. Once
-/// one of them passes, its file belongs to the regressions.
-#[test]
-fn what_is_known_to_fail_fails_as_it_is_told() {
-    let known = [(
-        "older-drop-repeated-behind-a-keep.txt",
-        "a_verdict_is_adopted",
-    )];
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("known-failures");
-    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), known.len());
-    for (file, invariant) in known {
-        let outcome = run_regression(&dir.join(file)).unwrap();
-        assert_eq!(
-            outcome.broken,
-            Some(invariant),
-            "{file}: {}",
-            outcome.detail
-        );
-    }
-}

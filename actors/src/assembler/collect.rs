@@ -94,7 +94,7 @@ impl ShardState {
                 applied.late = applied.spans;
             }
             Phase::LateDropped(_) | Phase::Deciding(_) => applied.late = applied.spans,
-            Phase::Open | Phase::Unconfirmed => {}
+            Phase::Open | Phase::Unconfirmed(_) => {}
         }
         self.entry_bytes = self.entry_bytes + entry.memory_bytes() - before;
         self.slots[slot as usize] = Some(entry);

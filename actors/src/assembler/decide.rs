@@ -338,13 +338,21 @@ impl ShardState {
         let Some(slot) = self.find(tenant, trace_id) else {
             return;
         };
-        let waits = self.slots[slot as usize]
-            .as_ref()
-            .is_some_and(|entry| entry.phase == Phase::Unconfirmed);
-        if !waits {
+        let entry = self.slots[slot as usize].as_ref();
+        let Some(Phase::Unconfirmed(repeated)) = entry.map(|entry| &entry.phase) else {
             return;
-        }
-        let phase = match found {
+        };
+        // The one that was repeated may have come when the journal had been read.
+        let is_newer = |drop: &VerdictRecord| {
+            let found = found.as_ref();
+            found.is_none_or(|found| found.record.input_lsn < drop.input_lsn)
+        };
+        let repeated = repeated.as_deref().filter(|drop| is_newer(drop)).cloned();
+        let repeated = repeated.map(|record| Earlier {
+            record,
+            is_here: true,
+        });
+        let phase = match repeated.or(found) {
             None => Phase::Open,
             Some(earlier) if earlier.record.verdict == Verdict::Drop && self.is_again(slot) => {
                 // Nothing came late: the spans that the drop has read were repeated for a replica that joined.
@@ -388,7 +396,7 @@ impl ShardState {
             Phase::Kept(kept) => Promotion::AlreadyKept(Box::new(kept.record.clone())),
             // Whoever leads the shard now decides.
             _ if !step.decides => Promotion::Busy,
-            Phase::Deciding(_) | Phase::Unconfirmed => Promotion::Busy,
+            Phase::Deciding(_) | Phase::Unconfirmed(_) => Promotion::Busy,
             Phase::Open => {
                 self.decide(slot, Trigger::Promoted, step, effects);
                 Promotion::Decided

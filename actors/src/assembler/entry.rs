@@ -65,8 +65,9 @@ pub(crate) enum Offer {
 pub(crate) enum Phase {
     /// Not decided.
     Open,
-    /// A filter says that it may have been decided before; the journal is being asked.
-    Unconfirmed,
+    /// A filter says that it may have been decided before; the journal is being asked. A drop that was repeated meanwhile:
+    /// the journal may know of a newer verdict.
+    Unconfirmed(Option<Box<VerdictRecord>>),
     /// The verdict is on its way to the journal.
     Deciding(Box<Deciding>),
     /// Kept, durably; its spans go to a page. `ready` once no more spans are expected soon.
@@ -334,14 +335,16 @@ impl Entry {
             0
         };
         let phase = match &self.phase {
-            Phase::Open | Phase::Unconfirmed => 0,
+            Phase::Open | Phase::Unconfirmed(None) => 0,
             Phase::Deciding(deciding) => {
                 let records = [Some(&deciding.record), deciding.earlier.as_ref()];
                 let references = records.into_iter().flatten();
                 let references: usize = references.map(|record| record.references.len()).sum();
                 size_of::<Deciding>() + references * 8
             }
-            Phase::LateDropped(record) => size_of::<VerdictRecord>() + record.references.len() * 8,
+            Phase::Unconfirmed(Some(record)) | Phase::LateDropped(record) => {
+                size_of::<VerdictRecord>() + record.references.len() * 8
+            }
             Phase::Kept(kept) => size_of::<Kept>() + kept.record.references.len() * 8,
         };
         ENTRY_BASE_BYTES + (rows + table + symbols + references + phase) as u64

@@ -38,11 +38,16 @@ impl ShardState {
         for record in records {
             late.add(record, lsn, step.now);
         }
+        for record in records.iter().filter(|it| it.verdict == Verdict::Drop) {
+            self.repeat_drop(record);
+        }
         let is_news = |record: &&VerdictRecord| {
             let slot = self.find(&record.tenant, record.trace_id);
             let entry = slot.and_then(|slot| self.slots[slot as usize].as_ref());
             entry.is_some_and(|entry| match &entry.phase {
-                Phase::Open | Phase::Unconfirmed => true,
+                Phase::Open => true,
+                // A keep is never undone; of drops the journal knows whether they are the newest.
+                Phase::Unconfirmed(_) => record.verdict == Verdict::Keep,
                 Phase::LateDropped(known) => {
                     record.verdict == Verdict::Keep || known.input_lsn < record.input_lsn
                 }
@@ -56,6 +61,21 @@ impl ShardState {
         let news: Vec<VerdictRecord> = records.iter().filter(is_news).cloned().collect();
         news.iter().for_each(|record| self.note_partial(record));
         self.verdicts_committed(lsn, &news, step, effects);
+    }
+
+    /// The journal is being asked about a trace, and may say that it was kept since this drop.
+    fn repeat_drop(&mut self, drop: &VerdictRecord) {
+        let Some(slot) = self.find(&drop.tenant, drop.trace_id) else {
+            return;
+        };
+        let entry = self.slots[slot as usize].as_ref();
+        let Some(Phase::Unconfirmed(known)) = entry.map(|entry| &entry.phase) else {
+            return;
+        };
+        let is_newer = |known: &VerdictRecord| known.input_lsn < drop.input_lsn;
+        if known.as_deref().is_none_or(is_newer) {
+            self.set_phase(slot, Phase::Unconfirmed(Some(Box::new(drop.clone()))));
+        }
     }
 
     /// Of a trace with late spans only these may have been repeated: its entry is partial when it cannot have seen all
@@ -155,7 +175,7 @@ impl ShardState {
                 Phase::Kept(kept) if kept.stored => (entry.bucket, kept.at),
                 Phase::Kept(kept) => (kept.record.bucket, kept.at),
                 Phase::Deciding(deciding) => (deciding.record.bucket, self.applied),
-                Phase::Unconfirmed => (entry.bucket, self.applied),
+                Phase::Unconfirmed(_) => (entry.bucket, self.applied),
                 Phase::Open | Phase::LateDropped(_) => return false,
             };
             let first = entry
@@ -194,7 +214,8 @@ impl ShardState {
                 Phase::Kept(kept) => Some(kept.record.clone()),
                 Phase::LateDropped(record) => Some((**record).clone()),
                 Phase::Deciding(deciding) => deciding.earlier.clone(),
-                Phase::Open | Phase::Unconfirmed => None,
+                Phase::Unconfirmed(drop) => drop.as_deref().cloned(),
+                Phase::Open => None,
             },
         });
         held.collect()

@@ -507,7 +507,7 @@ impl ShardState {
             Prior::None => Phase::Open,
             Prior::Ask => {
                 effects.confirm.push((batch.tenant.clone(), trace_id));
-                Phase::Unconfirmed
+                Phase::Unconfirmed(None)
             }
             Prior::Decided(earlier) => {
                 self.kept_before(None, &earlier, step.now);

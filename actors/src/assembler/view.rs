@@ -154,14 +154,14 @@ impl ShardState {
             Phase::Kept(kept) => Some(kept.record.clone()),
             Phase::LateDropped(record) => Some((**record).clone()),
             Phase::Deciding(deciding) => deciding.earlier.clone(),
-            Phase::Open | Phase::Unconfirmed => None,
+            Phase::Open | Phase::Unconfirmed(_) => None,
         };
         Some(EntryView {
             state: state_of(entry),
             record,
             references: references_of(entry),
             span_count: entry.span_count(),
-            unconfirmed: entry.phase == Phase::Unconfirmed,
+            unconfirmed: matches!(entry.phase, Phase::Unconfirmed(_)),
         })
     }
 
@@ -476,7 +476,7 @@ fn references_of(entry: &Entry) -> Vec<Lsn> {
             references.extend(deciding.record.references.iter().copied());
         }
         Phase::LateDropped(record) => references.extend(record.references.iter().copied()),
-        Phase::Open | Phase::Unconfirmed | Phase::Kept(_) => {}
+        Phase::Open | Phase::Unconfirmed(_) | Phase::Kept(_) => {}
     }
     references.sort_unstable();
     references.dedup();
