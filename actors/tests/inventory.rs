@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use spandrel_model::ids::{Bucket, NodeId, SpanId, TenantId, UnixNanos};
 use spandrel_model::search::SearchFilter;
-use spandrel_storage::block::{BlockOptions, BlockStore, Inventory, PagePlace};
+use spandrel_storage::block::{BlockOptions, BlockStore, Inventory, PagePlace, Wanted};
 use spandrel_storage::disk::{Disk, SimulatedDisk};
-use spandrel_storage::page::FragmentHead;
 use support::members::{Cluster, stop_all};
 use support::{TestNode, pass, span};
 
@@ -126,31 +125,32 @@ async fn all_alone(node: &TestNode, tenant: &TenantId) -> usize {
     whole
 }
 
+/// Puts a block of the wanted fragments, as copies of node `from`, in the place of the victim's.
+fn write_anew(cluster: &Cluster, bucket: Bucket, wanted: Wanted<'_>, from: NodeId) {
+    let before = blocks(cluster, 80);
+    let (mut copies, mut after) = (Vec::new(), PagePlace::default());
+    loop {
+        let part = before.export(bucket, wanted, from, after).unwrap();
+        copies.extend(part.write);
+        match part.next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    drop(before);
+    let path = path(cluster, bucket);
+    cluster.disks[&VICTIM].remove(&path).unwrap();
+    let anew = blocks(cluster, 81);
+    for write in copies {
+        anew.commit(&write).unwrap();
+    }
+    anew.seal(bucket).unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_that_has_lost_some_traces_gets_them_from_another() {
     let loses = |cluster: &Cluster, bucket| {
-        let before = blocks(cluster, 80);
-        let (mut kept, mut after) = (Vec::new(), PagePlace::default());
-        loop {
-            let wanted = |head: &FragmentHead| head.shard.0 < 2;
-            let part = before
-                .export(bucket, &wanted, NodeId(VICTIM), after)
-                .unwrap();
-            kept.extend(part.write);
-            match part.next {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
-        drop(before);
-        cluster.disks[&VICTIM]
-            .remove(&path(cluster, bucket))
-            .unwrap();
-        let anew = blocks(cluster, 81);
-        for write in kept {
-            anew.commit(&write).unwrap();
-        }
-        anew.seal(bucket).unwrap();
+        write_anew(cluster, bucket, &|head| head.shard.0 < 2, NodeId(VICTIM));
     };
     mended(loses, |found| found > 0 && found < TRACES.len()).await;
 }
@@ -185,27 +185,8 @@ async fn a_page_that_has_rotted_is_replaced() {
 #[tokio::test(start_paused = true)]
 async fn a_page_of_copies_that_has_rotted_is_replaced() {
     let rots = |cluster: &Cluster, bucket: Bucket| {
-        let before = blocks(cluster, 80);
-        let (mut copies, mut after) = (Vec::new(), PagePlace::default());
-        loop {
-            // As the first node would give them: it has built the pages, and they have its numbers.
-            let part = before.export(bucket, &|_| true, NodeId(1), after).unwrap();
-            copies.extend(part.write);
-            match part.next {
-                Some(next) => after = next,
-                None => break,
-            }
-        }
-        drop(before);
-        cluster.disks[&VICTIM]
-            .remove(&path(cluster, bucket))
-            .unwrap();
-        let anew = blocks(cluster, 81);
-        for write in copies {
-            anew.commit(&write).unwrap();
-        }
-        anew.seal(bucket).unwrap();
-        drop(anew);
+        // As the first node would give them: it has built the pages, and they have its numbers.
+        write_anew(cluster, bucket, &|_| true, NodeId(1));
         rot(cluster, bucket);
     };
     mended(rots, |found| found < TRACES.len()).await;

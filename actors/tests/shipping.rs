@@ -16,14 +16,20 @@ const TRACES: std::ops::Range<u8> = 1..40;
 /// Seconds after which a kept trace has waited long enough for its page.
 const DUE_S: u64 = 600;
 
-#[tokio::test(start_paused = true)]
-async fn a_follower_stores_the_pages_of_its_primary() {
-    let cluster = Cluster::new();
+/// Three nodes; the first one leads all shards.
+async fn led_by_the_first(cluster: &Cluster) -> [TestNode; 3] {
     let nodes = cluster.three().await.map(|node| TestNode {
         node,
         clock: Arc::clone(&cluster.clock),
     });
     place(&nodes[0].node, 1, &[1, 2, 3]).await;
+    nodes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_stores_the_pages_of_its_primary() {
+    let cluster = Cluster::new();
+    let nodes = led_by_the_first(&cluster).await;
     let tenant = TenantId::default();
     for trace in TRACES {
         let spans = [span(trace, 1, 0), span(trace, 2, 1)];
@@ -63,11 +69,7 @@ async fn a_follower_stores_the_pages_of_its_primary() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_builds_the_pages_that_do_not_come() {
     let cluster = Cluster::new();
-    let nodes = cluster.three().await.map(|node| TestNode {
-        node,
-        clock: Arc::clone(&cluster.clock),
-    });
-    place(&nodes[0].node, 1, &[1, 2, 3]).await;
+    let nodes = led_by_the_first(&cluster).await;
     let tenant = TenantId::default();
     nodes[0].send(&tenant, &[span(1, 1, 0)]).await;
     nodes[0].send(&tenant, &[span(2, 1, 0)]).await;

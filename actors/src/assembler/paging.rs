@@ -4,7 +4,7 @@ use spandrel_model::ids::{Bucket, Lsn, TenantId, TraceId, UnixNanos};
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::VerdictRecord;
 
-use super::entry::{Entry, Phase};
+use super::entry::{Entry, Kept, Phase};
 use super::state::ShardState;
 
 /// A kept trace that a page may be built of.
@@ -212,7 +212,7 @@ impl ShardState {
             let first = entry.references.first().copied().unwrap_or(next);
             match &entry.phase {
                 Phase::Kept(kept) if kept.ready && kept.at <= self.counted => {
-                    let (backlog, from) = match kept.own || kept.stored || entry.partial {
+                    let (backlog, from) = match is_built_here(entry, kept) {
                         true => (&mut own, &mut own_from),
                         false => (&mut shipped, &mut shipped_from),
                     };
@@ -229,12 +229,17 @@ impl ShardState {
         (own, shipped)
     }
 
-    pub(super) fn is_pageable(&self, entry: &Entry, scope: PagingScope) -> bool {
+    fn is_pageable(&self, entry: &Entry, scope: PagingScope) -> bool {
         let Phase::Kept(kept) = &entry.phase else {
             return false;
         };
-        // A late part is put together with what each node has of the trace.
-        let is_built_here = scope.followed || kept.own || kept.stored || entry.partial;
+        let is_built_here = scope.followed || is_built_here(entry, kept);
         is_built_here && (kept.ready || scope.all) && !kept.paging && kept.at <= self.counted
     }
+}
+
+/// Whether this node builds the page of a kept trace, whoever leads its shard. A late part is put together with what each
+/// node has of the trace.
+fn is_built_here(entry: &Entry, kept: &Kept) -> bool {
+    kept.own || kept.stored || entry.partial
 }

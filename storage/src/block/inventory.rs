@@ -13,7 +13,7 @@ use super::export::{BlockExport, Filling, PagePlace, tenant_name};
 use super::file::View;
 use super::limits::{EXPORT_PAGES, INVENTORY_SLICES};
 use super::open_files::Purpose;
-use super::read::stored_page;
+use super::read::{fragments_of, stored_page};
 use super::schema::{CHUNKS, LOCATOR, Located, PAGES, RESOURCES, locator_key, split_locator_key};
 use super::store::BlockStore;
 use super::stored_page::{of_page, read_resource};
@@ -480,20 +480,4 @@ fn tally_of(trace: TraceId, mut hashes: Vec<u64>) -> Tally {
         spans: hashes.len() as u64,
         hashes: mixed.fold(0, u64::wrapping_add),
     }
-}
-
-fn fragments_of(
-    view: &View,
-    (tenant, shard, trace): (u16, ShardId, TraceId),
-) -> Result<Vec<(Lsn, Located)>, BlockError> {
-    let first = locator_key(tenant, shard, trace, Lsn(0));
-    let last = locator_key(tenant, shard, trace, Lsn(u64::MAX));
-    let mut found = Vec::new();
-    for row in view.table(LOCATOR)?.range::<&[u8; 28]>(&first..=&last)? {
-        let (key, row) = row?;
-        let key = split_locator_key(key.value()).ok_or_else(|| corrupt("locator"))?;
-        let located = Located::decode(row.value()).ok_or_else(|| corrupt("locator"))?;
-        found.push((key.3, located));
-    }
-    Ok(found)
 }

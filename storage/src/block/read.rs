@@ -336,6 +336,14 @@ fn locate(
     let Some(tenant) = view.tenant(tenant)? else {
         return Ok(Vec::new());
     };
+    fragments_of(view, (tenant, shard, trace))
+}
+
+/// The fragments of a trace, in order; its tenant by the number that it has in the block.
+pub(super) fn fragments_of(
+    view: &View,
+    (tenant, shard, trace): (u16, ShardId, TraceId),
+) -> Result<Vec<(Lsn, Located)>, BlockError> {
     let first = locator_key(tenant, shard, trace, Lsn(0));
     let last = locator_key(tenant, shard, trace, Lsn(u64::MAX));
     let mut found = Vec::new();
