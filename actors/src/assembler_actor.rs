@@ -19,8 +19,7 @@ use crate::assembler::{
 use crate::assembler_message::{AssemblerMessage, Reign, ShardRole};
 use crate::journal_decided::JournalDecided;
 use crate::limits::{
-    ASSEMBLER_TICK_MS, LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
-    UNREADABLE_PAUSE_MS,
+    LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS, UNREADABLE_PAUSE_MS,
 };
 use crate::meters::Stage;
 use crate::query::Coordinator;
@@ -97,12 +96,9 @@ impl Actor for Assembler {
 
     async fn pre_start(
         &self,
-        myself: ActorRef<AssemblerMessage>,
+        _: ActorRef<AssemblerMessage>,
         arguments: AssemblerArguments,
     ) -> Result<AssemblerState, ActorProcessingErr> {
-        myself.send_interval(Duration::from_millis(ASSEMBLER_TICK_MS), || {
-            AssemblerMessage::Tick
-        });
         Ok(AssemblerState {
             shared: arguments.shared,
             shard: arguments.shard,

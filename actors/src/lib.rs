@@ -47,6 +47,7 @@ mod starting;
 #[cfg(test)]
 #[path = "../tests/support/mod.rs"]
 mod test_support;
+mod ticker;
 #[allow(dead_code)] // messages of services that nothing calls yet
 mod wire;
 mod writer;

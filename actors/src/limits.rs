@@ -5,6 +5,13 @@ use spandrel_raft::limits::MAX_SHARDS;
 
 use crate::link::MAX_LINK_MESSAGE_BYTES;
 
+/// Raw bytes of spans up to which they are framed or read by whoever has them, rather than on another thread: some 300
+/// spans, 0.3 ms, which is what the scan of a common request takes (measured).
+pub const INLINE_WORK_BYTES: usize = 256 * 1024;
+/// How many raw bytes a compressed one stands for, about, where the frame has not been opened yet (measured: 87 of 742).
+pub const FRAME_RATIO: usize = 8;
+/// Builders of frames that an entry node keeps for the next request: as many as are used at once on a common machine.
+pub const MAX_IDLE_BUILDERS: usize = 4;
 /// Raw bytes at which a journal frame is closed: reading one back costs about 0.16 ms (measured).
 pub const FRAME_RAW_BYTES: usize = 256 * 1024;
 /// Most frames that wait for the commit in flight: enough to keep the disk busy, few enough to bound the memory.
@@ -15,6 +22,9 @@ pub const ENTRY_BYTES_PER_SPAN: u64 = 96;
 pub const ENTRY_BYTES_PER_TRACE: u64 = 512;
 /// Milliseconds between two looks of an assembler at its entries.
 pub const ASSEMBLER_TICK_MS: u64 = 500;
+/// Turns in which they do that: verdicts of shards that have the same turn share frames, and not all shards decide at
+/// the same moment.
+pub const ASSEMBLER_TICK_TURNS: u64 = 8;
 /// Milliseconds after which a node takes it that a shard that is elsewhere is not filled here again: what it kept last
 /// before it stopped is written to a block.
 pub const LEFT_MS: u64 = 60_000;
@@ -115,15 +125,20 @@ pub const VIRTUAL_NODES: usize = 128;
 pub const PRIMARIES_SLACK_PERCENT: u64 = 10;
 /// Percent above its share up to which a node holds copies of shards.
 pub const COPIES_SLACK_PERCENT: u64 = 5;
-/// Milliseconds between the beginnings of two commits of a node of several, on average at least: with 5 a cluster of three
+/// Milliseconds between the beginnings of two commits of a node of several, on average at least, and at most
+/// [`COMMIT_PACE_MAX_MS`], between them twice what commits take: with 5 a cluster of three
 /// spends two thirds on commits of what it did, with 10 its throughput under few clients falls (measured,
 /// docs/benchmarks.md).
 pub const COMMIT_PACE_MS: u64 = 5;
+/// The longest distance: a batch of spans waits for it twice on its way, at its primary and at a follower.
+pub const COMMIT_PACE_MAX_MS: u64 = 15;
 /// Commits that may come at once after a pause: a request brings a node three or four.
 pub const COMMIT_BURST: u32 = 6;
 /// Milliseconds between two looks of the writer at its followers: how late a follower, and a reader there, hears that
 /// records are on every copy when no frame tells it.
 pub const REPLICATION_TICK_MS: u64 = 20;
+/// The same while all followers are level and know everything.
+pub const REPLICATION_QUIET_TICK_MS: u64 = 200;
 /// Messages with frames that are on their way to one follower at once: enough to keep a link busy over a round trip.
 pub const FEEDER_MESSAGES: usize = 8;
 /// Bytes of frames and notices in one message, unless a single frame has more: messages between nodes have at most 1 MiB.

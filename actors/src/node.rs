@@ -201,6 +201,7 @@ impl Node {
                 writer: self.writer.clone(),
                 link: Arc::clone(&self.member.link),
                 cluster: self.member.settings.watch(),
+                builders: Arc::default(),
             },
             cluster: self.member.settings.watch(),
             require_tenant: self.options.require_tenant,

@@ -19,6 +19,7 @@ use crate::assembler::Earlier;
 use crate::checkpoints::Checkpoints;
 use crate::disk_room::Watermarks;
 use crate::env::Env;
+use crate::limits::INLINE_WORK_BYTES;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
 use crate::replication::FollowerPressure;
@@ -220,6 +221,20 @@ impl Shared {
         let shared = Arc::clone(self);
         let work = move || shared.measured(stage, work);
         self.env.block(work).await
+    }
+
+    /// Runs a stage's work on so many bytes, which needs the processor alone: at once when that takes no longer than the
+    /// scan of a request, since to hand it to another thread and to wait for it switches threads twice.
+    pub(crate) async fn compute<T: Send + 'static>(
+        self: &Arc<Self>,
+        stage: Stage,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if bytes <= INLINE_WORK_BYTES {
+            return self.measured(stage, work);
+        }
+        self.block(stage, work).await
     }
 
     /// The settings in force.

@@ -23,6 +23,7 @@ use crate::repair::{Copier, CopierArguments, CopyServer};
 use crate::replay::Recovered;
 use crate::replication::{Intake, Keeper, KeeperArguments};
 use crate::shared::Shared;
+use crate::ticker::tick;
 use crate::writer::{Writer, WriterArguments};
 
 /// Supervises the actors of a node: each is rebuilt by a restart of the process, from what is durable.
@@ -175,6 +176,7 @@ pub(crate) async fn start_actors(
     };
     let (copier, _) = Actor::spawn_linked(None, Copier, arguments, cell()).await?;
     let shards: Arc<[_]> = shards.into();
+    shared.spawn_job("assemblers", tick(Arc::clone(&shards)));
     let ledger = Arc::new(Ledger::default());
     let arguments = ComparerArguments {
         shared: Arc::clone(&shared),

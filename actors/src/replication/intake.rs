@@ -16,8 +16,8 @@ use spandrel_storage::journal::{EncodedFrame, FrameBatch, RecordHead, RecordKind
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::limits::{
-    BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, INTAKE_PATIENCE_MS,
-    INTAKE_RETRY_MS,
+    BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, FRAME_RATIO,
+    INTAKE_PATIENCE_MS, INTAKE_RETRY_MS,
 };
 use crate::link::{Caller, IncomingCall, PeerHandler};
 use crate::meters::Stage;
@@ -195,8 +195,9 @@ impl Parts {
             unavailable: error.message,
         };
         let shared = Arc::clone(&self.shared);
+        let bytes = frame.len() * FRAME_RATIO;
         let read = move || forwarded_parts(&shared, &frame);
-        let (parts, answer) = match self.shared.block(Stage::Scan, read).await {
+        let (parts, answer) = match self.shared.compute(Stage::Scan, bytes, read).await {
             Ok(parts) => parts,
             Err(error) => return unavailable(error),
         };
@@ -289,8 +290,10 @@ impl Parts {
         let mut frames = Vec::with_capacity(replicate.frames.len());
         for bytes in replicate.frames {
             let shared = Arc::clone(&self.shared);
+            let raw_bytes = bytes.len() * FRAME_RATIO;
             let decode = move || Decoded::read(&shared, bytes);
-            let decoded = self.shared.block(Stage::Frame, decode).await?;
+            let decoded = self.shared.compute(Stage::Frame, raw_bytes, decode);
+            let decoded = decoded.await?;
             let credit = self.credit(&decoded).await;
             let credit = credit.ok_or("no memory credit left for frames of primaries")?;
             frames.push(decoded.pay(credit));

@@ -1,10 +1,11 @@
 //! Spans for the primary of their shards on another node, as journal frames whose records have no number yet.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prost::Message;
+use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
@@ -13,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only};
-use crate::limits::{FORWARD_DEADLINE_MS, FRAME_RAW_BYTES, PRESSURE_RETRY_MS};
+use crate::limits::{FORWARD_DEADLINE_MS, FRAME_RAW_BYTES, MAX_IDLE_BUILDERS, PRESSURE_RETRY_MS};
 use crate::link::{LinkClass, LinkError, PeerService};
 use crate::meters::Stage;
 use crate::replication::growth;
@@ -33,9 +34,11 @@ impl Dispatcher {
         deadline: Instant,
     ) -> Result<Vec<ShardRows>, PortError> {
         let (batch, rows) = (Arc::clone(&request.batch), Arc::clone(&request.rows));
-        let wanted = parts.clone();
-        let build = move || build(&batch, &rows, &wanted);
-        let frames = self.shared.block(Stage::Frame, build).await;
+        let (wanted, builders) = (parts.clone(), Arc::clone(&self.builders));
+        let spans: usize = parts.iter().map(|part| part.end - part.start).sum();
+        let bytes = batch.buffer.len() / batch.spans.len().max(1) * spans;
+        let build = move || builders.build(&batch, &rows, &wanted);
+        let frames = self.shared.compute(Stage::Frame, bytes, build).await;
         let frames = frames.map_err(|error| PortError::internal(error.to_string()))?;
         let calls = frames
             .into_iter()
@@ -103,24 +106,40 @@ impl Dispatcher {
     }
 }
 
-fn build(
-    batch: &spandrel_model::batch::SpanBatch,
-    rows: &[u32],
-    parts: &[ShardRows],
-) -> Result<Vec<EncodedFrame>, JournalError> {
-    let mut builder = FrameBuilder::new(FRAME_LEVEL)?;
-    let mut frames = Vec::new();
-    for part in parts {
-        let rows = rows.get(part.start..part.end).unwrap_or_default();
-        builder.push_spans(part.shard, Term(0), Lsn(0), batch, rows)?;
-        if builder.raw_bytes() >= FRAME_RAW_BYTES {
+/// Builders for the frames of spans that are forwarded, kept for the next request: each has a compressor and buffers of
+/// about a megabyte.
+#[derive(Default)]
+pub(crate) struct Builders(Mutex<Vec<FrameBuilder>>);
+
+impl Builders {
+    fn build(
+        &self,
+        batch: &SpanBatch,
+        rows: &[u32],
+        parts: &[ShardRows],
+    ) -> Result<Vec<EncodedFrame>, JournalError> {
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut builder = match idle {
+            Some(builder) => builder,
+            None => FrameBuilder::new(FRAME_LEVEL)?,
+        };
+        let mut frames = Vec::new();
+        for part in parts {
+            let rows = rows.get(part.start..part.end).unwrap_or_default();
+            builder.push_spans(part.shard, Term(0), Lsn(0), batch, rows)?;
+            if builder.raw_bytes() >= FRAME_RAW_BYTES {
+                frames.push(builder.finish()?);
+            }
+        }
+        if !builder.is_empty() {
             frames.push(builder.finish()?);
         }
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < MAX_IDLE_BUILDERS {
+            idle.push(builder);
+        }
+        Ok(frames)
     }
-    if !builder.is_empty() {
-        frames.push(builder.finish()?);
-    }
-    Ok(frames)
 }
 
 /// The spans of a forwarded frame, read and paid for, and where the answer about them comes. They count as received

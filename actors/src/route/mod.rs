@@ -24,7 +24,7 @@ use crate::link::Link;
 use crate::settings::Epoch;
 use crate::shared::Shared;
 use crate::writer::{Append, NOT_DURABLE, Part, Ticket, WriterMessage};
-pub(crate) use forward::forwarded_parts;
+pub(crate) use forward::{Builders, forwarded_parts};
 
 /// A shard's part of the rows of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +52,7 @@ pub(crate) struct Dispatcher {
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) link: Arc<dyn Link>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    pub(crate) builders: Arc<Builders>,
 }
 
 impl Dispatcher {

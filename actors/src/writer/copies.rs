@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
-use crate::limits::{REPLICATION_TICK_MS, STALL_LOG_MS};
+use crate::limits::{REPLICATION_QUIET_TICK_MS, REPLICATION_TICK_MS, STALL_LOG_MS};
 use crate::replication::{
     Again, Attachment, CopyPhase, Feed, FeederMessage, Level, ShardProgress, attach, refill,
 };
@@ -50,6 +50,7 @@ impl WriterState {
 
     /// A follower has the records of a frame, or has refused them.
     pub(super) fn fed(&mut self, node: NodeId, ranges: &[LsnRange], refused: bool) {
+        let mut lost = false;
         for range in ranges {
             let Some(primary) = self.led(range.shard) else {
                 continue;
@@ -59,11 +60,13 @@ impl WriterState {
                 // One that is being brought level is told of frames that it refused before.
                 if primary.copy_mut(node).is_some_and(live) {
                     primary.detach(node);
+                    lost = true;
                 }
             } else {
                 primary.acked(node, range.last);
             }
         }
+        self.looks_soon |= lost;
         self.advance(ranges.iter().map(|range| range.shard).collect());
     }
 
@@ -243,8 +246,8 @@ impl WriterState {
     /// Looks after what waits for somebody else: followers that were not told how far shards have come, those that
     /// refused, and joining ones.
     pub(super) fn tick(&mut self, myself: &ActorRef<WriterMessage>) {
-        self.ticks = false;
-        self.start_ticking(myself);
+        self.tick_due = None;
+        self.looks_soon = false;
         self.look_for_stalls();
         let nodes: Vec<NodeId> = self.feeders.keys().copied().collect();
         for node in nodes {
@@ -262,6 +265,7 @@ impl WriterState {
         for shard in shards {
             self.attach_next(myself, shard);
         }
+        self.start_ticking(myself);
     }
 
     /// Says which shards wait for a copy: nothing of them has come to count for some time.
@@ -297,12 +301,36 @@ impl WriterState {
         }
     }
 
-    /// Ticks while there are followers.
+    /// Ticks while there are followers: soon when one is to be told something or is not level, else now and then.
     pub(super) fn start_ticking(&mut self, myself: &ActorRef<WriterMessage>) {
-        if !self.ticks && !self.feeders.is_empty() {
-            self.ticks = true;
-            let tick = Duration::from_millis(REPLICATION_TICK_MS);
-            myself.send_after(tick, || WriterMessage::Tick);
+        if self.feeders.is_empty() {
+            return;
         }
+        let soon = self.looks_soon || self.lacks_copies();
+        let pause = if soon {
+            REPLICATION_TICK_MS
+        } else {
+            REPLICATION_QUIET_TICK_MS
+        };
+        let pause = Duration::from_millis(pause);
+        let due = Instant::now() + pause;
+        if self.tick_due.is_some_and(|sooner| sooner <= due) {
+            return;
+        }
+        self.tick_due = Some(due);
+        self.ticks += 1;
+        let tick = self.ticks;
+        myself.send_after(pause, move || WriterMessage::Tick(tick));
+    }
+
+    /// Whether some copy of a shard that is led here is not level.
+    fn lacks_copies(&self) -> bool {
+        self.roles.iter().any(|role| match role {
+            Role::Primary(primary) => {
+                let mut copies = primary.copies.iter();
+                copies.any(|copy| copy.phase != CopyPhase::Live)
+            }
+            _ => false,
+        })
     }
 }

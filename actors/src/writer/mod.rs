@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::assembler_message::{AssemblerMessage, Reign};
-use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
+use crate::limits::{FRAME_RAW_BYTES, INLINE_WORK_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
 use crate::link::Link;
 use crate::meters::Stage;
 use crate::replication::{
@@ -75,7 +75,8 @@ pub(crate) enum WriterMessage {
     Release(ShardId, Term),
     /// Where the shards stand that this node leads, by the map of this epoch.
     Progress(oneshot::Sender<(u64, Vec<ShardProgress>)>),
-    Tick,
+    /// The tick of this number.
+    Tick(u64),
     /// It is time for the next commit.
     Paced,
     /// Answered when everything that came before is durable.
@@ -164,8 +165,12 @@ pub(crate) struct WriterState {
     committing: Option<Vec<Landing>>,
     drains: Vec<oneshot::Sender<()>>,
     pace: Pace,
-    /// A tick is on its way: while there are followers.
-    ticks: bool,
+    /// Counts ticks; the last one is the one that comes next.
+    ticks: u64,
+    /// When it comes: while there are followers.
+    tick_due: Option<Instant>,
+    /// A follower is to be told something, or was lost.
+    looks_soon: bool,
     /// When it was last looked for stalled shards.
     looked: Instant,
     failed: Option<String>,
@@ -208,7 +213,9 @@ impl Actor for Writer {
             committing: None,
             drains: Vec::new(),
             pace: Pace::default(),
-            ticks: false,
+            ticks: 0,
+            tick_due: None,
+            looks_soon: false,
             looked: Instant::now(),
             failed: None,
         };
@@ -261,7 +268,9 @@ impl Actor for Writer {
             WriterMessage::Progress(reply) => {
                 let _ = reply.send((state.map.epoch, state.progress()));
             }
-            WriterMessage::Tick => state.tick(&myself),
+            WriterMessage::Tick(tick) if tick == state.ticks => state.tick(&myself),
+            // An earlier one was wanted meanwhile.
+            WriterMessage::Tick(_) => {}
             WriterMessage::Paced => state.pace.waits = false,
             WriterMessage::Drain(reply) => state.drains.push(reply),
         }
@@ -273,6 +282,9 @@ impl Actor for Writer {
         state.build(&myself);
         state.commit(&myself);
         state.answer_drains();
+        if state.looks_soon {
+            state.start_ticking(&myself);
+        }
         Ok(())
     }
 
@@ -311,21 +323,27 @@ impl WriterState {
         let Some(mut builder) = self.builder.take() else {
             return;
         };
+        let before = self.waiting_bytes;
         let groups = self.take_groups();
+        let bytes = before - self.waiting_bytes;
         if groups.is_empty() {
             self.builder = Some(builder);
             return;
         }
+        let build = move || {
+            let frames = build_frames(&mut builder, groups);
+            Built {
+                frames: frames.map_err(|error| error.to_string()),
+                builder,
+            }
+        };
+        if bytes <= INLINE_WORK_BYTES {
+            let built = self.shared.measured(Stage::Frame, build);
+            return self.built(built);
+        }
         self.pace.joins = idle;
         let (shared, myself) = (Arc::clone(&self.shared), myself.clone());
         let job = async move {
-            let build = move || {
-                let frames = build_frames(&mut builder, groups);
-                Built {
-                    frames: frames.map_err(|error| error.to_string()),
-                    builder,
-                }
-            };
             let built = shared.block(Stage::Frame, build).await;
             // The node is stopping when nobody listens.
             let _ = myself.cast(WriterMessage::Built(built));
@@ -381,6 +399,7 @@ impl WriterState {
     }
 
     fn committed(&mut self, myself: &ActorRef<WriterMessage>, result: Result<(), String>) {
+        self.pace.ended();
         let landings = self.committing.take().unwrap_or_default();
         if let Err(reason) = result {
             // Never retried: what the kernel still holds of a failed fsync is unknown. A restart reads the disk.
@@ -430,7 +449,8 @@ impl WriterState {
                         tickets.extend(ticket);
                         commit
                     });
-                    let commits = counting.collect();
+                    let commits: Vec<_> = counting.collect();
+                    self.looks_soon |= !commits.is_empty();
                     if cfg!(debug_assertions) {
                         primary.check();
                     }
