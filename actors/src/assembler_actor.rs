@@ -19,7 +19,8 @@ use crate::assembler::{
 use crate::assembler_message::{AssemblerMessage, Reign, ShardRole};
 use crate::journal_decided::JournalDecided;
 use crate::limits::{
-    LEFT_MS, MAX_RECALLS, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS, UNREADABLE_PAUSE_MS,
+    LEFT_MS, MAX_RECALLS, MEASURED_OF_MESSAGES, RECALL_PAUSE_MS, RECALL_TRIES, RECORD_VERDICTS,
+    UNREADABLE_PAUSE_MS,
 };
 use crate::meters::Stage;
 use crate::query::Coordinator;
@@ -62,6 +63,8 @@ pub(crate) struct AssemblerState {
     recalls: VecDeque<(Recall, u32)>,
     /// The first of them is being brought here.
     recalling: bool,
+    /// Counts messages.
+    handled: u64,
 }
 
 fn step<'a>(
@@ -114,6 +117,7 @@ impl Actor for Assembler {
             cluster: None,
             recalls: VecDeque::new(),
             recalling: false,
+            handled: u64::from(arguments.shard.0),
         })
     }
 
@@ -124,11 +128,19 @@ impl Actor for Assembler {
         state: &mut AssemblerState,
     ) -> Result<(), ActorProcessingErr> {
         let shared = Arc::clone(&state.shared);
-        shared.measured(Stage::Assemble, || {
+        state.handled = state.handled.wrapping_add(1);
+        let measured = state.handled.is_multiple_of(MEASURED_OF_MESSAGES);
+        let step = || {
             state.handle(message);
             state.perform(&myself);
             state.settle();
-        });
+        };
+        // Most messages are small: to read the clock twice for each takes a tenth of what they do.
+        if measured {
+            shared.measured_for(Stage::Assemble, MEASURED_OF_MESSAGES, step);
+        } else {
+            step();
+        }
         Ok(())
     }
 }

@@ -20,11 +20,13 @@ pub const MAX_READY_FRAMES: usize = 32;
 pub const ENTRY_BYTES_PER_SPAN: u64 = 96;
 /// Bytes of credit charged per trace of a request for the growth of its shard: an entry without its rows.
 pub const ENTRY_BYTES_PER_TRACE: u64 = 512;
+/// One in so many messages of an assembler is measured, and counts for all of them.
+pub const MEASURED_OF_MESSAGES: u64 = 8;
 /// Milliseconds between two looks of an assembler at its entries.
 pub const ASSEMBLER_TICK_MS: u64 = 500;
 /// Turns in which they do that: verdicts of shards that have the same turn share frames, and not all shards decide at
 /// the same moment.
-pub const ASSEMBLER_TICK_TURNS: u64 = 8;
+pub const ASSEMBLER_TICK_TURNS: u8 = 8;
 /// Milliseconds after which a node takes it that a shard that is elsewhere is not filled here again: what it kept last
 /// before it stopped is written to a block.
 pub const LEFT_MS: u64 = 60_000;

@@ -204,11 +204,16 @@ impl Shared {
 
     /// Runs a step of a stage and counts its processor time.
     pub(crate) fn measured<T>(&self, stage: Stage, step: impl FnOnce() -> T) -> T {
+        self.measured_for(stage, 1, step)
+    }
+
+    /// Runs a step that stands for so many of its kind, and counts as much processor time for each.
+    pub(crate) fn measured_for<T>(&self, stage: Stage, steps: u64, step: impl FnOnce() -> T) -> T {
         let clock = &self.env.clock;
         let before = clock.thread_cpu_nanos();
         let result = step();
         let used = clock.thread_cpu_nanos().saturating_sub(before);
-        self.stages.add(stage, used);
+        self.stages.add(stage, used * steps);
         result
     }
 

@@ -11,17 +11,13 @@ use crate::limits::{ASSEMBLER_TICK_MS, ASSEMBLER_TICK_TURNS};
 
 /// Lets every assembler look for what is due once in [`ASSEMBLER_TICK_MS`], in turns, until they stop.
 pub(crate) async fn tick(shards: Arc<[ActorRef<AssemblerMessage>]>) {
-    let mut turns = interval(Duration::from_millis(
-        ASSEMBLER_TICK_MS / ASSEMBLER_TICK_TURNS,
-    ));
+    let tick = Duration::from_millis(ASSEMBLER_TICK_MS);
+    let mut turns = interval(tick / u32::from(ASSEMBLER_TICK_TURNS));
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for turn in (0..ASSEMBLER_TICK_TURNS as usize).cycle() {
+    for turn in (0..ASSEMBLER_TICK_TURNS).cycle() {
         turns.tick().await;
-        for shard in shards
-            .iter()
-            .skip(turn)
-            .step_by(ASSEMBLER_TICK_TURNS as usize)
-        {
+        let shards = shards.iter().skip(usize::from(turn));
+        for shard in shards.step_by(usize::from(ASSEMBLER_TICK_TURNS)) {
             if shard.cast(AssemblerMessage::Tick).is_err() {
                 return;
             }

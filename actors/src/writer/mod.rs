@@ -250,7 +250,8 @@ impl Actor for Writer {
                 state.commit(&myself);
             }
             WriterMessage::Committed(result) => state.committed(&myself, result),
-            WriterMessage::Map(map) => state.adopt(&myself, map).await?,
+            // In a box of its own: every message would carry the room for it.
+            WriterMessage::Map(map) => Box::pin(state.adopt(&myself, map)).await?,
             WriterMessage::Fed(node, ranges, refused) => state.fed(node, &ranges, refused),
             WriterMessage::Attached(node, attachment, outcome) => {
                 state.attached(&myself, node, attachment, outcome);
