@@ -25,7 +25,12 @@ const PING_MS: u64 = 100;
 pub struct Network {
     nodes: Mutex<BTreeMap<String, Attached>>,
     cut_off: Mutex<BTreeSet<String>>,
+    /// By service, the first requests that differ in length: those of a kind do.
+    heard: Mutex<BTreeMap<PeerService, Vec<Bytes>>>,
 }
+
+/// Requests of a service that are kept.
+const HEARD: usize = 64;
 
 #[derive(Clone)]
 struct Attached {
@@ -54,6 +59,43 @@ impl Network {
 
     pub fn heal(&self, address: &str) {
         self.cut_off.lock().unwrap().remove(address);
+    }
+
+    /// Requests of a service that nodes have sent.
+    #[allow(dead_code)] // not every test listens
+    pub fn heard(&self, service: PeerService) -> Vec<Bytes> {
+        let heard = self.heard.lock().unwrap();
+        heard.get(&service).cloned().unwrap_or_default()
+    }
+
+    /// Hands a request to the node at an address as if another node had sent it.
+    #[allow(dead_code)] // not every test speaks
+    pub fn say(
+        &self,
+        address: &str,
+        from: NodeId,
+        service: PeerService,
+        request: Bytes,
+    ) -> oneshot::Receiver<Result<Bytes, String>> {
+        let peer = self.reach(address, address).unwrap();
+        let (reply, answer) = oneshot::channel();
+        peer.handler.deliver(IncomingCall {
+            from: Caller::Node(from),
+            service,
+            class: LinkClass::Bulk,
+            request,
+            reply,
+        });
+        answer
+    }
+
+    fn hear(&self, service: PeerService, request: &Bytes) {
+        let mut heard = self.heard.lock().unwrap();
+        let heard = heard.entry(service).or_default();
+        let is_new = heard.iter().all(|other| other.len() != request.len());
+        if is_new && heard.len() < HEARD {
+            heard.push(request.clone());
+        }
     }
 
     fn reach(&self, from: &str, to: &str) -> Option<Attached> {
@@ -167,6 +209,7 @@ impl Inner {
             let reason = "another cluster".to_owned();
             return Err(LinkError::Refused { to, reason });
         }
+        self.network.hear(service, &request);
         let (reply, answer) = oneshot::channel();
         peer.handler.deliver(IncomingCall {
             from: self.identity.node.map_or(Caller::Joining, Caller::Node),
