@@ -1,5 +1,7 @@
 //! The counters and histograms of this crate, each written in one place.
 
+use std::time::Duration;
+
 use metrics::{Counter, counter, gauge, histogram};
 use spandrel_model::ids::{ShardId, UnixNanos};
 use spandrel_model::otlp::{ChangedSpans, RejectedSpans};
@@ -101,6 +103,11 @@ pub(crate) fn decided(records: &[VerdictRecord], now: UnixNanos) {
     if let Some(first) = records.first() {
         histogram!("spandrel_verdict_commit_seconds").record(seconds(now.since(first.decided_at)));
     }
+}
+
+/// A shard that is led here acknowledged nothing for so long, and why.
+pub(crate) fn shard_paused(why: &'static str, pause: Duration) {
+    histogram!("spandrel_shard_pause_seconds", "why" => why).record(pause);
 }
 
 /// Growth of entries that no credit covered.

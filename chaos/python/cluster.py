@@ -4,7 +4,8 @@ usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [
        [--victim leader|other] [--signal KILL|STOP|TERM] [NODE FLAGS...]
        cost   closed loop at node 1: spans a second, processor time a span of all nodes together
        kill   open loop at one node, a signal to another: how long exports took at most, how many were refused
-       join   open loop at one node, one more joins: the same, and seconds until every shard is where it should be
+       join   open loop at one node, one more joins: the same, seconds until every shard is where it should be, and how
+              long shards acknowledged nothing
 
 Flags that are not its own go to the nodes (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
 directory. Ports 3210 to 3219, 4410 to 4429 and 7210 to 7219 must be free.
@@ -72,6 +73,16 @@ class Node:
         counted = [line for line in lines if line.startswith("spandrel_stage_cpu_nanoseconds_total")]
         name = lambda line: line.split('stage="')[1].split('"')[0]
         return {name(line): float(line.rsplit(" ", 1)[1]) / 1e9 for line in counted}
+
+    def pauses(self):
+        """How many pauses of shards lasted at most so long, by reason."""
+        lines = self.ask("/metrics")[1].decode().splitlines()
+        counts = {}
+        for line in lines:
+            if line.startswith("spandrel_shard_pause_seconds_bucket"):
+                label = lambda name: line.split(f'{name}="')[1].split('"')[0]
+                counts[label("why"), float(label("le"))] = int(line.rsplit(" ", 1)[1])
+        return counts
 
     def anonymous_bytes(self):
         for line in pathlib.Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
@@ -178,13 +189,29 @@ def kill(arguments, flags, directory):
     stop(nodes)
 
 
+def say_pauses(nodes, before):
+    """The bucket in which the longest pauses of shards lie, of all and of 99 in 100."""
+    counts = {}
+    for node in nodes:
+        for bucket, count in node.pauses().items():
+            counts[bucket] = counts.get(bucket, 0) + count - before.get((node.number, bucket), 0)
+    for why in sorted({why for why, _ in counts}):
+        buckets = sorted((most, count) for (of, most), count in counts.items() if of == why)
+        total = buckets[-1][1]
+        within = lambda share: next(most for most, count in buckets if count >= share * total)
+        if total:
+            print(f"  {total} pauses, {why}: p99 at most {within(0.99)} s, all at most {within(1)} s")
+
+
 def join(arguments, flags, directory):
     nodes = start(arguments, flags, directory)
+    before = {(node.number, bucket): count for node in nodes for bucket, count in node.pauses().items()}
     load = open_loop(arguments, nodes[0], 30)
     time.sleep(5)
     nodes.append(Node(arguments.binary, directory, arguments.nodes + 1, flags))
     took = wait_settled(nodes[0], arguments.nodes + 1)
     report(f"a node joins {arguments.nodes}, settled after {took:.1f} s", load)
+    say_pauses(nodes, before)
     stop(nodes)
 
 

@@ -185,6 +185,11 @@ impl<W> PrimaryShard<W> {
         self.local >= self.inherited
     }
 
+    /// All that it had when the term began counts, and spans are taken.
+    pub fn is_settled(&self) -> bool {
+        self.takes() && self.commit >= self.inherited
+    }
+
     /// A follower that gets records as they are numbered has all of them up to `lsn`.
     pub fn acked(&mut self, node: NodeId, lsn: Lsn) {
         let live = |copy: &&mut Copy| copy.phase == CopyPhase::Live;

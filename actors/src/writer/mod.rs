@@ -11,6 +11,7 @@ mod followers;
 mod frames;
 mod numbering;
 mod pace;
+mod pauses;
 mod roles;
 mod work;
 
@@ -36,6 +37,7 @@ use crate::replication::{
 use crate::shared::Shared;
 use frames::{BuiltFrame, build_frames};
 use pace::Pace;
+use pauses::{Pause, Pauses};
 pub(crate) use work::{
     Append, AppendAnswer, CommitNotice, DISK_RESERVE, NOT_DURABLE, Part, ReplicaFrame,
     ReplicaRecord, Replication, ShardCommit, Ticket, disk_reserve,
@@ -155,6 +157,7 @@ pub(crate) struct WriterState {
     feeders: BTreeMap<NodeId, ActorRef<FeederMessage>>,
     /// Why shards are held, and what waits for their numbers meanwhile.
     held: BTreeMap<ShardId, Vec<HeldFor>>,
+    pauses: Pauses,
     deferred: BTreeMap<ShardId, VecDeque<Waiting>>,
     drained: BTreeMap<ShardId, oneshot::Sender<bool>>,
     waiting: VecDeque<Waiting>,
@@ -203,6 +206,7 @@ impl Actor for Writer {
             link: arguments.link,
             feeders: BTreeMap::new(),
             held: BTreeMap::new(),
+            pauses: Pauses::default(),
             deferred: BTreeMap::new(),
             drained: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -452,6 +456,9 @@ impl WriterState {
                     });
                     let commits: Vec<_> = counting.collect();
                     self.looks_soon |= !commits.is_empty();
+                    if primary.is_settled() {
+                        self.pauses.end(shard, Pause::NewTerm);
+                    }
                     if cfg!(debug_assertions) {
                         primary.check();
                     }

@@ -7,7 +7,7 @@ use spandrel_model::ids::{NodeId, ShardId};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
 
-use super::{HeldFor, Role, Waiting, Work, WriterMessage, WriterState};
+use super::{HeldFor, Pause, Role, Waiting, Work, WriterMessage, WriterState};
 use crate::assembler_message::{AssemblerMessage, ShardRole};
 use crate::placement::least_copies;
 use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
@@ -74,7 +74,8 @@ impl WriterState {
                 // come late.
                 primary.next_term(me, record, least);
                 self.roles[at] = Role::Primary(primary);
-                self.held.remove(&shard);
+                self.let_number(shard);
+                self.pauses.begin(shard, Pause::NewTerm);
                 return;
             }
             Role::Follower(follower) => {
@@ -100,7 +101,8 @@ impl WriterState {
         );
         let has_landed = primary.has_landed();
         self.roles[at] = Role::Primary(Box::new(primary));
-        self.held.remove(&shard);
+        self.let_number(shard);
+        self.pauses.begin(shard, Pause::NewTerm);
         // Until the last verdict that is on its way to the disk is known, its trace could be decided again.
         let role = match has_landed {
             true => ShardRole::Primary,
@@ -164,7 +166,8 @@ impl WriterState {
     }
 
     fn refuse_deferred(&mut self, shard: ShardId) {
-        self.held.remove(&shard);
+        self.let_number(shard);
+        self.pauses.forget(shard);
         // Verdicts of a term that is over: should this node lead again, others may have decided meanwhile.
         self.waiting.retain(|waiting| {
             let over = matches!(waiting, Waiting::Verdicts(of, ..) if *of == shard);
@@ -221,6 +224,7 @@ impl WriterState {
     }
 
     pub(super) fn hold(&mut self, shard: ShardId, reason: HeldFor) {
+        self.pauses.begin(shard, Pause::Held);
         let reasons = self.held.entry(shard).or_default();
         if !reasons.contains(&reason) {
             reasons.push(reason);
@@ -232,10 +236,16 @@ impl WriterState {
         if let Some(reasons) = self.held.get_mut(&shard) {
             reasons.retain(|other| *other != reason);
             if reasons.is_empty() {
-                self.held.remove(&shard);
+                self.let_number(shard);
             }
         }
         self.undefer();
+    }
+
+    /// Nothing holds the shard any more.
+    fn let_number(&mut self, shard: ShardId) {
+        self.held.remove(&shard);
+        self.pauses.end(shard, Pause::Held);
     }
 
     /// Puts what waited for shards that are not held any more back at the head of the queue.
