@@ -179,6 +179,9 @@ pub const MAX_HANDOVERS: usize = 4;
 /// Milliseconds that a shard is held at most until nothing of it is on its way: usually some. The keeper does nothing
 /// else meanwhile, and a node that dies just then is to leave the in-sync sets within a failover's 3 s.
 pub const HOLD_DEADLINE_MS: u64 = 1_000;
+/// Milliseconds that a shard of which nothing is on its way waits for the next one to be changed with it: about as long
+/// as a record takes to every copy.
+pub const HOLD_TOGETHER_MS: u64 = 20;
 /// Milliseconds before spans for a shard that nobody took are offered again.
 pub const ROUTE_RETRY_MS: u64 = 10;
 /// Records of a fill that are on their way at once: enough that a fill does not wait for each fsync.

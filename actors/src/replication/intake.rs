@@ -256,7 +256,7 @@ impl Parts {
                 }
                 let shards = begin.shards.iter().filter_map(BeginShard::from_wire);
                 let (answered, answer) = oneshot::channel();
-                let begin = WriterMessage::Begin(from, shards.collect(), answered);
+                let begin = WriterMessage::Begin(from, begin.epoch, shards.collect(), answered);
                 let _ = self.writer.cast(begin);
                 self.shared.spawn_job("intake", async move {
                     let Ok(begun) = answer.await else { return };

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use ractor::ActorRef;
 use spandrel_model::ids::{ShardId, Term};
 use spandrel_raft::state::ShardChange;
 use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
 use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wishes::Wish;
-use crate::limits::HOLD_DEADLINE_MS;
+use crate::limits::{HOLD_DEADLINE_MS, HOLD_TOGETHER_MS};
 use crate::writer::WriterMessage;
 
 /// Carries wishes to the settings.
@@ -42,9 +45,7 @@ impl Proposals {
             let _ = self.propose(&plain).await;
         }
         if self.in_doubt.is_empty() {
-            let held = holding.iter().map(|wish| self.hold_and_propose(wish));
-            let doubts = futures_util::future::join_all(held).await;
-            self.in_doubt = doubts.into_iter().flatten().collect();
+            self.in_doubt = self.hold_and_propose(holding).await;
         }
         self.settle().await;
     }
@@ -58,8 +59,13 @@ impl Proposals {
         let command = Command::SetShards {
             changes: changes.collect(),
         };
+        let began = Instant::now();
         match self.settings.propose(command).await {
-            Ok(_) => Ok(()),
+            Ok(_) => {
+                let took = began.elapsed();
+                tracing::debug!(shards = wishes.len(), ?took, "owners of shards changed");
+                Ok(())
+            }
             Err(error) => {
                 // The next look sees what has changed.
                 tracing::debug!(%error, shards = wishes.len(), "owners of shards not changed");
@@ -68,23 +74,72 @@ impl Proposals {
         }
     }
 
-    /// Holds a shard, waits until nothing of it is on its way, and proposes. Returns the shard and its term when what
-    /// became of the proposal is not known: it then stays held.
-    async fn hold_and_propose(&self, wish: &Wish) -> Option<(ShardId, Term)> {
-        let (shard, term) = (wish.shard, wish.expected.term);
-        let (reply, drained) = oneshot::channel();
-        let held = WriterMessage::Hold(shard, term, reply);
-        self.writer.cast(held).ok()?;
-        let deadline = Duration::from_millis(HOLD_DEADLINE_MS);
-        let is_drained = matches!(tokio::time::timeout(deadline, drained).await, Ok(Ok(true)));
-        if is_drained {
-            let proposed = self.propose(std::slice::from_ref(wish)).await;
-            if let Err(ProposeError::OutcomeUnknown { .. }) = proposed {
-                return Some((shard, term));
+    /// Holds shards, and proposes for those of which nothing is on its way any more: for all together that are soon,
+    /// since each map makes all nodes arrange with each other anew. Returns those, with their terms, of which it is not
+    /// known what became of the proposal: they stay held.
+    async fn hold_and_propose(&self, wishes: Vec<Wish>) -> BTreeMap<ShardId, Term> {
+        let mut in_doubt = BTreeMap::new();
+        let deadline = Instant::now() + Duration::from_millis(HOLD_DEADLINE_MS);
+        let draining = wishes.into_iter().map(|wish| async {
+            let (reply, drained) = oneshot::channel();
+            let (shard, term) = (wish.shard, wish.expected.term);
+            self.writer
+                .cast(WriterMessage::Hold(shard, term, reply))
+                .ok();
+            let is_drained = timeout_at(deadline, drained).await;
+            (wish, matches!(is_drained, Ok(Ok(true))))
+        });
+        let mut draining: FuturesUnordered<_> = draining.collect();
+        let mut drained = Vec::new();
+        loop {
+            let more = Duration::from_millis(HOLD_TOGETHER_MS);
+            let next = match drained.is_empty() {
+                true => Ok(draining.next().await),
+                false => timeout(more, draining.next()).await,
+            };
+            match next {
+                Ok(Some((wish, true))) => drained.push(wish),
+                Ok(Some((wish, false))) => self.let_go(&wish),
+                // No more of them are soon, or there are none.
+                Ok(None) | Err(_) => {
+                    let together = std::mem::take(&mut drained);
+                    in_doubt.extend(self.change(together).await);
+                    if draining.is_empty() {
+                        return in_doubt;
+                    }
+                }
             }
         }
-        self.release_unless_changed(&self.settings.state(), shard, term);
-        None
+    }
+
+    /// Proposes for shards that are held, and lets those go whose change surely did not take place.
+    async fn change(&self, mut wishes: Vec<Wish>) -> Vec<(ShardId, Term)> {
+        let mut in_doubt = Vec::new();
+        while !wishes.is_empty() {
+            let proposed = self.propose(&wishes).await;
+            if matches!(proposed, Err(ProposeError::OutcomeUnknown { .. })) {
+                let doubtful = wishes.iter();
+                in_doubt.extend(doubtful.map(|wish| (wish.shard, wish.expected.term)));
+                break;
+            }
+            if proposed.is_ok() || wishes.len() == 1 {
+                wishes.iter().for_each(|wish| self.let_go(wish));
+                break;
+            }
+            // One of them may be in the way of all.
+            let Some(alone) = wishes.pop() else { break };
+            match self.propose(std::slice::from_ref(&alone)).await {
+                Err(ProposeError::OutcomeUnknown { .. }) => {
+                    in_doubt.push((alone.shard, alone.expected.term));
+                }
+                _ => self.let_go(&alone),
+            }
+        }
+        in_doubt
+    }
+
+    fn let_go(&self, wish: &Wish) {
+        self.release_unless_changed(&self.settings.state(), wish.shard, wish.expected.term);
     }
 
     /// Asks once what became of the proposals in doubt. Only a read that a majority confirms can tell that a change did

@@ -104,8 +104,19 @@ impl WriterState {
         }
     }
 
+    /// Announces the beginnings whose maps are here. The primary may have its map sooner: refused, it would come again
+    /// after a while, in which the shard acknowledges nothing.
+    pub(super) fn announce_known(&mut self) {
+        let epoch = self.map.epoch;
+        let known = self.early.extract_if(.., |(wanted, _)| *wanted <= epoch);
+        let known: Vec<_> = known.map(|(_, beginning)| beginning).collect();
+        for (from, shards, reply) in known {
+            self.announce(from, shards, reply);
+        }
+    }
+
     /// A beginning has come: from now on nothing is taken for its shards until they have begun.
-    pub(super) fn announce(
+    fn announce(
         &mut self,
         from: NodeId,
         shards: Vec<BeginShard>,

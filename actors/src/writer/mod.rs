@@ -67,8 +67,8 @@ pub(crate) enum WriterMessage {
     SentAgain(ShardId, Term, Vec<(NodeId, u64)>, bool),
     /// Frames of a primary elsewhere.
     Replicate(Replication),
-    /// A primary elsewhere begins with this node as its follower.
-    Begin(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
+    /// A primary elsewhere begins with this node as its follower, by the map of this epoch.
+    Begin(NodeId, u64, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
     /// What a beginning asked of the disk is done.
     Prepared(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
     /// Give out no numbers for a shard; told true once nothing of it is on its way, false when it is not led here.
@@ -101,6 +101,9 @@ enum Landing {
     /// A beginning: what came before is durable now.
     Begin(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
 }
+
+/// Who begins with which shards, and who hears what came of it.
+type Beginning = (NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>);
 
 /// Frames that were built.
 pub(crate) struct Built {
@@ -154,6 +157,8 @@ pub(crate) struct WriterState {
     /// Shards whose traces were let go here: what the disk holds of them no longer says what their assemblers have.
     emptied: Vec<bool>,
     map: Arc<ClusterState>,
+    /// Beginnings by maps that have not come yet, with the epochs of these.
+    early: Vec<(u64, Beginning)>,
     feeders: BTreeMap<NodeId, ActorRef<FeederMessage>>,
     /// Why shards are held, and what waits for their numbers meanwhile.
     held: BTreeMap<ShardId, Vec<HeldFor>>,
@@ -201,6 +206,7 @@ impl Actor for Writer {
             replayed,
             emptied: vec![false; shards],
             map: Arc::clone(&arguments.state),
+            early: Vec::new(),
             shared: arguments.shared,
             shards: arguments.shards,
             link: arguments.link,
@@ -264,8 +270,9 @@ impl Actor for Writer {
                 state.sent_again(shard, term, &nodes, done);
             }
             WriterMessage::Replicate(replication) => state.replicate(replication),
-            WriterMessage::Begin(from, shards, reply) => {
-                state.announce(from, shards, reply);
+            WriterMessage::Begin(from, epoch, shards, reply) => {
+                state.early.push((epoch, (from, shards, reply)));
+                state.announce_known();
             }
             WriterMessage::Prepared(from, shards, reply) => state.begin(from, &shards, reply),
             WriterMessage::Hold(shard, term, reply) => state.hold_for_keeper(shard, term, reply),

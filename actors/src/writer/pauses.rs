@@ -37,7 +37,9 @@ impl Pauses {
                 Pause::Held => "held",
                 Pause::NewTerm => "new_term",
             };
-            meters::shard_paused(why, since.elapsed());
+            let pause = since.elapsed();
+            tracing::debug!(shard = shard.0, why, ?pause, "a shard acknowledges again");
+            meters::shard_paused(why, pause);
             self.0.remove(&shard);
         }
     }

@@ -26,6 +26,7 @@ impl WriterState {
             self.adopt_shard(shard, record, least);
             changed.push(shard);
         }
+        self.announce_known();
         self.adopt_feeders(myself).await?;
         self.start_ticking(myself);
         // With fewer copies to wait for, or more to let in, records may count or be numbered that waited.
