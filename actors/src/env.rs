@@ -6,6 +6,7 @@ use std::time::Duration;
 use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
 
+use crate::limits::{INLINE_WORK_BYTES, SIMULATED_INLINE_WORK_BYTES};
 use crate::membership::LinkFactory;
 use crate::start_phase::StartPhase;
 
@@ -69,6 +70,16 @@ impl Env {
     pub(crate) fn random_number(&self) -> u64 {
         let [a, b, c, d, e, f, g, h, ..] = (self.secret)();
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// Raw bytes up to which work of the processor is done at once: in the simulation fewer, so that both ways are
+    /// taken there, whose requests are small.
+    #[must_use]
+    pub(crate) fn inline_work_bytes(&self) -> usize {
+        match self.blocking {
+            BlockingMode::Threads => INLINE_WORK_BYTES,
+            BlockingMode::Inline(_) => SIMULATED_INLINE_WORK_BYTES,
+        }
     }
 
     /// Runs blocking work and waits for it.

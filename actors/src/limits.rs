@@ -8,6 +8,8 @@ use crate::link::MAX_LINK_MESSAGE_BYTES;
 /// Raw bytes of spans up to which they are framed or read by whoever has them, rather than on another thread: some 300
 /// spans, 0.3 ms, which is what the scan of a common request takes (measured).
 pub const INLINE_WORK_BYTES: usize = 256 * 1024;
+/// The same in the simulation: some 20 of its spans.
+pub const SIMULATED_INLINE_WORK_BYTES: usize = 6 * 1024;
 /// How many raw bytes a compressed one stands for, about, where the frame has not been opened yet (measured: 87 of 742).
 pub const FRAME_RATIO: usize = 8;
 /// Builders of frames that an entry node keeps for the next request: as many as are used at once on a common machine.

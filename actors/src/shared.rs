@@ -19,7 +19,6 @@ use crate::assembler::Earlier;
 use crate::checkpoints::Checkpoints;
 use crate::disk_room::Watermarks;
 use crate::env::Env;
-use crate::limits::INLINE_WORK_BYTES;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
 use crate::replication::FollowerPressure;
@@ -236,7 +235,7 @@ impl Shared {
         bytes: usize,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        if bytes <= INLINE_WORK_BYTES {
+        if bytes <= self.env.inline_work_bytes() {
             return self.measured(stage, work);
         }
         self.block(stage, work).await

@@ -125,8 +125,10 @@ impl Settings {
     ) -> Result<Result<Response, Option<u64>>, ProposeError> {
         match proposed {
             Proposed::Applied { index, outcome } => {
+                // Also what a refused command met is here then.
+                let is_here = self.applied_to(index, deadline).await;
                 let applied = outcome.0?;
-                self.applied_to(index, deadline).await.map_err(in_doubt)?;
+                is_here.map_err(in_doubt)?;
                 Ok(Ok(Response { index, applied }))
             }
             Proposed::NotLeader { leader } => Ok(Err(leader)),
@@ -266,9 +268,11 @@ impl Settings {
         };
         let body = RequestBody::Propose(command.clone());
         match self.inner.peers.ask(leader, body, left(deadline)).await {
-            // Another node's group has stopped, not this one's: look for a leader again.
-            Ok(Answer::Proposed(Proposed::Stopped { .. }) | Answer::Refused { .. })
-            | Err(TransportError::Unreachable { .. }) => Ok(Proposed::NotLeader { leader: None }),
+            // Another node's group has stopped, not this one's. It may have sent the command on before.
+            Ok(Answer::Proposed(Proposed::Stopped { reason })) => Ok(Proposed::Unknown { reason }),
+            Ok(Answer::Refused { .. }) | Err(TransportError::Unreachable { .. }) => {
+                Ok(Proposed::NotLeader { leader: None })
+            }
             Ok(Answer::Proposed(proposed)) => Ok(proposed),
             Ok(_) => Ok(Proposed::Unknown {
                 reason: format!("node {leader} answered something else"),

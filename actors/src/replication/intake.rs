@@ -273,7 +273,7 @@ impl Parts {
     /// Waits until this node's shard map is as new as the sender's.
     async fn as_new_as(&self, epoch: u64) -> Result<(), String> {
         let mut cluster = self.cluster.clone();
-        let applied = cluster.wait_for(|state| state.applied_index >= epoch);
+        let applied = cluster.wait_for(|state| state.epoch >= epoch);
         let deadline = Duration::from_millis(BEGIN_DEADLINE_MS / 2);
         match tokio::time::timeout(deadline, applied).await {
             Ok(Ok(_)) => Ok(()),
@@ -288,9 +288,9 @@ impl Parts {
         replicate: wire::Replicate,
     ) -> Result<(Replication, oneshot::Receiver<Refusals>), String> {
         let mut frames = Vec::with_capacity(replicate.frames.len());
+        let raw_bytes: usize = replicate.frames.iter().map(Bytes::len).sum::<usize>() * FRAME_RATIO;
         for bytes in replicate.frames {
             let shared = Arc::clone(&self.shared);
-            let raw_bytes = bytes.len() * FRAME_RATIO;
             let decode = move || Decoded::read(&shared, bytes);
             let decoded = self.shared.compute(Stage::Frame, raw_bytes, decode);
             let decoded = decoded.await?;

@@ -8,7 +8,7 @@ use futures_util::stream::FuturesUnordered;
 use ractor::ActorRef;
 use spandrel_model::ids::{ShardId, Term};
 use spandrel_raft::state::ShardChange;
-use spandrel_raft::{ClusterState, Command, ProposeError, Settings};
+use spandrel_raft::{ClusterState, Command, Conflict, ProposeError, Settings};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -114,28 +114,26 @@ impl Proposals {
 
     /// Proposes for shards that are held, and lets those go whose change surely did not take place.
     async fn change(&self, mut wishes: Vec<Wish>) -> Vec<(ShardId, Term)> {
-        let mut in_doubt = Vec::new();
         while !wishes.is_empty() {
-            let proposed = self.propose(&wishes).await;
-            if matches!(proposed, Err(ProposeError::OutcomeUnknown { .. })) {
-                let doubtful = wishes.iter();
-                in_doubt.extend(doubtful.map(|wish| (wish.shard, wish.expected.term)));
-                break;
-            }
-            if proposed.is_ok() || wishes.len() == 1 {
-                wishes.iter().for_each(|wish| self.let_go(wish));
-                break;
-            }
-            // One of them may be in the way of all.
-            let Some(alone) = wishes.pop() else { break };
-            match self.propose(std::slice::from_ref(&alone)).await {
+            match self.propose(&wishes).await {
                 Err(ProposeError::OutcomeUnknown { .. }) => {
-                    in_doubt.push((alone.shard, alone.expected.term));
+                    let doubtful = wishes.iter();
+                    return doubtful
+                        .map(|wish| (wish.shard, wish.expected.term))
+                        .collect();
                 }
-                _ => self.let_go(&alone),
+                Err(ProposeError::Conflict(Conflict::ShardChanged { shard, .. })) => {
+                    // It is in the way of all others.
+                    let Some(at) = wishes.iter().position(|wish| wish.shard == shard) else {
+                        break;
+                    };
+                    self.let_go(&wishes.remove(at));
+                }
+                _ => break,
             }
         }
-        in_doubt
+        wishes.iter().for_each(|wish| self.let_go(wish));
+        Vec::new()
     }
 
     fn let_go(&self, wish: &Wish) {
@@ -263,25 +261,56 @@ mod tests {
 
         // when the outcome of a change cannot be learned
         cluster.network.cut_off(&address(1));
-        let round = proposals.round(vec![wish(&state, 0)]);
+        let round = proposals.round(vec![wish(&state, 0), wish(&state, 1)]);
         let limit = Duration::from_secs(30);
         tokio::time::timeout(limit, round).await.expect("it ends");
-        assert_eq!(told.try_recv(), Ok(Told::Hold(ShardId(0))));
+        for shard in [0, 1] {
+            assert_eq!(told.try_recv(), Ok(Told::Hold(ShardId(shard))));
+        }
 
-        // then it stays held, and no other shard is stopped in vain
+        // then they stay held, and no other shard is stopped in vain
         proposals
-            .round(vec![wish(&state, 0), wish(&state, 1)])
+            .round(vec![wish(&state, 0), wish(&state, 2)])
             .await;
         assert!(told.try_recv().is_err());
 
-        // and with a majority it is let go, since its term is still the old one
+        // and with a majority they are let go, since their terms are still the old ones
         cluster.network.heal(&address(1));
         while !proposals.in_doubt.is_empty() {
             proposals.round(Vec::new()).await;
         }
         assert_eq!(settings.state().shard(ShardId(0)), state.shard(ShardId(0)));
         pass(1).await;
-        assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(0))));
+        for shard in [0, 1] {
+            assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(shard))));
+        }
+        stop_all(nodes).await;
+    }
+
+    /// What is proposed together takes place together: one that has changed meanwhile is left out.
+    #[tokio::test(start_paused = true)]
+    async fn a_shard_that_has_changed_meanwhile_keeps_no_other_from_its_change() {
+        let (_cluster, nodes) = three().await;
+        let settings = nodes[0].settings();
+        let (mut proposals, mut told) = proposals(settings).await;
+        let state = settings.linearizable().await.unwrap();
+        let mut stale = wish(&state, 1);
+        stale.expected.moving_to = Some(stale.expected.primary);
+        proposals
+            .round(vec![wish(&state, 0), stale, wish(&state, 2)])
+            .await;
+        let now = settings.linearizable().await.unwrap();
+        for shard in [0, 2].map(ShardId) {
+            let before = state.shard(shard).unwrap().term;
+            assert_eq!(now.shard(shard).unwrap().term, before.next());
+        }
+        assert_eq!(now.shard(ShardId(1)), state.shard(ShardId(1)));
+        for shard in [0, 1, 2] {
+            assert_eq!(told.try_recv(), Ok(Told::Hold(ShardId(shard))));
+        }
+        pass(1).await;
+        assert_eq!(told.try_recv(), Ok(Told::Release(ShardId(1))));
+        assert!(told.try_recv().is_err());
         stop_all(nodes).await;
     }
 

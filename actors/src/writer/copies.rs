@@ -314,13 +314,16 @@ impl WriterState {
         };
         let pause = Duration::from_millis(pause);
         let due = Instant::now() + pause;
-        if self.tick_due.is_some_and(|sooner| sooner <= due) {
-            return;
+        if let Some((at, timer)) = &self.tick_due {
+            if *at <= due {
+                return;
+            }
+            timer.abort();
         }
-        self.tick_due = Some(due);
         self.ticks += 1;
         let tick = self.ticks;
-        myself.send_after(pause, move || WriterMessage::Tick(tick));
+        let timer = myself.send_after(pause, move || WriterMessage::Tick(tick));
+        self.tick_due = Some((due, timer.abort_handle()));
     }
 
     /// Whether some copy of a shard that is led here is not level.

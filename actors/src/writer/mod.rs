@@ -25,10 +25,11 @@ use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
 use spandrel_storage::journal::{EncodedFrame, FrameBuilder, LsnRange};
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::assembler_message::{AssemblerMessage, Reign};
-use crate::limits::{FRAME_RAW_BYTES, INLINE_WORK_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
+use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES, PRESSURE_RETRY_MS};
 use crate::link::Link;
 use crate::meters::Stage;
 use crate::replication::{
@@ -175,8 +176,8 @@ pub(crate) struct WriterState {
     pace: Pace,
     /// Counts ticks; the last one is the one that comes next.
     ticks: u64,
-    /// When it comes: while there are followers.
-    tick_due: Option<Instant>,
+    /// When it comes, and its timer: while there are followers.
+    tick_due: Option<(Instant, AbortHandle)>,
     /// A follower is to be told something, or was lost.
     looks_soon: bool,
     /// When it was last looked for stalled shards.
@@ -286,13 +287,15 @@ impl Actor for Writer {
             WriterMessage::Paced => state.pace.waits = false,
             WriterMessage::Drain(reply) => state.drains.push(reply),
         }
+        if state.failed.is_none() {
+            state.build(&myself);
+            state.commit(&myself);
+        }
         if let Some(reason) = &state.failed {
             let reason = reason.clone();
             state.refuse_all(&reason);
             return Ok(());
         }
-        state.build(&myself);
-        state.commit(&myself);
         state.answer_drains();
         if state.looks_soon {
             state.start_ticking(&myself);
@@ -335,9 +338,7 @@ impl WriterState {
         let Some(mut builder) = self.builder.take() else {
             return;
         };
-        let before = self.waiting_bytes;
-        let groups = self.take_groups();
-        let bytes = before - self.waiting_bytes;
+        let (groups, bytes) = self.take_groups();
         if groups.is_empty() {
             self.builder = Some(builder);
             return;
@@ -349,7 +350,7 @@ impl WriterState {
                 builder,
             }
         };
-        if bytes <= INLINE_WORK_BYTES {
+        if bytes <= self.shared.env.inline_work_bytes() {
             let built = self.shared.measured(Stage::Frame, build);
             return self.built(built);
         }

@@ -12,14 +12,15 @@ use crate::placement::can_do_without;
 
 impl WriterState {
     /// Takes what waits off the queue and numbers it: spans first, then verdicts, which have frames of their own.
-    pub(super) fn take_groups(&mut self) -> Vec<Group> {
+    pub(super) fn take_groups(&mut self) -> (Vec<Group>, usize) {
         let mut taken = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut to_build) = (0, 0);
         while bytes < MAX_READY_FRAMES / 4 * FRAME_RAW_BYTES {
             let Some(waiting) = self.waiting.pop_front() else {
                 break;
             };
             bytes += waiting.raw_bytes();
+            to_build += waiting.bytes_to_build();
             taken.push(waiting);
         }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
@@ -30,7 +31,7 @@ impl WriterState {
         for waiting in taken {
             self.number(waiting, &full, &mut groups);
         }
-        groups
+        (groups, to_build)
     }
 
     /// This node and its followers, as far as their disks have no room for spans.

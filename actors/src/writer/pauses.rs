@@ -1,4 +1,4 @@
-//! How long shards that are led here acknowledge nothing, though all nodes that they need are there.
+//! How long shards that are led here acknowledge nothing: while they move, or until the copies that they need are there.
 
 use std::collections::BTreeMap;
 

@@ -49,6 +49,14 @@ impl Waiting {
             Self::Verdicts(_, records, _) => records.len() * 64,
         }
     }
+
+    /// Bytes that a frame takes from it, about, before compression.
+    pub(super) fn bytes_to_build(&self) -> usize {
+        match self {
+            Self::Spans(part) => part.bytes_to_build(),
+            Self::Verdicts(..) => self.raw_bytes(),
+        }
+    }
 }
 
 /// Spans for the shards of this node, all acknowledged together.
@@ -77,6 +85,11 @@ pub(crate) struct Part {
 impl Part {
     pub(crate) fn rows(&self) -> &[u32] {
         self.rows.get(self.start..self.end).unwrap_or_default()
+    }
+
+    /// Its share of what came with it, resources and scopes included.
+    fn bytes_to_build(&self) -> usize {
+        self.batch.buffer.len() / self.batch.spans.len().max(1) * (self.end - self.start)
     }
 
     /// Bytes of its spans.

@@ -23,6 +23,7 @@ mod plan;
 mod process;
 mod shrink;
 mod spans;
+mod state;
 mod strike;
 mod world;
 mod writer;

@@ -106,6 +106,8 @@ pub(crate) struct World {
     pub(crate) broken: Option<Broken>,
     pub(crate) struck: BTreeMap<FaultKind, u64>,
     pub(crate) hash: u64,
+    /// Room for the state at a step.
+    pub(crate) state: Vec<u8>,
     pub(crate) events: u64,
     told: VecDeque<String>,
     tells: bool,
@@ -138,6 +140,7 @@ impl World {
             broken: None,
             struck: BTreeMap::new(),
             hash: plan.seed,
+            state: Vec::new(),
             events: 0,
             told: VecDeque::new(),
             tells,
@@ -282,6 +285,7 @@ impl World {
             self.now = time;
             self.events += 1;
             self.happen(event);
+            self.note_state();
         }
         false
     }

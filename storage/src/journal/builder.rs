@@ -20,8 +20,7 @@ use crate::limits::MAX_FRAME_RAW_BYTES;
 /// Most bytes that a row adds to its span: three varints of 32 bits and a trace id.
 const MAX_ROW_OVERHEAD_BYTES: usize = 31;
 
-/// Collects records and makes frames of them. Reuses its buffers and its compressor: keep one for a long time, on the
-/// thread that frames, which is not the one that commits.
+/// Collects records and makes frames of them. Reuses its buffers and its compressor: keep one for a long time.
 ///
 /// Invariants: `raw` holds the bodies of the records in the order of `directory`; `contexts` and `tenants` hold no
 /// value twice.
