@@ -129,10 +129,9 @@ pub const VIRTUAL_NODES: usize = 128;
 pub const PRIMARIES_SLACK_PERCENT: u64 = 10;
 /// Percent above its share up to which a node holds copies of shards.
 pub const COPIES_SLACK_PERCENT: u64 = 5;
-/// Milliseconds between the beginnings of two commits of a node of several, on average at least, and at most
-/// [`COMMIT_PACE_MAX_MS`], between them twice what commits take: with 5 a cluster of three
+/// Least milliseconds between the beginnings of two commits of a node of several, on average: with 5 a cluster of three
 /// spends two thirds on commits of what it did, with 10 its throughput under few clients falls (measured,
-/// docs/benchmarks.md).
+/// docs/benchmarks.md). Where commits take longer it is twice that, up to [`COMMIT_PACE_MAX_MS`].
 pub const COMMIT_PACE_MS: u64 = 5;
 /// The longest distance: a batch of spans waits for it twice on its way, at its primary and at a follower.
 pub const COMMIT_PACE_MAX_MS: u64 = 15;

@@ -52,6 +52,7 @@ pub(crate) struct Dispatcher {
     pub(crate) writer: ActorRef<WriterMessage>,
     pub(crate) link: Arc<dyn Link>,
     pub(crate) cluster: watch::Receiver<Arc<ClusterState>>,
+    /// For the frames of what goes to other nodes.
     pub(crate) builders: Arc<Builders>,
 }
 
