@@ -18,15 +18,6 @@ use spandrel_model::search::SearchFilter;
 use support::members::{Cluster, address, at, stop_all};
 use support::{TestNode, pass, span};
 
-const SERVICES: [PeerService; 7] = [
-    PeerService::Raft,
-    PeerService::Shards,
-    PeerService::Query,
-    PeerService::Membership,
-    PeerService::Copies,
-    PeerService::Pages,
-    PeerService::Inventory,
-];
 /// The node that is spoken to, and the one in whose name.
 const TOLD: u64 = 2;
 const BY: NodeId = NodeId(1);
@@ -78,37 +69,40 @@ fn damaged(request: &[u8], random: &mut ChaCha20Rng) -> Bytes {
     bytes.into()
 }
 
-/// Each service, with what nodes had said to it before.
-#[tokio::test(start_paused = true)]
-async fn a_node_goes_on_whatever_it_is_told() {
-    let mut cluster = Cluster::new();
-    cluster.bucket_nanos = BUCKET_S * UnixNanos::PER_SECOND;
-    let ended = Ended::default();
-    let mut nodes = vec![start(&cluster, 1, NodeStart::Found, &ended).await];
-    for number in 2..=3 {
-        nodes.push(start(&cluster, number, at(&[1]), &ended).await);
-    }
-    let clock = &cluster.clock;
+/// Four nodes, of which the last one has joined late: pages were shipped, a bucket compared, older data copied, and
+/// questions asked.
+async fn after_a_while(cluster: &Cluster, ended: &Ended) -> Vec<TestNode> {
     let testing = |node| TestNode {
         node,
-        clock: Arc::clone(clock),
+        clock: Arc::clone(&cluster.clock),
     };
-    let mut nodes: Vec<TestNode> = nodes.into_iter().map(testing).collect();
+    let mut nodes = vec![testing(start(cluster, 1, NodeStart::Found, ended).await)];
+    for number in 2..=3 {
+        nodes.push(testing(start(cluster, number, at(&[1]), ended).await));
+    }
     let tenant = TenantId::default();
     for trace in 1..40 {
         let spans = [span(trace, 1, 0), span(trace, 2, 1)];
         nodes[usize::from(trace) % 3].send(&tenant, &spans).await;
     }
     nodes[0].search(&tenant, SearchFilter::default()).await;
-    // Pages are shipped, the bucket is compared, and a node that joins gets copies.
     pass(3 * BUCKET_S).await;
-    nodes.push(testing(start(&cluster, 4, at(&[1]), &ended).await));
+    nodes.push(testing(start(cluster, 4, at(&[1]), ended).await));
     pass(120).await;
     nodes[0].find(&tenant, 1).await;
+    nodes
+}
 
+/// Each service, with what nodes had said to it before.
+#[tokio::test(start_paused = true)]
+async fn a_node_goes_on_whatever_it_is_told() {
+    let mut cluster = Cluster::new();
+    cluster.bucket_nanos = BUCKET_S * UnixNanos::PER_SECOND;
+    let ended = Ended::default();
+    let nodes = after_a_while(&cluster, &ended).await;
     let mut random = ChaCha20Rng::seed_from_u64(7);
     let network = &cluster.network;
-    for service in SERVICES {
+    for service in PeerService::ALL {
         let said = network.heard(service);
         assert!(!said.is_empty(), "{service:?} was not used");
         let turns = if service == PeerService::Membership {
@@ -135,10 +129,9 @@ async fn a_node_goes_on_whatever_it_is_told() {
         }
         assert!(done + refused > 0, "{service:?}");
         // and: it answers
-        let alone = nodes[1].node.query_alone();
-        let _ = alone
-            .search(nodes[1].request(&tenant, SearchFilter::default()))
-            .await;
+        let question = nodes[1].request(&TenantId::default(), SearchFilter::default());
+        let answer = nodes[1].node.query_alone().search(question).await;
+        assert!(answer.is_ok(), "{service:?}: {answer:?}");
         nodes[1].node.admin().status().await;
     }
     let ended = ended.lock().unwrap().clone();

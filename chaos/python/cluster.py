@@ -26,6 +26,11 @@ READY_DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 
 
+def label(line, name):
+    """A label's value in a line of metrics."""
+    return line.split(f'{name}="')[1].split('"')[0]
+
+
 class Node:
     """A node as a child process; numbered from 1."""
 
@@ -71,8 +76,7 @@ class Node:
         """Processor seconds by stage."""
         lines = self.ask("/metrics")[1].decode().splitlines()
         counted = [line for line in lines if line.startswith("spandrel_stage_cpu_nanoseconds_total")]
-        name = lambda line: line.split('stage="')[1].split('"')[0]
-        return {name(line): float(line.rsplit(" ", 1)[1]) / 1e9 for line in counted}
+        return {label(line, "stage"): float(line.rsplit(" ", 1)[1]) / 1e9 for line in counted}
 
     def pauses(self):
         """How many pauses of shards lasted at most so long, by reason."""
@@ -80,8 +84,7 @@ class Node:
         counts = {}
         for line in lines:
             if line.startswith("spandrel_shard_pause_seconds_bucket"):
-                label = lambda name: line.split(f'{name}="')[1].split('"')[0]
-                counts[label("why"), float(label("le"))] = int(line.rsplit(" ", 1)[1])
+                counts[label(line, "why"), float(label(line, "le"))] = int(line.rsplit(" ", 1)[1])
         return counts
 
     def anonymous_bytes(self):

@@ -85,6 +85,17 @@ pub enum PeerService {
 }
 
 impl PeerService {
+    /// Every service.
+    pub const ALL: [Self; 7] = [
+        Self::Raft,
+        Self::Shards,
+        Self::Query,
+        Self::Membership,
+        Self::Copies,
+        Self::Pages,
+        Self::Inventory,
+    ];
+
     /// The version of the links that has it first.
     #[must_use]
     pub fn since(self) -> u16 {
@@ -97,16 +108,7 @@ impl PeerService {
     /// From the number on the wire.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
-        Some(match number {
-            1 => Self::Raft,
-            2 => Self::Shards,
-            3 => Self::Query,
-            4 => Self::Membership,
-            5 => Self::Copies,
-            6 => Self::Pages,
-            7 => Self::Inventory,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|one| *one as u8 == number)
     }
 }
 

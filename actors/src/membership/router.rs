@@ -27,15 +27,7 @@ impl PeerRouter {
 
     /// Nobody answers any more. Also lets go of the handlers, which may hold the links that hold this.
     pub(crate) fn close(&self) {
-        for service in [
-            PeerService::Raft,
-            PeerService::Shards,
-            PeerService::Query,
-            PeerService::Membership,
-            PeerService::Copies,
-            PeerService::Pages,
-            PeerService::Inventory,
-        ] {
+        for service in PeerService::ALL {
             self.put(service, None);
         }
     }

@@ -13,7 +13,7 @@ use spandrel_storage::journal::{EncodedFrame, Frame, FrameBatch, FrameBuilder, J
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only};
+use super::{Dispatcher, Routed, STOPPING, ShardRows, late, no_memory, only, share_bytes};
 use crate::limits::{FORWARD_DEADLINE_MS, FRAME_RAW_BYTES, MAX_IDLE_BUILDERS, PRESSURE_RETRY_MS};
 use crate::link::{LinkClass, LinkError, PeerService};
 use crate::meters::Stage;
@@ -36,7 +36,7 @@ impl Dispatcher {
         let (batch, rows) = (Arc::clone(&request.batch), Arc::clone(&request.rows));
         let (wanted, builders) = (parts.clone(), Arc::clone(&self.builders));
         let spans: usize = parts.iter().map(|part| part.end - part.start).sum();
-        let bytes = batch.buffer.len() / batch.spans.len().max(1) * spans;
+        let bytes = share_bytes(&batch, spans);
         let build = move || builders.build(&batch, &rows, &wanted);
         let frames = self.shared.compute(Stage::Frame, bytes, build).await;
         let frames = frames.map_err(|error| PortError::internal(error.to_string()))?;

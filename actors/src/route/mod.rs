@@ -177,6 +177,11 @@ fn no_memory() -> PortError {
     )
 }
 
+/// What so many spans of a batch take of it, resources and scopes included, were all spans alike.
+pub(crate) fn share_bytes(batch: &SpanBatch, spans: usize) -> usize {
+    batch.buffer.len() / batch.spans.len().max(1) * spans
+}
+
 /// The rows of a batch sorted by shard and trace, and each shard's part of them: in several pieces where it is large,
 /// so that a record fits a message between nodes. A context counts whenever it is another one than that of the span before:
 /// the record stores it once.

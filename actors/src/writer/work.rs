@@ -11,6 +11,7 @@ use spandrel_storage::journal::{EncodedFrame, RecordHead};
 use tokio::sync::oneshot;
 
 use crate::limits::PRESSURE_RETRY_MS;
+use crate::route::share_bytes;
 use crate::settings::Epoch;
 
 /// The code of an answer to spans that may be durable on some copies and not on all.
@@ -53,7 +54,7 @@ impl Waiting {
     /// Bytes that a frame takes from it, about, before compression.
     pub(super) fn bytes_to_build(&self) -> usize {
         match self {
-            Self::Spans(part) => part.bytes_to_build(),
+            Self::Spans(part) => share_bytes(&part.batch, part.end - part.start),
             Self::Verdicts(..) => self.raw_bytes(),
         }
     }
@@ -85,11 +86,6 @@ pub(crate) struct Part {
 impl Part {
     pub(crate) fn rows(&self) -> &[u32] {
         self.rows.get(self.start..self.end).unwrap_or_default()
-    }
-
-    /// Its share of what came with it, resources and scopes included.
-    fn bytes_to_build(&self) -> usize {
-        self.batch.buffer.len() / self.batch.spans.len().max(1) * (self.end - self.start)
     }
 
     /// Bytes of its spans.

@@ -38,6 +38,26 @@ struct Attached {
     handler: Arc<dyn PeerHandler>,
 }
 
+impl Attached {
+    fn deliver(
+        &self,
+        from: Caller,
+        service: PeerService,
+        class: LinkClass,
+        request: Bytes,
+    ) -> oneshot::Receiver<Result<Bytes, String>> {
+        let (reply, answer) = oneshot::channel();
+        self.handler.deliver(IncomingCall {
+            from,
+            service,
+            class,
+            request,
+            reply,
+        });
+        answer
+    }
+}
+
 impl Network {
     /// The links of the node at an address.
     pub fn links(self: &Arc<Self>, address: &str) -> Arc<dyn LinkFactory> {
@@ -78,15 +98,7 @@ impl Network {
         request: Bytes,
     ) -> oneshot::Receiver<Result<Bytes, String>> {
         let peer = self.reach(address, address).unwrap();
-        let (reply, answer) = oneshot::channel();
-        peer.handler.deliver(IncomingCall {
-            from: Caller::Node(from),
-            service,
-            class: LinkClass::Bulk,
-            request,
-            reply,
-        });
-        answer
+        peer.deliver(Caller::Node(from), service, LinkClass::Bulk, request)
     }
 
     fn hear(&self, service: PeerService, request: &Bytes) {
@@ -210,14 +222,8 @@ impl Inner {
             return Err(LinkError::Refused { to, reason });
         }
         self.network.hear(service, &request);
-        let (reply, answer) = oneshot::channel();
-        peer.handler.deliver(IncomingCall {
-            from: self.identity.node.map_or(Caller::Joining, Caller::Node),
-            service,
-            class,
-            request,
-            reply,
-        });
+        let from = self.identity.node.map_or(Caller::Joining, Caller::Node);
+        let answer = peer.deliver(from, service, class, request);
         let no_answer = |reason: &str| LinkError::NoAnswer {
             to,
             reason: reason.to_owned(),

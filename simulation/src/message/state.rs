@@ -1,7 +1,7 @@
 //! The state of all shards, in the hash of the run: two runs of a seed that come to differ do so at the step at which
 //! they first hold something else, whatever they tell.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::Xxh3;
 
 use super::node::{Process, Role, Side};
 use super::world::World;
@@ -9,20 +9,18 @@ use super::world::World;
 impl World {
     /// Takes note of what every process holds.
     pub(crate) fn note_state(&mut self) {
-        let mut state = std::mem::take(&mut self.state);
-        state.clear();
+        let mut state = Xxh3::with_seed(self.hash);
         for node in &self.nodes {
             match &node.process {
-                None => state.push(0),
+                None => state.update(&[0]),
                 Some(process) => note_process(&mut state, process),
             }
         }
-        self.hash = xxh3_64_with_seed(&state, self.hash);
-        self.state = state;
+        self.hash = state.digest();
     }
 }
 
-fn note_process(state: &mut Vec<u8>, process: &Process) {
+fn note_process(state: &mut Xxh3, process: &Process) {
     let waiting = [
         process.waiting.len(),
         process.queue.len(),
@@ -32,7 +30,7 @@ fn note_process(state: &mut Vec<u8>, process: &Process) {
     process.sides.iter().for_each(|side| note_side(state, side));
 }
 
-fn note_side(state: &mut Vec<u8>, side: &Side) {
+fn note_side(state: &mut Xxh3, side: &Side) {
     let role = match &side.role {
         Role::None => [0; 4],
         Role::Primary(primary) => [
@@ -64,8 +62,8 @@ fn note_side(state: &mut Vec<u8>, side: &Side) {
     put(state, &[shard.applied().0, shard.counted().0]);
 }
 
-fn put(state: &mut Vec<u8>, values: &[u64]) {
+fn put(state: &mut Xxh3, values: &[u64]) {
     values
         .iter()
-        .for_each(|value| state.extend_from_slice(&value.to_le_bytes()));
+        .for_each(|value| state.update(&value.to_le_bytes()));
 }

@@ -106,8 +106,6 @@ pub(crate) struct World {
     pub(crate) broken: Option<Broken>,
     pub(crate) struck: BTreeMap<FaultKind, u64>,
     pub(crate) hash: u64,
-    /// Room for the state at a step.
-    pub(crate) state: Vec<u8>,
     pub(crate) events: u64,
     told: VecDeque<String>,
     tells: bool,
@@ -140,7 +138,6 @@ impl World {
             broken: None,
             struck: BTreeMap::new(),
             hash: plan.seed,
-            state: Vec::new(),
             events: 0,
             told: VecDeque::new(),
             tells,
