@@ -1,4 +1,5 @@
-//! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation differ in nothing else.
+//! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation differ in nothing else,
+//! but that the simulation may ask for what is rare.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::Disk;
 
+use crate::buggify::Buggify;
 use crate::limits::{INLINE_WORK_BYTES, SIMULATED_INLINE_WORK_BYTES};
 use crate::membership::LinkFactory;
 use crate::start_phase::StartPhase;
@@ -56,6 +58,8 @@ pub struct Env {
     pub secret: Arc<dyn Fn() -> [u8; 32] + Send + Sync>,
     /// Is told how far the start has come.
     pub start_phase: Arc<dyn Fn(StartPhase) + Send + Sync>,
+    /// Where the node does what is rare: nowhere, but in the simulation.
+    pub buggify: Buggify,
 }
 
 impl Env {

@@ -12,6 +12,7 @@ use spandrel_raft::ClusterState;
 use tokio::sync::watch;
 
 use crate::assembler_message::AssemblerMessage;
+use crate::buggify::Site;
 use crate::disk_room::DiskRoom;
 use crate::limits::{
     DISK_RESERVE_BYTES, DISK_RESERVE_PERCENT, FOLLOWER_RELIEF_PERCENT, HOUSEKEEPING_TICK_MS,
@@ -92,6 +93,10 @@ impl HousekeeperState {
             PRESSURE_EARLY_PERCENT.. => before.clamp(2, 3),
             PRESSURE_RELEASE_PERCENT.. => before.clamp(1, 3),
             _ => 0,
+        };
+        let own = match shared.env.buggify.strikes(Site::PressureFelt) {
+            true => own.max(2),
+            false => own,
         };
         if own != before {
             tracing::info!(level = own, percent, "pressure changed");
@@ -193,7 +198,8 @@ impl HousekeeperState {
         let shared = Arc::clone(&self.arguments.shared);
         let options = Arc::clone(&self.arguments.options);
         let retention = self.arguments.cluster.borrow().retention_seconds;
-        let trims = self.round.is_multiple_of(TRIM_EVERY_ROUNDS);
+        let trims = self.round.is_multiple_of(TRIM_EVERY_ROUNDS)
+            || shared.env.buggify.strikes(Site::TrimmedNow);
         self.arguments
             .shared
             .env

@@ -12,6 +12,7 @@ mod arena;
 pub mod assembler;
 mod assembler_actor;
 mod assembler_message;
+mod buggify;
 mod checkpoints;
 pub mod controller;
 mod credit_account;
@@ -52,6 +53,7 @@ mod ticker;
 mod wire;
 mod writer;
 
+pub use buggify::{Buggify, Site};
 pub use credit_account::CreditAccount;
 pub use env::{BlockingMode, Clock, Env};
 pub use node::{Node, NodeOptions, StartError};

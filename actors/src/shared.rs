@@ -16,6 +16,7 @@ use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
 
 use crate::assembler::Earlier;
+use crate::buggify::Site;
 use crate::checkpoints::Checkpoints;
 use crate::disk_room::Watermarks;
 use crate::env::Env;
@@ -296,7 +297,9 @@ impl Shared {
         job: impl Future<Output = ()> + Send + 'static,
     ) {
         let halt = Arc::clone(&self.env.halt);
+        let buggify = self.env.buggify.clone();
         tokio::spawn(async move {
+            buggify.pause(Site::JobLate).await;
             if AssertUnwindSafe(job).catch_unwind().await.is_err() {
                 halt(&format!("a job of the {what} panicked"));
             }

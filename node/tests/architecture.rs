@@ -86,8 +86,8 @@ fn root() -> PathBuf {
     root.to_owned()
 }
 
-/// What each of our crates depends on, by name.
-fn imports() -> BTreeMap<String, Vec<String>> {
+/// The crates of ours, as cargo describes them.
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline"])
         .args(["--format-version", "1"])
@@ -97,15 +97,26 @@ fn imports() -> BTreeMap<String, Vec<String>> {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "cargo metadata: {complaint}");
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("metadata is json");
-    let text = |value: &Value| value.as_str().expect("a text").to_owned();
-    let mut imports = BTreeMap::new();
-    for package in metadata["packages"].as_array().expect("packages") {
-        let dependencies = package["dependencies"].as_array().expect("dependencies");
-        let shipped = dependencies.iter().filter(|one| one["kind"] != "dev");
-        let names = shipped.map(|one| text(&one["name"])).collect();
-        imports.insert(text(&package["name"]), names);
-    }
-    imports
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+fn dependencies(package: &Value) -> &[Value] {
+    package["dependencies"].as_array().expect("dependencies")
+}
+
+fn name_of(value: &Value) -> String {
+    value["name"].as_str().expect("a name").to_owned()
+}
+
+/// What each of our crates depends on, by name.
+fn imports() -> BTreeMap<String, Vec<String>> {
+    let packages = packages();
+    let imports = packages.iter().map(|package| {
+        let shipped = dependencies(package).iter();
+        let shipped = shipped.filter(|one| one["kind"] != "dev");
+        (name_of(package), shipped.map(name_of).collect())
+    });
+    imports.collect()
 }
 
 /// Every file of the repository, relative to its root: what git tracks or would track; without git what is there.
@@ -160,6 +171,26 @@ fn files_ending(end: &str) -> Vec<(PathBuf, String)> {
 
 fn assert_none(broken: &[String], rule: &str) {
     assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
+}
+
+/// What is rare happens in the simulation alone: a build of the program has no place for it.
+#[test]
+fn nobody_but_the_simulation_asks_for_buggify() {
+    let packages = packages();
+    let asks = packages.iter().filter(|package| {
+        let features = dependencies(package).iter().map(|one| &one["features"]);
+        let mut asked = features.flat_map(|features| features.as_array().expect("features"));
+        asked.any(|feature| feature == "buggify")
+    });
+    assert_eq!(
+        asks.map(name_of).collect::<Vec<_>>(),
+        ["spandrel-simulation"]
+    );
+    let own = packages
+        .iter()
+        .map(|package| &package["features"]["default"]);
+    let mut own = own.filter_map(Value::as_array).flatten();
+    assert!(!own.any(|feature| feature == "buggify"));
 }
 
 #[test]

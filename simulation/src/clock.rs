@@ -1,7 +1,6 @@
 //! Virtual time: tokio's paused clock within a life of the node, going on where the last life ended.
 
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use spandrel_actors::Clock;
 use spandrel_model::ids::UnixNanos;
@@ -73,31 +72,67 @@ impl SimulatedClock {
 /// The clock of one machine, which may be off.
 pub(crate) struct OffsetClock {
     right: Arc<SimulatedClock>,
-    offset_ms: AtomicI64,
+    off: Mutex<Off>,
+}
+
+/// By how much a clock is off.
+#[derive(Default)]
+struct Off {
+    millis: i64,
+    /// Milliseconds that it gains each second.
+    gains: i64,
+    /// Since when it does, in nanoseconds of the right time.
+    since_nanos: u64,
 }
 
 impl OffsetClock {
     pub(crate) fn new(right: Arc<SimulatedClock>) -> Self {
         Self {
             right,
-            offset_ms: AtomicI64::new(0),
+            off: Mutex::default(),
         }
     }
 
-    /// From now on it is so many milliseconds ahead, or behind.
-    pub(crate) fn set_offset_ms(&self, offset_ms: i64) {
-        self.offset_ms.store(offset_ms, Ordering::Relaxed);
+    fn off(&self) -> MutexGuard<'_, Off> {
+        self.off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it is so many milliseconds ahead, or behind, and runs as it should.
+    pub(crate) fn set_offset_ms(&self, millis: i64) {
+        *self.off() = Off {
+            millis,
+            ..Off::default()
+        };
+    }
+
+    /// From now on it gains, or loses, so many milliseconds a second.
+    pub(crate) fn drift(&self, gains: i64) {
+        let mut off = self.off();
+        off.gains = gains;
+        off.since_nanos = self.right.elapsed_nanos();
     }
 }
 
 impl Clock for OffsetClock {
     fn now(&self) -> UnixNanos {
-        let offset_ms = self.offset_ms.load(Ordering::Relaxed);
-        let nanos = offset_ms.unsigned_abs() * UnixNanos::PER_MILLI;
-        match offset_ms >= 0 {
-            true => self.right.now().plus(nanos),
-            false => self.right.now().minus(nanos),
-        }
+        let off = self.off();
+        let drifted = self.right.elapsed_nanos() - off.since_nanos;
+        let gained = drifted / 1_000 * off.gains.unsigned_abs();
+        let right = self.right.now();
+        let set = shifted(
+            right,
+            off.millis,
+            off.millis.unsigned_abs() * UnixNanos::PER_MILLI,
+        );
+        shifted(set, off.gains, gained)
+    }
+}
+
+/// Ahead or behind, as the sign says.
+fn shifted(time: UnixNanos, sign: i64, nanos: u64) -> UnixNanos {
+    match sign >= 0 {
+        true => time.plus(nanos),
+        false => time.minus(nanos),
     }
 }
 

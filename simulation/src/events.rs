@@ -60,7 +60,7 @@ impl EventLog {
         }
     }
 
-    /// An event that only counts for the hash: disk operations.
+    /// An event that only counts for the hash: what goes to disks and over the network, and what nodes have in memory.
     pub(crate) fn fold(&self, elapsed_nanos: u64, parts: &[&[u8]]) {
         let mut inner = self.inner();
         inner.hasher.update(&elapsed_nanos.to_le_bytes());

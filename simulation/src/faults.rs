@@ -1,7 +1,9 @@
-//! The kinds of faults, and how often each of them took effect.
+//! The kinds of faults, and how often each of them took effect, or something at a place of the product.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use spandrel_actors::Site;
 
 /// What may go wrong in a run, or be asked of its nodes while other things go wrong.
 #[allow(missing_docs)] // each variant is described by `FaultKind::description`
@@ -26,6 +28,7 @@ pub enum FaultKind {
     LostIndex,
     ClockSkew,
     ClockJump,
+    ClockDrift,
     Isolation,
     Partition,
     OneWay,
@@ -51,7 +54,7 @@ pub enum Setting {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::Kill,
         Self::PowerLoss,
         Self::Blackout,
@@ -71,6 +74,7 @@ impl FaultKind {
         Self::LostIndex,
         Self::ClockSkew,
         Self::ClockJump,
+        Self::ClockDrift,
         Self::Isolation,
         Self::Partition,
         Self::OneWay,
@@ -160,6 +164,10 @@ impl FaultKind {
                 "clock-jump",
                 "the clock of a node jumps by many seconds, and back later",
             ),
+            Self::ClockDrift => (
+                "clock-drift",
+                "the clock of a node runs faster or slower, by up to half, and is set right later",
+            ),
             Self::Isolation => ("isolation", "a node and all others do not reach each other"),
             Self::Partition => (
                 "partition",
@@ -221,23 +229,79 @@ impl fmt::Display for FaultKind {
     }
 }
 
+/// What makes a run unusual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A fault of what surrounds the nodes, or something that is asked of them.
+    Fault(FaultKind),
+    /// Something rare within a node (the product's `buggify`).
+    Site(Site),
+}
+
+impl Cause {
+    /// All of them, faults first.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let faults = FaultKind::ALL.into_iter().map(Self::Fault);
+        faults.chain(Site::ALL.into_iter().map(Self::Site))
+    }
+
+    /// Its name, without spaces.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fault(kind) => kind.name(),
+            Self::Site(site) => site.name(),
+        }
+    }
+
+    /// What happens.
+    #[must_use]
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Fault(kind) => kind.description(),
+            Self::Site(site) => site.description(),
+        }
+    }
+
+    /// Where it strikes.
+    #[must_use]
+    pub fn setting(self) -> Setting {
+        match self {
+            Self::Fault(kind) => kind.setting(),
+            Self::Site(_) => Setting::Clusters,
+        }
+    }
+}
+
+impl From<FaultKind> for Cause {
+    fn from(kind: FaultKind) -> Self {
+        Self::Fault(kind)
+    }
+}
+
+impl From<Site> for Cause {
+    fn from(site: Site) -> Self {
+        Self::Site(site)
+    }
+}
+
 /// How a line begins that [`Fired`] is printed on.
 const LINE: &str = "fired:";
 
-/// How often kinds took effect.
+/// How often each cause took effect.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Fired(BTreeMap<FaultKind, u64>);
+pub struct Fired(BTreeMap<Cause, u64>);
 
 impl Fired {
     /// Once more.
-    pub fn add(&mut self, kind: FaultKind) {
-        *self.0.entry(kind).or_default() += 1;
+    pub fn add(&mut self, cause: impl Into<Cause>) {
+        *self.0.entry(cause.into()).or_default() += 1;
     }
 
     /// How often this one did.
     #[must_use]
-    pub fn of(&self, kind: FaultKind) -> u64 {
-        self.0.get(&kind).copied().unwrap_or_default()
+    pub fn of(&self, cause: impl Into<Cause>) -> u64 {
+        self.0.get(&cause.into()).copied().unwrap_or_default()
     }
 
     /// Adds what a report of a run says, if it says it.
@@ -247,9 +311,9 @@ impl Fired {
             let Some((name, count)) = part.trim().split_once(' ') else {
                 continue;
             };
-            let kind = FaultKind::ALL.into_iter().find(|kind| kind.name() == name);
-            if let (Some(kind), Ok(count)) = (kind, count.parse::<u64>()) {
-                *self.0.entry(kind).or_default() += count;
+            let cause = Cause::all().find(|cause| cause.name() == name);
+            if let (Some(cause), Ok(count)) = (cause, count.parse::<u64>()) {
+                *self.0.entry(cause).or_default() += count;
             }
         }
     }
@@ -257,7 +321,8 @@ impl Fired {
 
 impl fmt::Display for Fired {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let counts = self.0.iter().map(|(kind, count)| format!("{kind} {count}"));
+        let counts = self.0.iter();
+        let counts = counts.map(|(cause, count)| format!("{} {count}", cause.name()));
         write!(f, "{LINE} {}", counts.collect::<Vec<_>>().join(", "))
     }
 }
@@ -269,10 +334,10 @@ mod tests {
 
     #[test]
     fn every_kind_is_listed_once_under_a_name_of_its_own() {
-        let kinds: BTreeSet<FaultKind> = FaultKind::ALL.into_iter().collect();
-        assert_eq!(kinds.len(), FaultKind::ALL.len());
-        let names: BTreeSet<&str> = FaultKind::ALL.iter().map(|kind| kind.name()).collect();
-        assert_eq!(names.len(), FaultKind::ALL.len());
+        let causes: BTreeSet<Cause> = Cause::all().collect();
+        let names: BTreeSet<&str> = Cause::all().map(Cause::name).collect();
+        let listed = FaultKind::ALL.len() + Site::ALL.len();
+        assert_eq!([causes.len(), names.len()], [listed; 2]);
         let last = FaultKind::MemoryPressure as usize;
         assert_eq!(last + 1, FaultKind::ALL.len());
     }
@@ -283,11 +348,13 @@ mod tests {
         one.add(FaultKind::Kill);
         one.add(FaultKind::Kill);
         one.add(FaultKind::HalfOpen);
+        one.add(Site::SmallFrame);
         let report = format!("first\n{one}\nlast");
         let mut sum = one.clone();
         sum.add_report(&report);
         assert_eq!(sum.of(FaultKind::Kill), 4);
         assert_eq!(sum.of(FaultKind::HalfOpen), 2);
+        assert_eq!(sum.of(Site::SmallFrame), 2);
         assert_eq!(sum.of(FaultKind::Pause), 0);
     }
 }

@@ -37,6 +37,6 @@ mod workload;
 mod world;
 
 pub use cluster::ClusterPlan;
-pub use faults::{FaultKind, Fired, Setting};
+pub use faults::{Cause, FaultKind, Fired, Setting};
 pub use plan::{Canary, Plan, Size};
 pub use run::{Outcome, run_cluster, run_seed};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use spandrel_actors::membership::{NoLinks, NodeStart};
-use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_actors::{BlockingMode, Buggify, Clock, Env, Node, NodeOptions};
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::Query;
 use spandrel_raft::ClusterSeed;
@@ -239,6 +239,7 @@ fn environment(world: &Arc<World>, disk: &LifeDisk, signals: &Arc<Signals>) -> E
             secret
         }),
         start_phase: Arc::new(drop),
+        buggify: Buggify::default(),
     }
 }
 

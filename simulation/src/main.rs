@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand, ValueEnum};
 use spandrel_simulation::message::command;
 use spandrel_simulation::{
-    Canary, ClusterPlan, FaultKind, Fired, Plan, Setting, run_cluster, run_seed,
+    Canary, Cause, ClusterPlan, Fired, Plan, Setting, run_cluster, run_seed,
 };
 
 /// Seeds of a soak that says neither how many nor how long.
@@ -238,15 +238,16 @@ fn replay(seed: u64, alone: bool, events: bool, large: bool, defect: Option<Defe
     }
 }
 
-/// Prints how often each kind took effect, and returns those that never did.
+/// Prints how often each cause took effect, and returns those that never did.
 fn print_fired(fired: &Fired, alone: bool) -> Vec<&'static str> {
-    let strikes = |kind: &FaultKind| !alone || kind.setting() == Setting::Everywhere;
-    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(strikes).collect();
-    for kind in &kinds {
-        println!("{:>6} {kind}: {}", fired.of(*kind), kind.description());
+    let strikes = |cause: &Cause| !alone || cause.setting() == Setting::Everywhere;
+    let causes: Vec<Cause> = Cause::all().filter(strikes).collect();
+    for cause in &causes {
+        let (times, name) = (fired.of(*cause), cause.name());
+        println!("{times:>6} {name}: {}", cause.description());
     }
-    let never = kinds.iter().filter(|kind| fired.of(**kind) == 0);
-    never.map(|kind| kind.name()).collect()
+    let never = causes.iter().filter(|cause| fired.of(**cause) == 0);
+    never.map(|cause| cause.name()).collect()
 }
 
 /// Which seeds a soak runs.

@@ -18,6 +18,8 @@ pub(crate) enum Stream {
     LargePlan = 8,
     Operators = 9,
     Cluster = 10,
+    SitePlan = 11,
+    Sites = 12,
 }
 
 /// The generator of a stream.

@@ -14,7 +14,7 @@ use crate::check::{Demands, Violation};
 use crate::clock::SimulatedClock;
 use crate::counters::Counters;
 use crate::events::{EventLog, Printing};
-use crate::faults::{FaultKind, Fired};
+use crate::faults::{Cause, Fired};
 use crate::model::{SpanRecord, Tally, TraceRecord};
 use crate::plan::{Canary, Plan};
 use crate::random::{Stream, stream};
@@ -99,6 +99,13 @@ impl World {
         self.log.note(self.clock.elapsed_nanos(), event.into());
     }
 
+    /// Something that only counts for the hash.
+    pub(crate) fn fold(&self, what: &str, numbers: &[u64]) {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|one| one.to_le_bytes()).collect();
+        let at = self.clock.elapsed_nanos();
+        self.log.fold(at, &[what.as_bytes(), &bytes]);
+    }
+
     pub(crate) fn traces(&self) -> MutexGuard<'_, Vec<TraceRecord>> {
         lock(&self.traces)
     }
@@ -121,9 +128,9 @@ impl World {
         Arc::clone(&self.tally)
     }
 
-    /// A fault of this kind has taken effect.
-    pub(crate) fn fired(&self, kind: FaultKind) {
-        lock(&self.fired).add(kind);
+    /// This has taken effect.
+    pub(crate) fn fired(&self, cause: impl Into<Cause>) {
+        lock(&self.fired).add(cause);
     }
 
     pub(crate) fn all_fired(&self) -> Fired {

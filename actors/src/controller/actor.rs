@@ -18,8 +18,9 @@ use tokio::time::Instant;
 use super::duties::{Duty, View, duties};
 use super::failover::waiting_shards;
 use super::leadership::Leadership;
+use crate::buggify::Site;
 use crate::env::Env;
-use crate::limits::{CONTROLLER_TICK_MS, REGISTER_RETRY_MS};
+use crate::limits::{CONTROLLER_TICK_MS, DOWN_AFTER_MS, REGISTER_RETRY_MS};
 use crate::link::Link;
 use crate::membership::{Registration, refused};
 
@@ -182,7 +183,11 @@ impl ControllerState {
         let members = settings.members();
         let peers = self.arguments.link.peers().borrow().clone();
         let silences = peers.iter();
-        let silent_for = silences.map(|(id, peer)| (*id, peer.last_heard.elapsed()));
+        let buggify = &self.arguments.env.buggify;
+        let silent_for = silences.map(|(id, peer)| match buggify.strikes(Site::FalseAlarm) {
+            true => (*id, Duration::from_millis(2 * DOWN_AFTER_MS)),
+            false => (*id, peer.last_heard.elapsed()),
+        });
         let all = duties(&View {
             this: settings.node(),
             leading_for,

@@ -18,6 +18,7 @@ use super::ledger::{Ledger, Version};
 use super::server::waits_for_page;
 use super::sharers::sharers;
 use crate::assembler_message::AssemblerMessage;
+use crate::buggify::Site;
 use crate::housekeeping::expired_before;
 use crate::limits::{
     COMPARE_EVERY_MS, COMPARE_LOOK_MS, COMPARE_RETRY_MS, COMPARE_ROUNDS, COMPARE_WAITS,
@@ -126,6 +127,15 @@ impl Actor for Comparer {
                 let _ = reply.send(());
             }
             ComparerMessage::Tick => {
+                if state
+                    .arguments
+                    .shared
+                    .env
+                    .buggify
+                    .strikes(Site::ComparedAgain)
+                {
+                    state.rested.clear();
+                }
                 let pause = state.tick().await;
                 state.note_due();
                 myself.send_after(pause, || ComparerMessage::Tick);

@@ -16,6 +16,7 @@ pub(crate) use self::shipper::{Shipper, ShipperArguments, ShipperMessage};
 use self::write::{Buffers, write_pages};
 use crate::assembler::{KeptTrace, PagedTrace, PagingScope};
 use crate::assembler_message::AssemblerMessage;
+use crate::buggify::Site;
 use crate::limits::{PAGE_MAX_AGE_MS, PAGE_MAX_RECORDS, PAGING_SHARE_256, SHIPMENT_WAIT_MS};
 use crate::meters::Stage;
 use crate::shared::{Gauges, Shared};
@@ -133,7 +134,8 @@ impl PagerState {
         };
         let is_due = led.bytes() >= self.budget()
             || led.most_records() >= PAGE_MAX_RECORDS
-            || waited(led.oldest()) >= max_age;
+            || waited(led.oldest()) >= max_age
+            || shared.env.buggify.strikes(Site::PagedNow);
         if is_due || is_pressed {
             self.run_while_full(scope).await?;
         }

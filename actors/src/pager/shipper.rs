@@ -10,6 +10,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::NodeId;
 
 use super::shipment::Shipment;
+use crate::buggify::Site;
 use crate::limits::{MAX_SHIPMENTS_WAITING, SHIPMENT_CALL_MS, SHIPMENT_PIECE_BYTES};
 use crate::link::{Link, LinkClass, PeerService};
 use crate::meters;
@@ -84,7 +85,14 @@ impl Actor for Shipper {
 
 impl ShipperState {
     fn ship(&mut self, myself: &ActorRef<ShipperMessage>, node: NodeId, shipment: Shipment) {
+        let is_lost = self
+            .arguments
+            .shared
+            .env
+            .buggify
+            .strikes(Site::PagesNotShipped);
         match self.queues.get_mut(&node) {
+            _ if is_lost => meters::pages_shipped("skipped"),
             None => {
                 self.queues.insert(node, VecDeque::new());
                 self.send(myself, node, shipment);

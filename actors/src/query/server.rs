@@ -21,6 +21,7 @@ use super::part::NodePart;
 use super::reader::PartsReader;
 use super::readers::{Chunks, ReaderOwner, Readers};
 use super::trace::TracePart;
+use crate::buggify::Site;
 use crate::limits::{
     HOLDERS_RETRY_MS, MAX_PEER_QUERIES, MAX_PEER_QUERIES_WAITING, MAX_PEER_QUERY_MS,
 };
@@ -61,6 +62,11 @@ impl PeerHandler for QueryServer {
             let _ = reply.send(Err("only members of the cluster ask for data".to_owned()));
             return;
         };
+        let buggify = self.local.shared.env.buggify.clone();
+        if buggify.strikes(Site::QuestionRefused) {
+            let _ = reply.send(Ok(message(Answer::Refused(encode_refusal(&busy())))));
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.admitted).try_acquire_owned() else {
             let _ = reply.send(Ok(message(Answer::Refused(encode_refusal(&busy())))));
             return;
@@ -68,6 +74,7 @@ impl PeerHandler for QueryServer {
         let server = self.clone();
         tokio::spawn(async move {
             let _permit = permit;
+            buggify.pause(Site::AnswerSlow).await;
             let answer = tokio::select! {
                 biased;
                 // The asker has given up, or has got its answer from another node.

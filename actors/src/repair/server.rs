@@ -18,6 +18,7 @@ use spandrel_storage::page::FragmentHead;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::assembler_message::AssemblerMessage;
+use crate::buggify::Site;
 use crate::limits::{
     COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, INVENTORY_TRACES, MAX_COPIES_GIVEN,
 };
@@ -73,6 +74,10 @@ impl PeerHandler for CopyServer {
             let _ = reply.send(Err("only members of the cluster ask for data".to_owned()));
             return;
         };
+        if self.shared.env.buggify.strikes(Site::CopyRefused) {
+            let _ = reply.send(Ok(message(refused("the simulation lets it be refused"))));
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.running).try_acquire_owned() else {
             let _ = reply.send(Ok(message(refused("other copies are being made"))));
             return;

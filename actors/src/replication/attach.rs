@@ -11,6 +11,7 @@ use spandrel_model::interest::Interests;
 use spandrel_storage::journal::{Frame, FrameBuilder, RecordKind};
 
 use super::intake::{BeginShard, Begun};
+use crate::buggify::Site;
 use crate::limits::{
     ATTACH_RETRY_MS, BEGIN_DEADLINE_MS, BEGIN_SHARDS, FRAME_RAW_BYTES, REPLICATE_DEADLINE_MS,
 };
@@ -255,6 +256,9 @@ impl With<'_> {
                 Some(until) => until,
                 None => self.shared.journal.last_valid(one.shard),
             };
+            if self.shared.env.buggify.strikes(Site::CatchUpFails) {
+                return Err("the simulation lets it fail".to_owned());
+            }
             if from >= target {
                 return Ok(from);
             }

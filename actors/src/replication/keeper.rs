@@ -100,7 +100,11 @@ impl Actor for Keeper {
                 }
             }
         });
-        let proposals = Proposals::new(arguments.settings.clone(), arguments.writer.clone());
+        let proposals = Proposals::new(
+            arguments.settings.clone(),
+            arguments.writer.clone(),
+            arguments.shared.env.buggify.clone(),
+        );
         Ok(KeeperState {
             arguments,
             plan: (0, Vec::new()),

@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::wishes::Wish;
+use crate::buggify::{Buggify, Site};
 use crate::limits::{HOLD_DEADLINE_MS, HOLD_TOGETHER_MS};
 use crate::writer::WriterMessage;
 
@@ -22,15 +23,21 @@ use crate::writer::WriterMessage;
 pub(super) struct Proposals {
     settings: Settings,
     writer: ActorRef<WriterMessage>,
+    buggify: Buggify,
     /// Shards whose change was proposed and may have taken place.
     in_doubt: BTreeMap<ShardId, Term>,
 }
 
 impl Proposals {
-    pub(super) fn new(settings: Settings, writer: ActorRef<WriterMessage>) -> Self {
+    pub(super) fn new(
+        settings: Settings,
+        writer: ActorRef<WriterMessage>,
+        buggify: Buggify,
+    ) -> Self {
         Self {
             settings,
             writer,
+            buggify,
             in_doubt: BTreeMap::new(),
         }
     }
@@ -60,7 +67,12 @@ impl Proposals {
             changes: changes.collect(),
         };
         let began = Instant::now();
-        match self.settings.propose(command).await {
+        let mut proposed = self.settings.propose(command).await;
+        if self.buggify.strikes(Site::OutcomeUnknown) && proposed.is_ok() {
+            let reason = "the simulation keeps it secret".to_owned();
+            proposed = Err(ProposeError::OutcomeUnknown { reason });
+        }
+        match proposed {
             Ok(_) => {
                 let took = began.elapsed();
                 tracing::debug!(shards = wishes.len(), ?took, "owners of shards changed");
@@ -234,7 +246,10 @@ mod tests {
     async fn proposals(settings: &Settings) -> (Proposals, UnboundedReceiver<Told>) {
         let (tell, told) = unbounded_channel();
         let (writer, _) = Actor::spawn(None, FakeWriter, tell).await.unwrap();
-        (Proposals::new(settings.clone(), writer), told)
+        (
+            Proposals::new(settings.clone(), writer, Buggify::default()),
+            told,
+        )
     }
 
     /// A wish of the same primary in its next term.

@@ -16,6 +16,7 @@ use spandrel_raft::ClusterState;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::buggify::Site;
 use crate::limits::{
     ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, EXPORT_DEADLINE_MS, MAX_RECORD_BYTES,
     PRESSURE_RETRY_MS, ROUTE_RETRY_MS, ROW_BYTES,
@@ -68,6 +69,8 @@ impl Dispatcher {
         mut shards: Vec<ShardRows>,
     ) -> Result<(), PortError> {
         let deadline = Instant::now() + Duration::from_millis(EXPORT_DEADLINE_MS);
+        let twice = self.shared.env.buggify.strikes(Site::SpansSentTwice);
+        let mut once_more = twice.then(|| shards.clone());
         loop {
             let mut nodes = self.by_primary(shards);
             let here = nodes.remove(&self.shared.node).unwrap_or_default();
@@ -86,7 +89,10 @@ impl Dispatcher {
                 }
             }
             if shards.is_empty() {
-                return Ok(());
+                let Some(again) = once_more.take() else {
+                    return Ok(());
+                };
+                shards = again;
             }
             let pause = Duration::from_millis(ROUTE_RETRY_MS);
             if Instant::now() + pause >= deadline {

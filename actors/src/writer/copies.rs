@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
+use crate::buggify::Site;
 use crate::limits::{REPLICATION_QUIET_TICK_MS, REPLICATION_TICK_MS, STALL_LOG_MS};
 use crate::replication::{
     Again, Attachment, CopyPhase, Feed, FeederMessage, Level, ShardProgress, attach, refill,
@@ -168,7 +169,10 @@ impl WriterState {
             shard,
         };
         self.shared.spawn_job("refill", async move {
-            let (writer, done) = (again.writer.clone(), refill(&again).await);
+            let (writer, mut done) = (again.writer.clone(), refill(&again).await);
+            if again.shared.env.buggify.strikes(Site::FillFails) {
+                done = Err("the simulation lets it fail".to_owned());
+            }
             if let Err(reason) = &done {
                 tracing::warn!(shard = shard.0, reason, "a joining replica was not filled");
             }
@@ -251,6 +255,9 @@ impl WriterState {
         self.look_for_stalls();
         let nodes: Vec<NodeId> = self.feeders.keys().copied().collect();
         for node in nodes {
+            if self.shared.env.buggify.strikes(Site::NoticeLate) {
+                continue;
+            }
             let committed = self.notices(node);
             if let (Some(feeder), false) = (self.feeders.get(&node), committed.is_empty()) {
                 let feed = Feed {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{Landing, ReplicaFrame, ReplicaRecord, Replication, Role, WriterMessage, WriterState};
 use crate::assembler_message::{AssemblerMessage, ShardRole};
+use crate::buggify::Site;
 use crate::replication::{BeginShard, Begun, FollowerShard, Offer};
 use crate::shared::Shared;
 
@@ -53,7 +54,9 @@ impl WriterState {
     ) -> Result<bool, Vec<(ShardId, Term, String)>> {
         let (mut new, mut refused) = (false, Vec::new());
         for range in frame.encoded.ranges() {
+            let refuses = self.shared.env.buggify.strikes(Site::FrameRefused);
             let offer = match self.followed(range.shard) {
+                _ if refuses => Offer::Refused("the simulation lets it be refused"),
                 Some(follower) => follower.offer(from, catch_up, range.first, range.last),
                 None => Offer::Refused("this node does not follow the shard"),
             };

@@ -7,6 +7,7 @@ use spandrel_model::ids::NodeId;
 use super::frames::Group;
 use super::work::{BuildContent, BuildItem, Waiting, Work, disk_reserve};
 use super::{Role, WriterState};
+use crate::buggify::Site;
 use crate::limits::{FRAME_RAW_BYTES, MAX_READY_FRAMES};
 use crate::placement::can_do_without;
 
@@ -22,6 +23,9 @@ impl WriterState {
             bytes += waiting.raw_bytes();
             to_build += waiting.bytes_to_build();
             taken.push(waiting);
+            if self.shared.env.buggify.strikes(Site::SmallFrame) {
+                break;
+            }
         }
         self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
         // Stable: the records of a kind keep their order.
@@ -56,6 +60,11 @@ impl WriterState {
         if self.held.contains_key(&shard) {
             self.deferred.entry(shard).or_default().push_back(waiting);
             return;
+        }
+        if let Waiting::Spans(part) = &waiting
+            && self.shared.env.buggify.strikes(Site::SpansNotTaken)
+        {
+            return part.ticket.clone().refuse(shard);
         }
         let term = primary.term;
         let (content, work) = match waiting {

@@ -24,7 +24,7 @@ use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status, TracesData};
 use prost::Message;
 use spandrel_actors::membership::{NoLinks, NodeStart};
-use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions};
+use spandrel_actors::{BlockingMode, Buggify, Clock, Env, Node, NodeOptions};
 use spandrel_model::error::PortError;
 use spandrel_model::ids::{SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::{ExportOutcome, Query, TraceAnswer, TraceLookup};
@@ -102,6 +102,7 @@ pub fn environment(clock: &Arc<TestClock>) -> Env {
         blocking: BlockingMode::inline(),
         halt: Arc::new(|reason| panic!("the node halted: {reason}")),
         links: Arc::new(NoLinks),
+        buggify: Buggify::default(),
         secret: Arc::new(|| {
             // Another one each time, as at random: all starts of a test binary differ.
             static DRAWN: AtomicU64 = AtomicU64::new(1);

@@ -7,7 +7,7 @@ use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use rand::Rng;
 use spandrel_actors::membership::NodeStart;
-use spandrel_actors::{BlockingMode, Clock, Env, Node, NodeOptions, StartPhase};
+use spandrel_actors::{BlockingMode, Buggify, Clock, Env, Node, NodeOptions, StartPhase};
 use spandrel_api::client::address_flag;
 use spandrel_api::{Listeners, Ports, serve, serve_until_started};
 use spandrel_model::ids::UnixNanos;
@@ -127,6 +127,7 @@ fn environment(options: &NodeStartOptions, clock: Arc<dyn Clock>) -> Env {
         disk: Arc::new(RealDisk),
         blocking: BlockingMode::Threads,
         start_phase: Arc::new(drop),
+        buggify: Buggify::default(),
         secret: Arc::new(|| {
             #[allow(clippy::disallowed_methods)]
             // the one source of secrets behind `Env` in production

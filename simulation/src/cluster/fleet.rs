@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use spandrel_actors::Node;
+use spandrel_actors::{Node, Site};
 use spandrel_model::ids::NodeId;
 use spandrel_model::ports::Query;
 use spandrel_raft::state::NodeState;
@@ -109,6 +109,8 @@ pub(super) struct Fleet {
     /// Nodes whose directories are gone for good.
     gone: Mutex<BTreeSet<NodeId>>,
     random: Mutex<ChaCha8Rng>,
+    /// Decides what happens at places of the product.
+    sites: Mutex<ChaCha8Rng>,
 }
 
 impl Fleet {
@@ -120,6 +122,7 @@ impl Fleet {
             places: Mutex::new(disks.iter().map(|_| Place::default()).collect()),
             clients: Mutex::new(clients.map(|number| number % plan.nodes).collect()),
             random: Mutex::new(stream(plan.node.seed, Stream::Operators)),
+            sites: Mutex::new(stream(plan.node.seed, Stream::Sites)),
             stage: watch::Sender::new(Stage::Faults),
             owners: Mutex::default(),
             gone: Mutex::default(),
@@ -139,6 +142,20 @@ impl Fleet {
 
     pub(super) fn fired(&self, kind: FaultKind) {
         self.world.fired(kind);
+    }
+
+    /// Whether something rare happens at a place of the product.
+    pub(super) fn strikes(&self, place: usize, site: Site) -> bool {
+        let Some(rate) = self.plan.sites.get(&site) else {
+            return false;
+        };
+        let strikes = *self.stage.borrow() == Stage::Faults
+            && lock(&self.sites).random_range(0..1_000) < *rate;
+        if strikes {
+            self.world.fired(site);
+            self.world.fold(site.name(), &[place as u64]);
+        }
+        strikes
     }
 
     /// A number below `bound`, which is not 0.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rand::{Rng, RngExt};
 use spandrel_actors::membership::NodeStart;
-use spandrel_actors::{BlockingMode, Env, Node, NodeOptions};
+use spandrel_actors::{BlockingMode, Buggify, Env, Node, NodeOptions};
 use spandrel_model::ports::Query;
 use spandrel_raft::ClusterSeed;
 use spandrel_raft::state::NodeAddresses;
@@ -31,6 +31,8 @@ use crate::random::{Stream, stream};
 const REMOVALS_WITHOUT_LOSS: u32 = 8;
 /// Milliseconds between two checks of a trace while spans arrive.
 const SAMPLE_MS: u64 = 900;
+/// Milliseconds between two looks at what a node has in memory.
+const STATE_MS: u64 = 100;
 /// Milliseconds between two looks for clients whose node has left.
 const ADOPT_MS: u64 = 500;
 /// What the refusal of a directory that is too old says.
@@ -119,11 +121,33 @@ async fn serve(
         result = work => return result,
         () = obey(fleet, place, &node, orders) => {}
         () = export(fleet, place, &node, &mut clients) => {}
+        () = fold_state(fleet, place, &node) => {}
     }
     clients.abort_all();
     node.stop().await;
     fleet.note(place, "stopped");
     Ok(())
+}
+
+/// Lets the run's hash cover what the node has in memory, again and again: two runs of a seed that differ do so soon
+/// after they have parted.
+async fn fold_state(fleet: &Fleet, place: usize, node: &Node) {
+    let settings = node.settings();
+    loop {
+        tokio::time::sleep(Duration::from_millis(STATE_MS)).await;
+        let (credit, state) = (node.credit(), settings.state());
+        let terms = state.shard_map.iter().map(|record| record.term.0);
+        let parts = [
+            place as u64,
+            credit.used,
+            credit.held_by_entries,
+            credit.entry_bytes,
+            state.epoch,
+            terms.sum(),
+            u64::from(settings.leads()),
+        ];
+        fleet.world.fold("state", &parts);
+    }
 }
 
 /// Lets the clients of this place export, and those that are moved here.
@@ -257,7 +281,7 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk, kernel: Kernel
         Stream::Runtime,
     )
     .fill_bytes(&mut seed);
-    let slow = Arc::clone(fleet);
+    let (slow, rare) = (Arc::clone(fleet), Arc::clone(fleet));
     let links = SimulatedLinks {
         place,
         kernel,
@@ -271,6 +295,7 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk, kernel: Kernel
         halt,
         links: Arc::new(links),
         start_phase: Arc::new(drop),
+        buggify: Buggify::new(move |site| rare.strikes(place, site)),
         // Another one for each start, by its time: a process draws one life.
         secret: Arc::new(move || seed),
     }

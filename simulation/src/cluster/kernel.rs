@@ -3,12 +3,17 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{DuplexStream, copy_bidirectional, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional, duplex};
 use tokio::sync::{Notify, mpsc, oneshot};
 use turmoil::net::{TcpListener, TcpStream};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::world::World;
 
 /// Bytes of a connection that the system holds for one side.
 const SOCKET_BYTES: usize = 65_536;
@@ -50,14 +55,14 @@ struct Closes {
 
 impl Kernel {
     /// The machine, and what runs on its host in turmoil's network.
-    pub(super) fn new() -> (Self, impl Future<Output = ()>) {
+    pub(super) fn new(world: Arc<World>) -> (Self, impl Future<Output = ()>) {
         let (calls, called) = mpsc::unbounded_channel();
         let closes = Arc::new(Closes::default());
         let kernel = Self {
             calls,
             closes: Arc::clone(&closes),
         };
-        (kernel, serve(called, closes))
+        (kernel, serve(world, called, closes))
     }
 
     /// Forgets every connection without a word: the other sides do not hear of it if nothing reaches them now.
@@ -95,25 +100,26 @@ fn gone() -> io::Error {
     io::Error::other("the simulated machine is off")
 }
 
-async fn serve(mut called: mpsc::UnboundedReceiver<Call>, closes: Arc<Closes>) {
+async fn serve(world: Arc<World>, mut called: mpsc::UnboundedReceiver<Call>, closes: Arc<Closes>) {
     while let Some(call) = called.recv().await {
-        let closes = Arc::clone(&closes);
+        let (world, closes) = (Arc::clone(&world), Arc::clone(&closes));
         match call {
             Call::Dial { address, answer } => {
-                tokio::spawn(dial(address, answer, closes));
+                tokio::spawn(dial(world, address, answer, closes));
             }
             Call::Listen {
                 port,
                 answer,
                 accepted,
             } => {
-                tokio::spawn(listen(port, answer, accepted, closes));
+                tokio::spawn(listen(world, port, answer, accepted, closes));
             }
         }
     }
 }
 
 async fn dial(
+    world: Arc<World>,
     address: String,
     mut answer: oneshot::Sender<io::Result<DuplexStream>>,
     closes: Arc<Closes>,
@@ -128,7 +134,7 @@ async fn dial(
         Ok(stream) => {
             let (near, far) = duplex(SOCKET_BYTES);
             if answer.send(Ok(near)).is_ok() {
-                carry(stream, far, closes).await;
+                carry(Heard { stream, world }, far, closes).await;
             }
         }
         Err(error) => drop(answer.send(Err(error))),
@@ -136,6 +142,7 @@ async fn dial(
 }
 
 async fn listen(
+    world: Arc<World>,
     port: u16,
     answer: oneshot::Sender<io::Result<()>>,
     accepted: mpsc::Sender<Accepted>,
@@ -165,17 +172,57 @@ async fn listen(
         let (near, far) = duplex(SOCKET_BYTES);
         // Where the backlog is full the connection is closed.
         if accepted.try_send((near, from)).is_ok() {
-            tokio::spawn(carry(stream, far, Arc::clone(&closes)));
+            let world = Arc::clone(&world);
+            tokio::spawn(carry(Heard { stream, world }, far, Arc::clone(&closes)));
         }
     }
 }
 
 /// Carries bytes both ways until one side is gone.
-async fn carry(mut outside: TcpStream, mut inside: DuplexStream, closes: Arc<Closes>) {
+async fn carry(mut outside: Heard, mut inside: DuplexStream, closes: Arc<Closes>) {
     tokio::select! {
         biased;
         () = closes.severed.notified() => {}
         () = closes.exited.notified() => {}
         _ = copy_bidirectional(&mut outside, &mut inside) => {}
+    }
+}
+
+/// A connection whose bytes the run's hash covers, where they arrive.
+struct Heard {
+    stream: TcpStream,
+    world: Arc<World>,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, into));
+        let bytes = into.filled().get(before..).unwrap_or_default();
+        self.world
+            .fold("bytes", &[bytes.len() as u64, xxh3_64(bytes)]);
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }

@@ -1,13 +1,24 @@
 //! What a seed means for a cluster: its size, its settings, which kinds of faults it may meet, and when they strike.
 
+use std::collections::BTreeMap;
+
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
+use spandrel_actors::Site;
 
 use crate::faults::FaultKind;
 use crate::plan::{Canary, Extras, Plan};
 use crate::random::{Stream, stream};
 
+/// Share of the runs in which something rare happens within nodes: in the others only what surrounds them is unusual.
+const SITES_SHARE: f64 = 0.6;
+/// Share of the places in such a run.
+const SITE_SHARE: f64 = 0.25;
+/// How often it happens there, of 1,000 times that a node comes to it.
+const SITE_RATES: [u32; 4] = [5, 20, 100, 300];
+/// The same where a node comes by without anything to do, some times a second.
+const IDLE_SITE_RATES: [u32; 3] = [2, 5, 20];
 /// Milliseconds in which nodes join before the first fault.
 const QUIET_START_MS: u64 = 4_000;
 /// Share of the kinds that a run may meet: each run is another mixture, so that none hides behind another.
@@ -18,6 +29,8 @@ const MAX_FAULTS: usize = 12;
 const MAX_JUMP_MS: i64 = 20_000;
 /// Milliseconds by which a clock is off at most.
 const MAX_SKEW_MS: i64 = 3_000;
+/// Milliseconds by which a clock that drifts gains or loses each second at most: six seconds while it lasts.
+const MAX_DRIFT_PER_MILLE: i64 = 500;
 /// Seconds of the recovery window: no jump of a clock reaches its end.
 const WINDOW_SECONDS: std::ops::Range<u64> = 600..900;
 
@@ -47,6 +60,8 @@ pub struct ClusterPlan {
     /// Milliseconds that a message takes at most; at least one.
     pub(crate) latency_ms: u64,
     pub(crate) faults: Vec<Planned>,
+    /// Where something rare happens within nodes, and how often of 1,000 times.
+    pub(crate) sites: BTreeMap<Site, u32>,
     /// The settings and the spans.
     pub(crate) node: Plan,
 }
@@ -81,6 +96,7 @@ impl ClusterPlan {
             replication,
             latency_ms: random.random_range(1..20),
             faults,
+            sites: sites(&mut stream(seed, Stream::SitePlan)),
             node,
         }
     }
@@ -99,7 +115,12 @@ impl ClusterPlan {
 
     /// Milliseconds after the last span until every trace is decided.
     pub(crate) fn quiet_ms(&self) -> u64 {
-        let clocks = self.has(FaultKind::ClockJump) || self.has(FaultKind::ClockSkew);
+        let kinds = [
+            FaultKind::ClockJump,
+            FaultKind::ClockSkew,
+            FaultKind::ClockDrift,
+        ];
+        let clocks = kinds.into_iter().any(|kind| self.has(kind));
         let behind_ms = if clocks {
             MAX_JUMP_MS.unsigned_abs()
         } else {
@@ -182,6 +203,7 @@ fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms:
         FaultKind::MemoryPressure => random.random_range(20_000..80_000),
         FaultKind::ClockSkew => offset(random, MAX_SKEW_MS),
         FaultKind::ClockJump => offset(random, MAX_JUMP_MS),
+        FaultKind::ClockDrift => offset(random, MAX_DRIFT_PER_MILLE),
         _ => random.random_range(0..1 << 20),
     };
     // What the founder held before the others joined, nobody else has.
@@ -209,8 +231,25 @@ fn offset(random: &mut ChaCha8Rng, most: i64) -> u64 {
     random.random_range(-most..=most).cast_unsigned()
 }
 
+fn sites(random: &mut ChaCha8Rng) -> BTreeMap<Site, u32> {
+    let happens = random.random_bool(SITES_SHARE);
+    let drawn = Site::ALL.into_iter().filter_map(|site| {
+        let rates: &[u32] = match site {
+            Site::FalseAlarm | Site::PressureFelt | Site::PagedNow | Site::ComparedAgain => {
+                &IDLE_SITE_RATES
+            }
+            _ => &SITE_RATES,
+        };
+        // Drawn for each, so that one more place changes nothing of those before it.
+        let rate = rates.choose(random).copied().unwrap_or_default();
+        let is_chosen = random.random_bool(SITE_SHARE);
+        (happens && is_chosen).then_some((site, rate))
+    });
+    drawn.collect()
+}
+
 impl Planned {
-    /// By how much the clock is off.
+    /// By how much the clock is off, or gains a second.
     pub(crate) fn offset_ms(&self) -> i64 {
         self.amount.cast_signed()
     }
@@ -223,10 +262,12 @@ mod tests {
 
     #[test]
     fn plans_meet_every_kind_and_lose_no_more_than_copies_survive() {
-        let mut met = BTreeSet::new();
+        let (mut met, mut without, mut sites) = (BTreeSet::new(), 0, BTreeSet::new());
         for seed in 0..400 {
             let plan = ClusterPlan::of(seed);
             met.extend(plan.faults.iter().map(|planned| planned.kind));
+            sites.extend(plan.sites.keys().copied());
+            without += usize::from(plan.sites.is_empty());
             let lost = plan
                 .faults
                 .iter()
@@ -238,5 +279,7 @@ mod tests {
         }
         let missed = FaultKind::ALL.iter().filter(|kind| !met.contains(kind));
         assert_eq!(missed.collect::<Vec<_>>(), [&FaultKind::TornWrite]);
+        assert_eq!(sites.len(), Site::ALL.len());
+        assert!((100..300).contains(&without), "{without}");
     }
 }

@@ -55,8 +55,9 @@ impl Player {
         let kernels: Kernels = Arc::new(Mutex::new(vec![None; plan.places]));
         for place in 0..plan.places {
             let slots = Arc::clone(&kernels);
+            let world = Arc::clone(&fleet.world);
             network.sim.host(host(place), move || {
-                let (kernel, serve) = Kernel::new();
+                let (kernel, serve) = Kernel::new(Arc::clone(&world));
                 lock(&slots)[place] = Some(kernel);
                 async move {
                     serve.await;

@@ -98,6 +98,10 @@ impl Player {
                 fleet.places()[place].image = Some((lives, image));
                 return self.end(place, self.now_ms() + RESTART_MS / 4);
             }
+            FaultKind::ClockDrift if runs => {
+                fleet.world.demands().clocks_differ = true;
+                fleet.clocks[place].drift(planned.offset_ms());
+            }
             FaultKind::ClockSkew | FaultKind::ClockJump if runs => {
                 fleet.world.demands().clocks_differ = true;
                 fleet.clocks[place].set_offset_ms(planned.offset_ms());
@@ -147,7 +151,9 @@ impl Player {
         match planned.kind {
             FaultKind::FullDisk => fleet.disks[place].set_capacity(DISK_BYTES),
             FaultKind::SlowDisk => fleet.set_slow(place, 0),
-            FaultKind::ClockSkew | FaultKind::ClockJump => fleet.clocks[place].set_offset_ms(0),
+            FaultKind::ClockSkew | FaultKind::ClockJump | FaultKind::ClockDrift => {
+                fleet.clocks[place].set_offset_ms(0)
+            }
             FaultKind::Isolation | FaultKind::HalfOpen => self.network.join_again(&[place]),
             FaultKind::Partition => self.network.join_again(&[place, other]),
             FaultKind::OneWay => self.network.sim.repair_oneway(host(place), host(other)),
