@@ -348,8 +348,6 @@ pub const COPY_LOOK_MS: u64 = 2_000;
 pub const COPY_RETRY_MS: u64 = 5_000;
 /// Bytes a second that a node copies at most: an hour of 20,000 kept spans a second (4 GB) in three and a half minutes.
 pub const COPY_BYTES_PER_SECOND: u64 = 20 << 20;
-/// Bytes of one answer with older data: half of what a message between nodes may have.
-pub const COPY_PIECE_BYTES: usize = 512 * 1024;
 /// Bytes of one part of a copy: a page of the largest trace, packed, some times over.
 pub const MAX_COPY_PART_BYTES: u64 = 256 << 20;
 /// Bytes of memory credit that a part takes where it is made: its spans (4 MiB and a page) and the page of them.
@@ -370,8 +368,8 @@ pub const DEAD_AFTER_MS: u64 = 600_000;
 pub const SHIPMENT_BYTES: usize = 4 << 20;
 /// Bytes that a shipment has at most: a page of the largest trace.
 pub const MAX_SHIPMENT_BYTES: u64 = 64 << 20;
-/// Bytes of one piece of a shipment: half of what a message between nodes may have.
-pub const SHIPMENT_PIECE_BYTES: usize = 512 * 1024;
+/// Bytes of one piece of a shipment, or of older data: half of what a message between nodes may have.
+pub const PAGES_PIECE_BYTES: usize = 512 * 1024;
 /// Shipments that wait for one follower: what comes beyond it builds its pages itself.
 pub const MAX_SHIPMENTS_WAITING: usize = 16;
 /// Milliseconds that a follower takes for a piece at most: the last one of a shipment waits for a commit.

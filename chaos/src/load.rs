@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use rand::{RngExt, SeedableRng};
@@ -23,6 +23,15 @@ use crate::workload::{Export, Workload, WorkloadOptions};
 const PAUSE: Duration = Duration::from_millis(200);
 /// Longest pause before a request is sent again, whatever the hint says: a retry is what is tested.
 const LONGEST_RETRY: Duration = Duration::from_millis(500);
+
+/// The wall clock: no span of a run starts before the run does.
+///
+/// # Errors
+/// When it stands before 1970 or after 2554.
+pub fn now() -> anyhow::Result<UnixNanos> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
+    Ok(UnixNanos(u64::try_from(since.as_nanos())?))
+}
 
 /// What the clients met.
 #[derive(Debug, Clone, Default)]

@@ -8,13 +8,14 @@
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use spandrel_api::client::Client;
 use spandrel_chaos::history::History;
 use spandrel_chaos::http::Metrics;
+use spandrel_chaos::load::now;
 use spandrel_chaos::node_process::NodeProcess;
 use spandrel_chaos::observe::{fetch_all, search_all, wait_until, wait_until_decided};
 use spandrel_chaos::oracle::{Stage, Violation, judge_searches, judge_traces};
@@ -96,11 +97,6 @@ fn seed() -> u64 {
         Ok(text) => text.parse().unwrap(),
         Err(_) => SEED,
     }
-}
-
-fn now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixNanos(u64::try_from(since.as_nanos()).unwrap())
 }
 
 fn assert_none(what: &str, violations: &[Violation]) {
@@ -188,7 +184,7 @@ async fn check_search(client: &Client, history: &History, start: UnixNanos) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn acknowledged_spans_survive_kill_minus_nine() {
     // given: a node, and four clients that outlive it
-    let start = now();
+    let start = now().unwrap();
     let mut node = NodeProcess::start(&["--memory=368MiB"], Some(POLICY))
         .await
         .unwrap();

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::check::{
     Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
     everything_sent_is_counted, expired_traces_are_gone, halts_after_failed_sync, is_pressed,
-    search_is_exact, violation,
+    retained_until, search_is_exact, violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts, Struck};
@@ -430,6 +430,27 @@ async fn sample(world: &Arc<World>, query: &Arc<dyn Query>) -> Result<(), Violat
     }
 }
 
+/// Lets time pass. Just before the first trace may go, all of them must be there.
+async fn idle(world: &Arc<World>, query: &Arc<dyn Query>) -> Result<(), Violation> {
+    let whole = Duration::from_secs(world.plan.idle_seconds);
+    let over = tokio::time::Instant::now() + whole;
+    let first = {
+        let traces = world.traces();
+        traces
+            .iter()
+            .map(|trace| retained_until(&world.plan, trace))
+            .min()
+    };
+    let last_moment = first.map(|first| first.minus(UnixNanos::PER_SECOND));
+    let left = last_moment.map(|at| Duration::from_nanos(at.since(world.now())));
+    if let Some(left) = left.filter(|left| !left.is_zero() && *left < whole) {
+        tokio::time::sleep(left).await;
+        check_all(world, query, Phase::Settled).await?;
+    }
+    tokio::time::sleep_until(over).await;
+    Ok(())
+}
+
 /// Waits until everything is decided, checks, flushes, checks, idles and checks.
 async fn settle(world: &Arc<World>, node: &Node) -> Result<(), Violation> {
     let query = node.query();
@@ -441,7 +462,7 @@ async fn settle(world: &Arc<World>, node: &Node) -> Result<(), Violation> {
     check_all(world, &query, Phase::Settled).await?;
     search_is_exact(world, &query).await?;
     credit_is_held_by_entries(&node.credit())?;
-    tokio::time::sleep(Duration::from_secs(world.plan.idle_seconds)).await;
+    idle(world, &query).await?;
     check_all(world, &query, Phase::Settled).await?;
     expired_traces_are_gone(world, &query).await?;
     search_is_exact(world, &query).await?;

@@ -11,7 +11,7 @@ use spandrel_model::ids::NodeId;
 
 use super::shipment::Shipment;
 use crate::buggify::Site;
-use crate::limits::{MAX_SHIPMENTS_WAITING, SHIPMENT_CALL_MS, SHIPMENT_PIECE_BYTES};
+use crate::limits::{MAX_SHIPMENTS_WAITING, PAGES_PIECE_BYTES, SHIPMENT_CALL_MS};
 use crate::link::{Link, LinkClass, PeerService};
 use crate::meters;
 use crate::shared::Shared;
@@ -155,7 +155,7 @@ async fn send(
     let bytes = &shipment.bytes;
     let mut offset = 0;
     loop {
-        let end = (offset + SHIPMENT_PIECE_BYTES).min(bytes.len());
+        let end = (offset + PAGES_PIECE_BYTES).min(bytes.len());
         let request = PagesRequest {
             shipment: number,
             total: bytes.len() as u64,

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::{Bucket, NodeId};
-use spandrel_raft::state::{HolderChange, NodeState};
+use spandrel_raft::state::HolderChange;
 use spandrel_raft::{ClusterState, Command, Conflict, ProposeError, Settings};
 use tokio::time::Instant;
 
 use super::fetch::{Fetched, Fetching, store_part};
-use super::plan::{CopyJob, Situation};
+use super::plan::{CopyJob, Situation, down};
 use crate::housekeeping::expired_before;
 use crate::limits::{
     COPY_BYTES_PER_SECOND, COPY_LOOK_MS, COPY_RETRY_MS, COPY_UNINDEXED, COPY_WAITS, DEAD_AFTER_MS,
@@ -157,9 +157,7 @@ impl CopierState {
     fn watch_nodes(&mut self, state: &ClusterState) {
         let now = Instant::now();
         self.avoided.retain(|_, until| *until > now);
-        let nodes = state.nodes.iter();
-        let down = nodes.filter(|(_, node)| node.state == NodeState::Down);
-        let down: BTreeSet<NodeId> = down.map(|(id, _)| *id).collect();
+        let down = down(state);
         self.down_since.retain(|node, _| down.contains(node));
         for node in down {
             self.down_since.entry(node).or_insert(now);

@@ -144,7 +144,8 @@ fn mixed(bucket: Bucket, key: HolderKey, node: NodeId) -> u64 {
     xxh3_64(&bytes)
 }
 
-fn down(state: &ClusterState) -> BTreeSet<NodeId> {
+/// The nodes that are down.
+pub(super) fn down(state: &ClusterState) -> BTreeSet<NodeId> {
     let nodes = state.nodes.iter();
     let down = nodes.filter(|(_, node)| node.state == NodeState::Down);
     down.map(|(id, _)| *id).collect()

@@ -20,7 +20,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::assembler_message::AssemblerMessage;
 use crate::buggify::Site;
 use crate::limits::{
-    COPY_CREDIT_BYTES, COPY_DEADLINE_MS, COPY_PIECE_BYTES, INVENTORY_TRACES, MAX_COPIES_GIVEN,
+    COPY_CREDIT_BYTES, COPY_DEADLINE_MS, INVENTORY_TRACES, MAX_COPIES_GIVEN, PAGES_PIECE_BYTES,
 };
 use crate::link::{Caller, IncomingCall, PeerHandler, PeerService};
 use crate::meters::Stage;
@@ -242,7 +242,7 @@ impl CopyServer {
                 self.shared.block(Stage::Copy, export).await?
             }
         };
-        let answered = offset.saturating_add(COPY_PIECE_BYTES as u64);
+        let answered = offset.saturating_add(PAGES_PIECE_BYTES as u64);
         if answered < part.bytes.len() as u64 {
             self.parts().insert(from, (asked, part.clone()));
         }
@@ -303,7 +303,7 @@ fn piece(part: &Part, offset: u64) -> Result<Answer, String> {
     if from > part.bytes.len() {
         return Err(outside());
     }
-    let to = from.saturating_add(COPY_PIECE_BYTES).min(part.bytes.len());
+    let to = from.saturating_add(PAGES_PIECE_BYTES).min(part.bytes.len());
     let next = part.next.unwrap_or_default();
     Ok(Answer::Piece(CopyPiece {
         bytes: part.bytes.slice(from..to),

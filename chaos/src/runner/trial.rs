@@ -1,13 +1,13 @@
 //! A cluster, its clients, and the faults that strike it, one after the other.
 
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use spandrel_chaos::attempts::{AttemptLog, millis};
 use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
 use spandrel_chaos::examination::{Examination, examine};
 use spandrel_chaos::limits::SMALL_DISK_RESERVE_BYTES;
-use spandrel_chaos::load::{Load, LoadReport};
+use spandrel_chaos::load::{Load, LoadReport, now};
 use spandrel_chaos::node_process::{ClockKind, DiskKind, MachineOptions};
 use spandrel_chaos::observe::Receipts;
 use spandrel_model::ids::UnixNanos;
@@ -349,9 +349,4 @@ impl Trial {
     fn say(&self, what: &str) {
         eprintln!("{:6.1} s  {what}", self.since.elapsed().as_secs_f64());
     }
-}
-
-fn now() -> anyhow::Result<UnixNanos> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH)?;
-    Ok(UnixNanos(u64::try_from(since.as_nanos())?))
 }

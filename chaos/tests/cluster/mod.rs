@@ -3,13 +3,11 @@
 // Each test is a program of its own and uses some of it.
 #![allow(dead_code)]
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use spandrel_chaos::cluster_process::{CLUSTER_POLICY, ClusterOptions, ClusterProcess, Wiring};
 use spandrel_chaos::examination::{Answers, Examination, ensure_none, examine};
 use spandrel_chaos::http::Metrics;
 use spandrel_chaos::limits::DECIDED_DEADLINE;
-use spandrel_chaos::load::Load;
+use spandrel_chaos::load::{Load, now};
 use spandrel_chaos::node_process::MachineOptions;
 use spandrel_chaos::observe::{Receipts, wait_until};
 use spandrel_chaos::oracle::judge_keeps;
@@ -66,7 +64,7 @@ impl Trial {
         arguments: &[&str],
         machine: MachineOptions,
     ) -> anyhow::Result<Self> {
-        let start = now();
+        let start = now()?;
         let options = ClusterOptions {
             nodes,
             seeds,
@@ -139,11 +137,6 @@ fn seed() -> u64 {
         Ok(text) => text.parse().unwrap(),
         Err(_) => SEED,
     }
-}
-
-fn now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    UnixNanos(u64::try_from(since.as_nanos()).unwrap())
 }
 
 /// The places below `nodes` but one.

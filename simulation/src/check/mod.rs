@@ -39,7 +39,7 @@ pub(crate) use one_owner::Owners;
 pub(crate) use p2_recomputed::verdicts_follow_from_their_records;
 pub(crate) use p5_search::search_is_exact;
 pub(crate) use p6_visible::visible_once_acknowledged;
-pub(crate) use p7_retention::expired_traces_are_gone;
+pub(crate) use p7_retention::{expired_traces_are_gone, retained_until};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,7 +240,7 @@ async fn check_once(
     let needed = p1_durable::Needed {
         all: is_whole,
         window_nanos: window,
-        retained_until: p7_retention::retained_until(&world.plan, &before),
+        retained_until: retained_until(&world.plan, &before),
         may_forget_drops: world.scene == Scene::Cluster,
     };
     p1_durable::nothing_else(&after, &observed)

@@ -11,8 +11,9 @@ use spandrel_model::ids::{ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::ports::Query;
 use spandrel_model::search::{FoundTrace, MissingPart, SearchFilter, SearchRequest, TraceState};
 
-use super::p7_retention::retained_until;
-use super::{Phase, Violation, may_be_unreachable, may_have_gaps, observe, violation};
+use super::{
+    Phase, Violation, may_be_unreachable, may_have_gaps, observe, retained_until, violation,
+};
 use crate::limits::{MAX_SEARCH_PAGES, SEARCH_PAGE, SEARCH_TIMEOUT_MS};
 use crate::workload::SERVICES;
 use crate::world::World;
