@@ -17,7 +17,7 @@ const SITES_SHARE: f64 = 0.6;
 const SITE_SHARE: f64 = 0.25;
 /// How often it happens there, of 1,000 times that a node comes to it.
 const SITE_RATES: [u32; 4] = [5, 20, 100, 300];
-/// The same where a node comes by without anything to do, some times a second.
+/// The same where a node comes by without anything to do, once a second or oftener.
 const IDLE_SITE_RATES: [u32; 3] = [2, 5, 20];
 /// Milliseconds in which nodes join before the first fault.
 const QUIET_START_MS: u64 = 4_000;
@@ -235,9 +235,7 @@ fn sites(random: &mut ChaCha8Rng) -> BTreeMap<Site, u32> {
     let happens = random.random_bool(SITES_SHARE);
     let drawn = Site::ALL.into_iter().filter_map(|site| {
         let rates: &[u32] = match site {
-            Site::FalseAlarm | Site::PressureFelt | Site::PagedNow | Site::ComparedAgain => {
-                &IDLE_SITE_RATES
-            }
+            Site::FalseAlarm | Site::PressureFelt | Site::PagedNow => &IDLE_SITE_RATES,
             _ => &SITE_RATES,
         };
         // Drawn for each, so that one more place changes nothing of those before it.
