@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 /// A place in the node, and what happens there instead of the usual.
-#[allow(missing_docs)] // each variant is described by `Site::description`
+#[allow(missing_docs)] // each variant is described by `Site::describe`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
     SmallFrame,
@@ -52,19 +52,9 @@ impl Site {
         Self::QuestionRefused,
     ];
 
-    /// Its name, without spaces.
+    /// Its name, without spaces, and what happens there.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        self.describe().0
-    }
-
-    /// What happens there.
-    #[must_use]
-    pub fn description(self) -> &'static str {
-        self.describe().1
-    }
-
-    fn describe(self) -> (&'static str, &'static str) {
+    pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::SmallFrame => (
                 "small-frame",
@@ -183,7 +173,7 @@ mod tests {
     #[test]
     fn every_place_is_listed_once_under_a_name_of_its_own() {
         let sites: BTreeSet<Site> = Site::ALL.into_iter().collect();
-        let names: BTreeSet<&str> = Site::ALL.iter().map(|site| site.name()).collect();
+        let names: BTreeSet<&str> = Site::ALL.iter().map(|site| site.describe().0).collect();
         assert_eq!([sites.len(), names.len()], [Site::ALL.len(); 2]);
         assert_eq!(Site::QuestionRefused as usize + 1, Site::ALL.len());
     }

@@ -1,5 +1,5 @@
-//! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation differ in nothing else,
-//! but that the simulation may ask for what is rare.
+//! The seams: wall time, blocking work, the disk, the links to other nodes and secrets. Production and the simulation
+//! differ in nothing else, but that the simulation may ask for what is rare.
 
 use std::sync::Arc;
 use std::time::Duration;

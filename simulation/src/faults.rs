@@ -6,7 +6,7 @@ use std::fmt;
 use spandrel_actors::Site;
 
 /// What may go wrong in a run, or be asked of its nodes while other things go wrong.
-#[allow(missing_docs)] // each variant is described by `FaultKind::description`
+#[allow(missing_docs)] // each variant is described by `FaultKind::describe`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FaultKind {
     Kill,
@@ -89,19 +89,9 @@ impl FaultKind {
         Self::MemoryPressure,
     ];
 
-    /// Its name, without spaces.
+    /// Its name, without spaces, and what happens and when it counts as having happened.
     #[must_use]
-    pub fn name(self) -> &'static str {
-        self.describe().0
-    }
-
-    /// What happens, and when it counts as having happened.
-    #[must_use]
-    pub fn description(self) -> &'static str {
-        self.describe().1
-    }
-
-    fn describe(self) -> (&'static str, &'static str) {
+    pub fn describe(self) -> (&'static str, &'static str) {
         match self {
             Self::Kill => (
                 "kill",
@@ -225,7 +215,7 @@ impl FaultKind {
 
 impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.describe().0)
     }
 }
 
@@ -248,18 +238,19 @@ impl Cause {
     /// Its name, without spaces.
     #[must_use]
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Fault(kind) => kind.name(),
-            Self::Site(site) => site.name(),
-        }
+        self.describe().0
     }
 
     /// What happens.
     #[must_use]
     pub fn description(self) -> &'static str {
+        self.describe().1
+    }
+
+    fn describe(self) -> (&'static str, &'static str) {
         match self {
-            Self::Fault(kind) => kind.description(),
-            Self::Site(site) => site.description(),
+            Self::Fault(kind) => kind.describe(),
+            Self::Site(site) => site.describe(),
         }
     }
 

@@ -53,8 +53,8 @@ impl WriterState {
         frame: &ReplicaFrame,
     ) -> Result<bool, Vec<(ShardId, Term, String)>> {
         let (mut new, mut refused) = (false, Vec::new());
+        let refuses = self.shared.env.buggify.strikes(Site::FrameRefused);
         for range in frame.encoded.ranges() {
-            let refuses = self.shared.env.buggify.strikes(Site::FrameRefused);
             let offer = match self.followed(range.shard) {
                 _ if refuses => Offer::Refused("the simulation lets it be refused"),
                 Some(follower) => follower.offer(from, catch_up, range.first, range.last),

@@ -153,7 +153,7 @@ impl Fleet {
             && lock(&self.sites).random_range(0..1_000) < *rate;
         if strikes {
             self.world.fired(site);
-            self.world.fold(site.name(), &[place as u64]);
+            self.world.fold(site.describe().0, &[place as u64]);
         }
         strikes
     }

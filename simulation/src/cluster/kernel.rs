@@ -3,13 +3,12 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, copy_bidirectional, duplex};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::io::InspectReader;
 use turmoil::net::{TcpListener, TcpStream};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -134,7 +133,7 @@ async fn dial(
         Ok(stream) => {
             let (near, far) = duplex(SOCKET_BYTES);
             if answer.send(Ok(near)).is_ok() {
-                carry(Heard { stream, world }, far, closes).await;
+                carry(heard(&world, stream), far, closes).await;
             }
         }
         Err(error) => drop(answer.send(Err(error))),
@@ -172,14 +171,17 @@ async fn listen(
         let (near, far) = duplex(SOCKET_BYTES);
         // Where the backlog is full the connection is closed.
         if accepted.try_send((near, from)).is_ok() {
-            let world = Arc::clone(&world);
-            tokio::spawn(carry(Heard { stream, world }, far, Arc::clone(&closes)));
+            tokio::spawn(carry(heard(&world, stream), far, Arc::clone(&closes)));
         }
     }
 }
 
 /// Carries bytes both ways until one side is gone.
-async fn carry(mut outside: Heard, mut inside: DuplexStream, closes: Arc<Closes>) {
+async fn carry(
+    mut outside: impl AsyncRead + AsyncWrite + Unpin,
+    mut inside: DuplexStream,
+    closes: Arc<Closes>,
+) {
     tokio::select! {
         biased;
         () = closes.severed.notified() => {}
@@ -189,40 +191,9 @@ async fn carry(mut outside: Heard, mut inside: DuplexStream, closes: Arc<Closes>
 }
 
 /// A connection whose bytes the run's hash covers, where they arrive.
-struct Heard {
-    stream: TcpStream,
-    world: Arc<World>,
-}
-
-impl AsyncRead for Heard {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = into.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(context, into));
-        let bytes = into.filled().get(before..).unwrap_or_default();
-        self.world
-            .fold("bytes", &[bytes.len() as u64, xxh3_64(bytes)]);
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for Heard {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
+fn heard(world: &Arc<World>, stream: TcpStream) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+    let world = Arc::clone(world);
+    InspectReader::new(stream, move |bytes: &[u8]| {
+        world.fold("bytes", &[bytes.len() as u64, xxh3_64(bytes)]);
+    })
 }

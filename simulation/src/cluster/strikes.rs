@@ -98,13 +98,12 @@ impl Player {
                 fleet.places()[place].image = Some((lives, image));
                 return self.end(place, self.now_ms() + RESTART_MS / 4);
             }
-            FaultKind::ClockDrift if runs => {
+            FaultKind::ClockSkew | FaultKind::ClockJump | FaultKind::ClockDrift if runs => {
                 fleet.world.demands().clocks_differ = true;
-                fleet.clocks[place].drift(planned.offset_ms());
-            }
-            FaultKind::ClockSkew | FaultKind::ClockJump if runs => {
-                fleet.world.demands().clocks_differ = true;
-                fleet.clocks[place].set_offset_ms(planned.offset_ms());
+                match kind {
+                    FaultKind::ClockDrift => fleet.clocks[place].drift(planned.offset_ms()),
+                    _ => fleet.clocks[place].set_offset_ms(planned.offset_ms()),
+                }
             }
             FaultKind::Isolation if runs => self.network.cut_off(&[place]),
             FaultKind::Partition if runs => self.network.cut_off(&[place, other]),
