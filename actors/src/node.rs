@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use ractor::ActorRef;
 use spandrel_model::ids::UnixNanos;
 use spandrel_model::ports::{Admin, Ingest, Query};
@@ -106,27 +107,32 @@ pub struct Node {
 impl Node {
     /// Starts a node: opens or creates its directory, replays the journal, starts the actors.
     ///
+    /// Boxed, as [`Node::stop`] is: else every crate that awaits it compiles the whole node again.
+    ///
     /// # Errors
     /// When a file cannot be opened; damage that replay can skip is logged and no error.
-    pub async fn start(options: NodeOptions, env: Env) -> Result<Self, StartError> {
-        let options = Arc::new(options);
-        let env = guard(&options, env).await?;
-        let drawn = Drawn {
-            disk_id: options.new_disk_id,
-            life: env.random_number(),
-        };
-        let (disk, data_dir) = (env.disk.as_ref(), &options.data_dir);
-        let mut identity = Identity::open(disk, data_dir, drawn)
-            .map_err(|error| start_error("open the data directory")(&error))?;
-        let member = Member::open(&options, &env, &identity).await?;
-        let started = match identity.confirm(disk, data_dir) {
-            Ok(()) => Self::start_registered(&member, options, &env, &identity).await,
-            Err(error) => Err(start_error("open the data directory")(&error)),
-        };
-        if started.is_err() {
-            member.close().await;
+    pub fn start(options: NodeOptions, env: Env) -> BoxFuture<'static, Result<Self, StartError>> {
+        async move {
+            let options = Arc::new(options);
+            let env = guard(&options, env).await?;
+            let drawn = Drawn {
+                disk_id: options.new_disk_id,
+                life: env.random_number(),
+            };
+            let (disk, data_dir) = (env.disk.as_ref(), &options.data_dir);
+            let mut identity = Identity::open(disk, data_dir, drawn)
+                .map_err(|error| start_error("open the data directory")(&error))?;
+            let member = Member::open(&options, &env, &identity).await?;
+            let started = match identity.confirm(disk, data_dir) {
+                Ok(()) => Self::start_registered(&member, options, &env, &identity).await,
+                Err(error) => Err(start_error("open the data directory")(&error)),
+            };
+            if started.is_err() {
+                member.close().await;
+            }
+            started
         }
-        started
+        .boxed()
     }
 
     /// The rest of the start, once the node is in its cluster.
@@ -287,14 +293,17 @@ impl Node {
     }
 
     /// Stops: others lead its shards, and what was accepted becomes durable first. Pages are not built; the journal holds what waits for one.
-    pub async fn stop(self) {
-        self.member.step_down().await;
-        let (done, drained) = oneshot::channel();
-        if self.writer.cast(WriterMessage::Drain(done)).is_ok() {
-            let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await;
+    pub fn stop(self) -> BoxFuture<'static, ()> {
+        async move {
+            self.member.step_down().await;
+            let (done, drained) = oneshot::channel();
+            if self.writer.cast(WriterMessage::Drain(done)).is_ok() {
+                let _ = tokio::time::timeout(Duration::from_millis(DRAIN_MS), drained).await;
+            }
+            let _ = self.supervisor.cast(Stop);
+            let _ = self.supervisor.wait(Some(Duration::from_secs(5))).await;
+            self.member.close().await;
         }
-        let _ = self.supervisor.cast(Stop);
-        let _ = self.supervisor.wait(Some(Duration::from_secs(5))).await;
-        self.member.close().await;
+        .boxed()
     }
 }

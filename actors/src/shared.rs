@@ -22,7 +22,7 @@ use crate::disk_room::Watermarks;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
 use crate::recent::RecentSummaries;
-use crate::replication::FollowerPressure;
+use crate::replication::{DecidedLately, FollowerPressure};
 use crate::settings::Epoch;
 
 /// Gauges that actors write and the status page and the metrics read.
@@ -144,6 +144,7 @@ pub(crate) struct Shared {
     own_pressure: AtomicU8,
     pressure: AtomicU8,
     pub(crate) follower_pressure: FollowerPressure,
+    pub(crate) decided_lately: DecidedLately,
     /// What is left of the own disk.
     pub(crate) disk: Watermarks,
     /// Records of the journal were lost: what this node kept may lack spans that others have.
@@ -192,6 +193,7 @@ impl Shared {
             own_pressure: AtomicU8::new(0),
             pressure: AtomicU8::new(0),
             follower_pressure: FollowerPressure::default(),
+            decided_lately: DecidedLately::default(),
             disk: Watermarks::default(),
             has_holes: AtomicBool::new(false),
             block_writes: Mutex::new(()),

@@ -18,6 +18,8 @@ mod pieces;
 mod proto;
 mod query_service;
 mod question;
+#[cfg(test)]
+mod question_oracle;
 mod rpc_status;
 mod serve;
 mod starting;

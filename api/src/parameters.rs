@@ -108,6 +108,7 @@ fn decode(text: &str) -> Result<String, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::question_oracle::{check_query, check_value};
     use proptest::prelude::*;
 
     #[test]
@@ -134,11 +135,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_query_string_panics(query in "\\PC{0,100}") {
-            if let Ok(mut parameters) = Parameters::parse(Some(&query)) {
-                let _ = parameters.one("a");
-                let _ = parameters.instant("from");
-                let _ = parameters.finish();
-            }
+            check_query(&query);
+        }
+
+        #[test]
+        fn every_value_comes_as_it_was_meant(text in "\\PC{0,100}") {
+            check_value(&text);
         }
     }
 }

@@ -245,9 +245,7 @@ fn too_long(field: &str) -> ApiError {
 mod tests {
     use proptest::prelude::*;
 
-    use super::*;
-
-    const NOW: UnixNanos = UnixNanos(1_700_000_000 * UnixNanos::PER_SECOND);
+    use crate::question_oracle::check_query;
 
     /// Parameters that exist, with values that some of them take.
     fn query_string() -> impl Strategy<Value = String> {
@@ -300,22 +298,7 @@ mod tests {
         /// What is asked of the port is within its bounds, or the client hears what is wrong.
         #[test]
         fn a_query_string_asks_within_bounds_or_is_refused(query in query_string()) {
-            if let Ok(mut parameters) = Parameters::parse(Some(&query))
-                && let Ok(question) = SearchQuestion::of_parameters(&mut parameters)
-                && let Ok(request) = question.ask(TenantId::default(), NOW)
-            {
-                prop_assert!((1..=MAX_SEARCH_LIMIT).contains(&request.limit));
-                prop_assert!((1..=MAX_QUERY_TIMEOUT_MS).contains(&request.timeout_ms));
-                prop_assert!(request.filter.from < request.filter.to);
-                prop_assert!(request.filter.tags.len() <= MAX_CONDITIONS);
-            }
-            if let Ok(mut parameters) = Parameters::parse(Some(&query))
-                && let Ok(question) = NamesQuestion::of_parameters(&mut parameters)
-                && let Ok(request) = question.ask(TenantId::default(), NamesKind::Services, NOW)
-            {
-                prop_assert!((1..=MAX_NAMES_LIMIT).contains(&request.limit));
-                prop_assert!(request.from < request.to);
-            }
+            check_query(&query);
         }
     }
 }

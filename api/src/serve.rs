@@ -6,6 +6,8 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use spandrel_model::ports::{Admin, Ingest, Query};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -57,71 +59,76 @@ pub enum ServeError {
 /// Serves until `shutdown` is done; then takes no new connections and no new requests, lets open ones end within
 /// [`DRAIN_MS`](crate::limits::DRAIN_MS), and returns.
 ///
+/// Boxed: else every crate that awaits it compiles the servers again.
+///
 /// # Errors
 /// [`ServeError`] before anything is served.
-pub async fn serve(
+pub fn serve(
     listeners: Listeners,
     ports: Ports,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<(), ServeError> {
-    let addresses = Addresses {
-        http: listeners.http.local_addr()?,
-        otlp_grpc: listeners.otlp_grpc.local_addr()?,
-        otlp_http: listeners.otlp_http.local_addr()?,
-    };
-    let ports = Arc::new(ports);
-    let ingest = Arc::clone(&ports.ingest);
-    let native = native::router(Native {
-        ports: Arc::clone(&ports),
-        addresses,
-    });
-    let queries = QueryServiceServer::new(Queries { ports })
-        .max_decoding_message_size(MAX_QUERY_MESSAGE_BYTES);
-    let http = with_grpc(native, "spandrel.v1.QueryService", proto::DESCRIPTORS)
-        .await?
-        .route_service("/spandrel.v1.QueryService/{rpc}", queries);
-    let http = native::observed(http);
-    let otlp_grpc = with_grpc(
-        otlp::grpc_router(Arc::clone(&ingest)).fallback(no_such_method),
-        "opentelemetry.proto.collector.trace.v1.TraceService",
-        opentelemetry_proto::DESCRIPTORS,
-    )
-    .await?;
-    let otlp_http = otlp::http_router(ingest);
-
-    let (stop, stopped) = watch::channel(());
-    let serving = async {
-        tokio::join!(
-            accept(
-                "http",
-                listeners.http,
-                http,
-                Protocols::Both,
-                stopped.clone()
-            ),
-            accept(
-                "otlp_grpc",
-                listeners.otlp_grpc,
-                otlp_grpc,
-                Protocols::Http2,
-                stopped.clone()
-            ),
-            accept(
-                "otlp_http",
-                listeners.otlp_http,
-                otlp_http,
-                Protocols::Both,
-                stopped.clone()
-            ),
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, Result<(), ServeError>> {
+    async move {
+        let addresses = Addresses {
+            http: listeners.http.local_addr()?,
+            otlp_grpc: listeners.otlp_grpc.local_addr()?,
+            otlp_http: listeners.otlp_http.local_addr()?,
+        };
+        let ports = Arc::new(ports);
+        let ingest = Arc::clone(&ports.ingest);
+        let native = native::router(Native {
+            ports: Arc::clone(&ports),
+            addresses,
+        });
+        let queries = QueryServiceServer::new(Queries { ports })
+            .max_decoding_message_size(MAX_QUERY_MESSAGE_BYTES);
+        let http = with_grpc(native, "spandrel.v1.QueryService", proto::DESCRIPTORS)
+            .await?
+            .route_service("/spandrel.v1.QueryService/{rpc}", queries);
+        let http = native::observed(http);
+        let otlp_grpc = with_grpc(
+            otlp::grpc_router(Arc::clone(&ingest)).fallback(no_such_method),
+            "opentelemetry.proto.collector.trace.v1.TraceService",
+            opentelemetry_proto::DESCRIPTORS,
         )
-    };
-    let stopping = async {
-        shutdown.await;
-        tracing::info!("no new requests are taken; open ones may end");
-        drop(stop);
-    };
-    tokio::join!(serving, stopping);
-    Ok(())
+        .await?;
+        let otlp_http = otlp::http_router(ingest);
+
+        let (stop, stopped) = watch::channel(());
+        let serving = async {
+            tokio::join!(
+                accept(
+                    "http",
+                    listeners.http,
+                    http,
+                    Protocols::Both,
+                    stopped.clone()
+                ),
+                accept(
+                    "otlp_grpc",
+                    listeners.otlp_grpc,
+                    otlp_grpc,
+                    Protocols::Http2,
+                    stopped.clone()
+                ),
+                accept(
+                    "otlp_http",
+                    listeners.otlp_http,
+                    otlp_http,
+                    Protocols::Both,
+                    stopped.clone()
+                ),
+            )
+        };
+        let stopping = async {
+            shutdown.await;
+            tracing::info!("no new requests are taken; open ones may end");
+            drop(stop);
+        };
+        tokio::join!(serving, stopping);
+        Ok(())
+    }
+    .boxed()
 }
 
 /// gRPC's health and reflection services beside other routes, for one service of ours.

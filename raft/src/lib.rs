@@ -9,6 +9,8 @@ pub mod limits;
 pub mod state;
 
 mod codec;
+#[cfg(test)]
+mod codec_oracle;
 mod error;
 mod inbox;
 mod members;

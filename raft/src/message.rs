@@ -113,7 +113,7 @@ mod tests {
     use spandrel_model::ids::NodeId;
 
     use super::*;
-    use crate::codec::resealed;
+    use crate::codec_oracle::{read_message, resealed};
     use crate::state::NodeState;
 
     fn requests() -> Vec<Request> {
@@ -163,11 +163,7 @@ mod tests {
                     *at.get_mut(value) = *byte;
                 }
             });
-            if let Ok(request) = Request::decode(&damaged) {
-                let again = request.encode().unwrap();
-                prop_assert_eq!(Request::decode(&again).unwrap().encode().unwrap(), again);
-            }
-            let _ = Answer::decode(&damaged);
+            read_message(&damaged);
         }
     }
 }

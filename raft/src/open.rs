@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use openraft::{Config, EmptyNode, SnapshotPolicy};
 use spandrel_model::ids::NodeId;
 use spandrel_storage::disk::Disk;
@@ -80,48 +82,53 @@ impl Settings {
     /// Opens the directory and takes part in its group. In a group of one it returns when the settings are there; in
     /// a larger one at once, with the state as this node last knew it, since the others may be starting too.
     ///
+    /// Boxed: else every crate that awaits it compiles openraft again.
+    ///
     /// # Errors
     /// [`OpenError`]: each names the file concerned.
-    pub async fn open(
+    pub fn open(
         options: RaftOptions,
         transport: Arc<dyn RaftTransport>,
-    ) -> Result<Self, OpenError> {
-        if let Start::Found(seed) = &options.start {
-            let mut fresh = ClusterState::default();
-            let tried = fresh.apply(&Command::SeedCluster(seed.clone()));
-            tried.map_err(OpenError::Seed)?;
+    ) -> BoxFuture<'static, Result<Self, OpenError>> {
+        async move {
+            if let Start::Found(seed) = &options.start {
+                let mut fresh = ClusterState::default();
+                let tried = fresh.apply(&Command::SeedCluster(seed.clone()));
+                tried.map_err(OpenError::Seed)?;
+            }
+            let (database, identity, created) = open_directory(&options)?;
+            let path = Database::path_in(&options.dir);
+            let stopped = |reason: String| OpenError::Group {
+                path: path.clone(),
+                reason,
+            };
+            let machine = StateMachine::load(database.clone())?;
+            let states = machine.subscribe();
+            let closed = database.closed();
+            let peers = Peers::new(transport, identity);
+            let config = config().map_err(stopped)?;
+            let log = LogStore::new(database);
+            let group = Group::new(identity.node, config, peers.clone(), log, machine)
+                .await
+                .map_err(|fatal| stopped(fatal.to_string()))?;
+            let settings = Self {
+                inner: Arc::new(Inner {
+                    group,
+                    peers,
+                    identity,
+                    states,
+                    inbox: Inbox::default(),
+                    closed,
+                    created,
+                }),
+            };
+            let ready = settings.become_ready(options.start, &path).await;
+            if ready.is_err() {
+                settings.shutdown().await;
+            }
+            ready.map(|()| settings)
         }
-        let (database, identity, created) = open_directory(&options)?;
-        let path = Database::path_in(&options.dir);
-        let stopped = |reason: String| OpenError::Group {
-            path: path.clone(),
-            reason,
-        };
-        let machine = StateMachine::load(database.clone())?;
-        let states = machine.subscribe();
-        let closed = database.closed();
-        let peers = Peers::new(transport, identity);
-        let config = config().map_err(stopped)?;
-        let log = LogStore::new(database);
-        let group = Group::new(identity.node, config, peers.clone(), log, machine)
-            .await
-            .map_err(|fatal| stopped(fatal.to_string()))?;
-        let settings = Self {
-            inner: Arc::new(Inner {
-                group,
-                peers,
-                identity,
-                states,
-                inbox: Inbox::default(),
-                closed,
-                created,
-            }),
-        };
-        let ready = settings.become_ready(options.start, &path).await;
-        if ready.is_err() {
-            settings.shutdown().await;
-        }
-        ready.map(|()| settings)
+        .boxed()
     }
 
     async fn become_ready(&self, start: Start, path: &Path) -> Result<(), OpenError> {

@@ -27,6 +27,8 @@ pub(crate) const EXPIRY_SLACK_SECONDS: u64 = 10;
 pub(crate) const LATE_TRIES: u32 = 20;
 /// Milliseconds between two of them.
 pub(crate) const LATE_MS: u64 = 1_000;
+/// Acknowledged spans up to which a trace is read after each acknowledgement.
+pub(crate) const ALWAYS_READ_SPANS: usize = 500;
 /// Results of one page of a search.
 pub(crate) const SEARCH_PAGE: usize = 7;
 /// Pages of one search at most.

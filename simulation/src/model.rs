@@ -43,6 +43,8 @@ pub(crate) struct TraceRecord {
     pub(crate) seen: Option<Seen>,
     /// When the first of its spans left a client.
     pub(crate) first_sent_at: Option<UnixNanos>,
+    /// Its acknowledged spans when a client last read it.
+    pub(crate) read_spans: usize,
 }
 
 /// What clients know of their requests in one life of the node.

@@ -164,6 +164,7 @@ impl Generator<'_> {
             spans: BTreeMap::new(),
             seen: None,
             first_sent_at: None,
+            read_spans: 0,
         });
         let began_ms = self.random.random_range(0..self.plan.span_ms);
         let spans = match kind {

@@ -6,6 +6,8 @@
 //! an answer may have been delivered.
 
 #[cfg(test)]
+mod codec_oracle;
+#[cfg(test)]
 mod codec_test;
 mod core;
 mod dialler;

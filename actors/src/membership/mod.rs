@@ -10,6 +10,8 @@ mod join;
 mod link_factory;
 mod member;
 mod message;
+#[cfg(test)]
+mod message_oracle;
 mod no_link;
 mod raft_link;
 #[cfg(test)]

@@ -25,6 +25,8 @@ mod commit;
 mod gather;
 mod receive;
 mod shipment;
+#[cfg(test)]
+mod shipment_oracle;
 mod shipper;
 mod write;
 

@@ -1,6 +1,6 @@
 //! One trace by id, as one node knows it: from its shard, from blocks, from the journal of what was dropped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spandrel_model::error::{ErrorClass, PortError};
@@ -118,8 +118,9 @@ impl QueryPort {
             record.verdict == Verdict::Keep && of_drop
         });
         let optional = again.into_iter().flat_map(|record| &record.references);
-        let optional = optional.copied().filter(|lsn| !references.contains(lsn));
-        let optional: BTreeSet<Lsn> = optional.collect();
+        references.sort_unstable();
+        let is_known = |lsn: &Lsn| references.binary_search(lsn).is_ok();
+        let optional: BTreeSet<Lsn> = optional.copied().filter(|lsn| !is_known(lsn)).collect();
         references.extend(&optional);
         references.sort_unstable();
         references.dedup();
@@ -215,16 +216,13 @@ impl QueryPort {
             let never_here =
                 |lsn: Lsn| has_peers && matches!(shared.journal.locate(parts.shard, lsn), Ok(None));
             let all = std::mem::take(&mut parts.references);
-            parts.references = all
-                .iter()
-                .copied()
-                .filter(|lsn| {
-                    checked += 1;
-                    checked > CHECKED_RECORDS || holds(&shared, &parts, *lsn)
-                })
-                .collect();
-            let gone = all.iter().filter(|lsn| !parts.references.contains(lsn));
-            let lost = gone.filter(|lsn| !optional.contains(lsn) && !never_here(**lsn));
+            let (held, gone): (VecDeque<Lsn>, VecDeque<Lsn>) = all.into_iter().partition(|lsn| {
+                checked += 1;
+                checked > CHECKED_RECORDS || holds(&shared, &parts, *lsn)
+            });
+            parts.references = held;
+            let lost = gone.into_iter();
+            let lost = lost.filter(|lsn| !optional.contains(lsn) && !never_here(*lsn));
             let lost = lost.count();
             let is_whole = || {
                 expected.is_some_and(|(last, spans)| {
@@ -299,7 +297,7 @@ impl QueryPort {
             shard: self.shared.shard(&record.tenant, record.trace_id),
             trace_id: record.trace_id,
             references: record.references.iter().copied().collect(),
-            fragments: std::collections::VecDeque::new(),
+            fragments: VecDeque::new(),
             probability: CERTAIN,
         };
         let checked = self.check(parts, BTreeSet::new(), None).await;

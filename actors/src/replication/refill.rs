@@ -8,17 +8,14 @@ use std::time::Duration;
 use ractor::ActorRef;
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId, UnixNanos};
+use spandrel_model::ids::{Lsn, ShardId, TraceId};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
-use spandrel_storage::journal::{FrameId, SliceInfo};
 use tokio::sync::oneshot;
 
+use super::decided::{Owned, decided_lately};
 use crate::assembler::HeldTrace;
 use crate::assembler_message::AssemblerMessage;
-use crate::limits::{
-    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS, REPEATED_JOURNAL_BYTES,
-    REPEATED_VERDICTS_MS,
-};
+use crate::limits::{INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS};
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -34,9 +31,6 @@ pub(crate) struct Again {
 
 /// The traces of which a record is read again.
 type Wanted = BTreeMap<Lsn, BTreeSet<Owned>>;
-
-/// A trace and whose it is.
-type Owned = (TenantId, TraceId);
 
 /// Comes when a record is on every copy.
 type Acknowledgement = oneshot::Receiver<AppendAnswer>;
@@ -82,7 +76,7 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
         }
     }
     let last = verdicts.split_off(verdicts.len().saturating_sub(RECORD_VERDICTS));
-    let decided = decided_lately(again, owned).await?;
+    let decided = decided_lately(&again.shared, again.shard, owned).await?;
     let more = decided.chunks(RECORD_VERDICTS);
     for some in more.chain(verdicts.chunks(RECORD_VERDICTS)) {
         sent.push_back(send_verdicts(again, some.to_vec())?);
@@ -134,57 +128,6 @@ pub(super) fn send_verdicts(
     let asked = again.writer.cast(message);
     asked.map_err(|_| "the node is stopping".to_owned())?;
     Ok(answer)
-}
-
-/// The newest verdict about each trace that was decided lately and is not held: spans that come late are of these traces,
-/// and a replica that did not know would decide them anew when it leads.
-async fn decided_lately(
-    again: &Again,
-    held: BTreeSet<Owned>,
-) -> Result<Vec<VerdictRecord>, String> {
-    let (shared, shard) = (Arc::clone(&again.shared), again.shard);
-    let read = move || -> Result<Vec<VerdictRecord>, String> {
-        let journal = &shared.journal;
-        let first = first_repeated(&journal.slices(), shard, shared.env.now());
-        let located = journal.locate_from(shard, first);
-        let Some((_, id)) = located.map_err(|error| error.to_string())? else {
-            return Ok(Vec::new());
-        };
-        let mut newest: BTreeMap<Owned, VerdictRecord> = BTreeMap::new();
-        for frame in journal.walk_verdicts(Some(FrameId(id.0.saturating_sub(1)))) {
-            // A frame that cannot be read was reported where it was found.
-            let Ok((_, frame)) = frame else { continue };
-            let records = frame.records().iter().enumerate();
-            for (number, _) in records.filter(|(_, head)| {
-                let of_verdicts = head.kind.is_verdicts();
-                head.shard == shard && of_verdicts && !journal.is_void(shard, head.lsn)
-            }) {
-                for verdict in frame.verdicts(number).map_err(|error| error.to_string())? {
-                    let owned = (verdict.tenant.clone(), verdict.trace_id);
-                    let known = newest.get(&owned);
-                    let is_newer = known.is_none_or(|known| known.input_lsn <= verdict.input_lsn);
-                    if is_newer && !held.contains(&owned) {
-                        newest.insert(owned, verdict);
-                    }
-                }
-            }
-        }
-        Ok(newest.into_values().collect())
-    };
-    again.shared.block(Stage::Frame, read).await
-}
-
-/// The first record of a shard whose verdicts are repeated: all that the newest [`REPEATED_JOURNAL_BYTES`] of the journal
-/// hold, and at least those of the last [`REPEATED_VERDICTS_MS`].
-fn first_repeated(slices: &[SliceInfo], shard: ShardId, now: UnixNanos) -> Lsn {
-    let since = now.minus(REPEATED_VERDICTS_MS * UnixNanos::PER_MILLI);
-    let mut bytes = 0;
-    let recent = slices.iter().rev().take_while(|slice| {
-        bytes += slice.allocated_bytes;
-        bytes <= REPEATED_JOURNAL_BYTES || slice.last_commit >= Some(since)
-    });
-    let ranges = recent.flat_map(|slice| slice.shards.iter().filter(|range| range.shard == shard));
-    ranges.map(|range| range.first).min().unwrap_or_default()
 }
 
 /// Waits until a record is on every copy.

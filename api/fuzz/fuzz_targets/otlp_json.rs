@@ -3,14 +3,14 @@
 #![no_main]
 #![allow(dead_code, unused_imports)]
 
-#[path = "../../src/dto.rs"]
-mod dto;
-#[path = "../../src/otlp/json/mod.rs"]
-mod json;
-#[path = "../../src/limits.rs"]
-mod limits;
-#[path = "../../src/time.rs"]
-mod time;
+#[path = "../../src"]
+mod source {
+    pub(crate) mod dto;
+    #[path = "otlp/json/mod.rs"]
+    pub(crate) mod json;
+    pub(crate) mod limits;
+    pub(crate) mod time;
+}
 
 use json::{RenderedTraces, TranscodeError, transcode_request};
 use libfuzzer_sys::fuzz_target;
@@ -18,6 +18,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::TracesData;
 use prost::Message;
+use source::{dto, json, limits, time};
 
 fuzz_target!(|input: &[u8]| {
     if let Ok(request) = transcode_request(input, &mut |_| true) {

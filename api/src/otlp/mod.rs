@@ -6,6 +6,8 @@ mod grpc_head;
 mod http;
 pub(crate) mod json;
 mod unfold;
+#[cfg(test)]
+mod unfold_oracle;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -440,7 +440,7 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         let served = tokio::spawn(async move {
             let shutdown = async { stopped.await.unwrap_or_default() };
-            serve(listeners, ports, shutdown).await.unwrap();
+            serve(listeners, ports, Box::pin(shutdown)).await.unwrap();
         });
         Self {
             fake,

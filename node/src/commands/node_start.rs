@@ -88,7 +88,7 @@ pub async fn run(
             }
         });
     }
-    serve(listeners, ports, asked_to_stop()).await?;
+    serve(listeners, ports, Box::pin(asked_to_stop())).await?;
     let _ = stop_demo.send(true);
     tracing::info!("stopping: making what was accepted durable");
     node.stop().await;

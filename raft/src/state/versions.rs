@@ -97,7 +97,8 @@ mod tests {
     use spandrel_model::ids::Term;
 
     use super::*;
-    use crate::codec::{resealed, seal};
+    use crate::codec::seal;
+    use crate::codec_oracle::{read_state, resealed};
     use crate::state::{NodeAddresses, NodeState};
 
     fn old() -> ClusterState1 {
@@ -205,10 +206,7 @@ mod tests {
                     *at.get_mut(value) = *byte;
                 }
             });
-            if let Ok(state) = ClusterState::unseal(&damaged) {
-                let again = seal(Kind::State, &state).unwrap();
-                prop_assert_eq!(ClusterState::unseal(&again).unwrap(), state);
-            }
+            read_state(&damaged);
         }
     }
 }

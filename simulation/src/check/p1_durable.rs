@@ -129,6 +129,7 @@ mod tests {
                 .collect(),
             seen: None,
             first_sent_at: Some(UnixNanos(SECOND)),
+            read_spans: 0,
         }
     }
 

@@ -16,6 +16,7 @@ use spandrel_model::verdict::{Trigger, Verdict};
 
 use super::super::part::NodePart;
 use super::super::search::{Reached, SearchPart};
+use super::message_oracle::check_any;
 use super::*;
 use crate::limits::MAX_ANSWER_BYTES;
 use crate::wire::{QueryAnswer, QueryRequest, TracePiece, query_answer, query_request};
@@ -168,54 +169,6 @@ fn sent<M: Message + Default>(message: &M) -> M {
     M::decode(message.encode_to_vec().as_slice()).unwrap()
 }
 
-/// Everything that is done with the bytes of a peer, by either side.
-fn read_all(bytes: &[u8]) {
-    let tenant = TenantId::default();
-    if let Ok(request) = QueryRequest::decode(bytes) {
-        match request.question {
-            Some(query_request::Question::Search(question)) => {
-                let _ = decode_request(question, tenant.clone(), SHARDS, 1);
-            }
-            Some(query_request::Question::Names(question)) => {
-                let _ = decode_names_request(question, tenant.clone(), SHARDS);
-            }
-            Some(query_request::Question::Open(question)) => {
-                let _ = decode_part(question.part, SHARDS);
-                let _ = decode_trace_id(&question.trace_id);
-            }
-            _ => {}
-        }
-    }
-    if let Ok(answer) = QueryAnswer::decode(bytes) {
-        let range = NamesRequest {
-            tenant,
-            kind: NamesKind::Tags,
-            from: UnixNanos(0),
-            to: UnixNanos(1),
-            limit: 1,
-            prefix: String::new(),
-        };
-        match answer.answer {
-            Some(query_answer::Answer::Refused(refusal)) => {
-                let _ = decode_refusal(&refusal);
-            }
-            Some(query_answer::Answer::Search(answer)) => {
-                let _ = decode_search(answer, &SearchFilter::default());
-            }
-            Some(query_answer::Answer::Names(answer)) => {
-                let _ = decode_names(answer, &range);
-            }
-            Some(query_answer::Answer::Trace(answer)) => {
-                let _ = decode_trace(answer);
-            }
-            Some(query_answer::Answer::Decision(decision)) => {
-                let _ = decode_decision(&decision);
-            }
-            _ => {}
-        }
-    }
-}
-
 proptest! {
     #[test]
     fn searches_come_as_they_were_asked(
@@ -323,7 +276,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in vec(any::<u8>(), 0..300)) {
-        read_all(&bytes);
+        check_any(&bytes);
     }
 
     /// Bytes that are nearly right go deeper than random ones.
@@ -359,7 +312,7 @@ proptest! {
                 let at = at.index(bytes.len());
                 bytes[at] = *byte;
             }
-            read_all(&bytes);
+            check_any(&bytes);
         }
     }
 }

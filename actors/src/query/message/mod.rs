@@ -6,6 +6,8 @@ mod search;
 mod trace;
 
 #[cfg(test)]
+mod message_oracle;
+#[cfg(test)]
 mod message_test;
 
 use spandrel_model::ids::{NodeId, ShardId, TraceId, UnixNanos};

@@ -1,0 +1,36 @@
+//! Any value of a request or an answer between the settings' nodes, behind a right checksum: it is refused, or read as it
+//! would be told again.
+#![no_main]
+#![allow(dead_code, unused_imports)] // the group itself uses the rest
+
+#[path = "../../src/codec.rs"]
+mod codec;
+#[path = "../../src/codec_oracle.rs"]
+mod codec_oracle;
+#[path = "../../src/limits.rs"]
+mod limits;
+#[path = "../../src/message.rs"]
+mod message;
+#[path = "../../src/state/mod.rs"]
+mod state;
+#[path = "../../src/store/mod.rs"]
+mod store;
+#[path = "../../src/transport.rs"]
+mod transport;
+#[path = "../../src/types.rs"]
+mod types;
+
+use codec::Kind;
+use codec_oracle::{read_message, sealed};
+use libfuzzer_sys::fuzz_target;
+
+// Whether it is an answer, the value.
+fuzz_target!(|input: &[u8]| {
+    if let Some((is_answer, value)) = input.split_first() {
+        let kind = match is_answer % 2 {
+            0 => Kind::Request,
+            _ => Kind::Answer,
+        };
+        read_message(&sealed(kind, value));
+    }
+});
