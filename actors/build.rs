@@ -2,14 +2,10 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = [
-        "proto/spandrel/peer/v1/copies.proto",
-        "proto/spandrel/peer/v1/inventory.proto",
-        "proto/spandrel/peer/v1/membership.proto",
-        "proto/spandrel/peer/v1/pages.proto",
-        "proto/spandrel/peer/v1/query.proto",
-        "proto/spandrel/peer/v1/shards.proto",
-    ];
+    let mut files = std::fs::read_dir("proto/spandrel/peer/v1")?
+        .map(|file| file.map(|file| file.path()))
+        .collect::<Result<Vec<_>, _>>()?;
+    files.sort();
     let files = protox::compile(files, ["proto"])?;
     prost_build::Config::new().bytes(["."]).compile_fds(files)?;
     Ok(())

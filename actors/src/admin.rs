@@ -13,6 +13,7 @@ use spandrel_model::ports::{Admin, NodeStatus, PolicyView};
 use spandrel_raft::{Command, ProposeError};
 use tokio::sync::oneshot;
 
+use crate::disk_hang::NO_ANSWER;
 use crate::indexer::IndexerMessage;
 use crate::inventory::{ComparerMessage, ask_to_look, look};
 use crate::limits::PRESSURE_RETRY_MS;
@@ -45,7 +46,8 @@ impl Admin for AdminPort {
         let epoch = shared.epoch();
         let set = epoch.current().set();
         let blocks = shared.blocks.buckets().unwrap_or_default();
-        let not_ready = self.member.not_ready();
+        let hangs = shared.disk_hang.hangs().then(|| NO_ANSWER.to_owned());
+        let not_ready = hangs.or_else(|| self.member.not_ready());
         NodeStatus {
             node: shared.node,
             cluster: format!("{:016x}", state.cluster_id),

@@ -16,6 +16,7 @@ mod buggify;
 mod checkpoints;
 pub mod controller;
 mod credit_account;
+mod disk_hang;
 mod disk_room;
 mod env;
 mod facts;

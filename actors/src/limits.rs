@@ -116,6 +116,11 @@ pub const PRESSURE_EARLY_PERCENT: u64 = 80;
 pub const PRESSURE_TIGHTEN_PERCENT: u64 = 90;
 /// The part below which the measures end again (hysteresis).
 pub const PRESSURE_RELEASE_PERCENT: u64 = 75;
+/// Milliseconds between two looks whether the disk answers.
+pub const DISK_LOOK_MS: u64 = 500;
+/// Looks that find the same commit under way, five seconds, after which the disk counts as hung: longer than a disk that is
+/// only busy takes for some megabytes, and shorter than clients wait for an export (10 s by the OTLP exporters' default).
+pub const DISK_HANG_LOOKS: u32 = 10;
 /// Least bytes and least part (in percent) of the disk that admission leaves free for verdicts, pages and deletes.
 pub const DISK_RESERVE_BYTES: u64 = 2 << 30;
 /// See [`DISK_RESERVE_BYTES`].

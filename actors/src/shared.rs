@@ -18,6 +18,7 @@ use spandrel_storage::journal::Journal;
 use crate::assembler::Earlier;
 use crate::buggify::Site;
 use crate::checkpoints::Checkpoints;
+use crate::disk_hang::DiskHang;
 use crate::disk_room::Watermarks;
 use crate::env::Env;
 use crate::meters::{Stage, StageCounters};
@@ -147,6 +148,8 @@ pub(crate) struct Shared {
     pub(crate) decided_lately: DecidedLately,
     /// What is left of the own disk.
     pub(crate) disk: Watermarks,
+    /// Whether it answers.
+    pub(crate) disk_hang: DiskHang,
     /// Records of the journal were lost: what this node kept may lack spans that others have.
     pub(crate) has_holes: AtomicBool,
     /// Held by whoever writes to a block and shows what it wrote.
@@ -195,6 +198,7 @@ impl Shared {
             follower_pressure: FollowerPressure::default(),
             decided_lately: DecidedLately::default(),
             disk: Watermarks::default(),
+            disk_hang: DiskHang::default(),
             has_holes: AtomicBool::new(false),
             block_writes: Mutex::new(()),
             uncompared: AtomicU64::new(0),

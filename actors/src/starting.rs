@@ -10,6 +10,7 @@ use crate::assembler::{ShardOptions, ShardState};
 use crate::assembler_actor::{Assembler, AssemblerArguments};
 use crate::assembler_message::AssemblerMessage;
 use crate::controller::Controller;
+use crate::disk_hang;
 use crate::env::Env;
 use crate::housekeeping::{Housekeeper, HousekeeperArguments};
 use crate::indexer::Indexer;
@@ -177,6 +178,7 @@ pub(crate) async fn start_actors(
     let (copier, _) = Actor::spawn_linked(None, Copier, arguments, cell()).await?;
     let shards: Arc<[_]> = shards.into();
     shared.spawn_job("assemblers", tick(Arc::clone(&shards)));
+    disk_hang::begin(&shared, &member.link);
     let ledger = Arc::new(Ledger::default());
     let arguments = ComparerArguments {
         shared: Arc::clone(&shared),

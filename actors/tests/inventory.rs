@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use spandrel_model::ids::{Bucket, NodeId, SpanId, TenantId, UnixNanos};
-use spandrel_model::search::SearchFilter;
+use spandrel_model::search::{SearchFilter, TagCondition};
 use spandrel_storage::block::{BlockOptions, BlockStore, Inventory, PagePlace, Wanted};
 use spandrel_storage::disk::{Disk, SimulatedDisk};
 use support::members::{Cluster, stop_all};
@@ -47,8 +47,9 @@ fn count(blocks: &BlockStore, bucket: Bucket) -> Inventory {
 }
 
 /// Three nodes with the same kept traces in a closed bucket; then the second one is stopped, something happens to its
-/// block, and it is started again.
+/// block, and it is started again. What it `knows` that it cannot read it asks another for.
 async fn mended(
+    knows: bool,
     happens: impl FnOnce(&Cluster, Bucket),
     lacks_at_first: impl FnOnce(usize) -> bool,
 ) {
@@ -83,6 +84,9 @@ async fn mended(
     let second = testing(cluster.restart(VICTIM).await);
     let found = all_alone(&second, &tenant).await;
     assert!(lacks_at_first(found), "{found} traces");
+    if knows {
+        by_others(&second, &tenant).await;
+    }
 
     // It counts what it has some seconds later, and gets what the others have.
     pass(60).await;
@@ -112,6 +116,27 @@ async fn mended(
         (2 * TRACES.len() as u64, 0)
     );
     stop_all([first.node, third.node]).await;
+}
+
+/// The node answers whatever it cannot read itself.
+async fn by_others(node: &TestNode, tenant: &TenantId) {
+    let tag = TagCondition {
+        key: "shop.note".to_owned(),
+        value: "plain".to_owned(),
+    };
+    let by_columns = SearchFilter {
+        tags: vec![tag],
+        ..SearchFilter::default()
+    };
+    let alone = node.node.query_alone();
+    let alone = alone.search(node.request(tenant, by_columns.clone()));
+    assert!(!alone.await.unwrap().receipt.complete);
+    for filter in [SearchFilter::default(), by_columns] {
+        assert_eq!(node.search(tenant, filter).await.len(), TRACES.len());
+    }
+    for trace in TRACES {
+        assert_eq!(node.spans(tenant, trace).await.len(), 2, "trace {trace}");
+    }
 }
 
 /// The traces that a node has whole.
@@ -152,7 +177,7 @@ async fn a_node_that_has_lost_some_traces_gets_them_from_another() {
     let loses = |cluster: &Cluster, bucket| {
         write_anew(cluster, bucket, &|head| head.shard.0 < 2, NodeId(VICTIM));
     };
-    mended(loses, |found| found > 0 && found < TRACES.len()).await;
+    mended(false, loses, |found| found > 0 && found < TRACES.len()).await;
 }
 
 /// Lets a byte rot whose change a reader of pages notices, and the database does not.
@@ -178,7 +203,7 @@ fn rot(cluster: &Cluster, bucket: Bucket) {
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_has_rotted_is_replaced() {
-    mended(rot, |found| found < TRACES.len()).await;
+    mended(true, rot, |found| found < TRACES.len()).await;
 }
 
 /// What came from other nodes comes under the same numbers again.
@@ -189,7 +214,7 @@ async fn a_page_of_copies_that_has_rotted_is_replaced() {
         write_anew(cluster, bucket, &|_| true, NodeId(1));
         rot(cluster, bucket);
     };
-    mended(rots, |found| found < TRACES.len()).await;
+    mended(true, rots, |found| found < TRACES.len()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -199,5 +224,5 @@ async fn a_block_that_is_gone_is_made_anew() {
             .remove(&path(cluster, bucket))
             .unwrap();
     };
-    mended(goes, |found| found == 0).await;
+    mended(false, goes, |found| found == 0).await;
 }

@@ -11,11 +11,12 @@ use std::time::Duration;
 use spandrel_actors::membership::NodeStart;
 use spandrel_actors::{Env, Node, NodeOptions, StartPhase};
 use spandrel_model::cluster::NodeUse;
-use spandrel_model::ids::NodeId;
+use spandrel_model::ids::{NodeId, TenantId};
+use spandrel_raft::state::ShardRecord;
 use support::members::{
-    Cluster, PATIENCE_S, address, at, same_state, stop_all, until, used, voters,
+    Cluster, PATIENCE_S, address, at, same_state, set_shards, stop_all, until, used, voters,
 };
-use support::pass;
+use support::{TestNode, pass, span};
 use tokio::sync::watch;
 
 #[tokio::test(start_paused = true)]
@@ -224,4 +225,40 @@ async fn a_node_that_stops_while_it_leaves_goes_on_when_it_is_back() {
     third.stop().await;
     first.admin().remove_node(NodeId(3), false).await.unwrap();
     stop_all([first, second]).await;
+}
+
+/// A fill repeats what the shard holds, as records of their own. Repeated once each, whatever was repeated by the fills
+/// before: all of it each time would be twice as much after each.
+#[tokio::test(start_paused = true)]
+async fn fills_repeat_each_span_once_each() {
+    const FILLS: u64 = 11;
+    const SPANS: u64 = 40;
+    let mut cluster = Cluster::new();
+    cluster.replication = 2;
+    let [first, second, third] = cluster.three().await;
+    until(&first, |view| view.lacking.is_empty()).await;
+    let first = TestNode {
+        node: first,
+        clock: Arc::clone(&cluster.clock),
+    };
+    for trace in 1..=u8::try_from(SPANS).unwrap() {
+        first.send(&TenantId::default(), &[span(trace, 1, 0)]).await;
+    }
+    let first = first.node;
+    for _ in 0..FILLS {
+        set_shards(&first, |old| ShardRecord {
+            isr: vec![old.primary],
+            filling: Vec::new(),
+            ..old.clone()
+        })
+        .await;
+        until(&first, |view| !view.lacking.is_empty()).await;
+        until(&first, |view| view.lacking.is_empty()).await;
+    }
+    first.stop().await;
+    let first = cluster.restart(1).await;
+    // Twice as many records after each fill were 2,000 of each span, of which 128 at most share a frame.
+    let frames = first.recovery.frames;
+    assert!((FILLS..FILLS * SPANS).contains(&frames), "{frames}");
+    stop_all([first, second, third]).await;
 }

@@ -37,14 +37,19 @@ fn runtime(cli: &Cli) -> std::io::Result<tokio::runtime::Runtime> {
     builder.enable_all().build()
 }
 
+/// Without the numbers of actors before the lines that they log, and without what openraft says at the end of each node: that
+/// what still comes in is not handled any more.
+const DEFAULT_LOG: &str =
+    "info,openraft=error,openraft::raft::raft_inner=off,ractor=warn,tantivy=warn";
+
 /// What ractor_cluster may log: its debug lines hold the bytes of each message, spans included, and the links log their
 /// sessions themselves.
 const TRANSPORT_LOG: &str = "ractor_cluster=error";
 
 /// Logs go to standard error, at `info` unless `SPANDREL_LOG` says otherwise.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_env("SPANDREL_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error,tantivy=warn"));
+    let filter =
+        EnvFilter::try_from_env("SPANDREL_LOG").unwrap_or_else(|_| EnvFilter::new(DEFAULT_LOG));
     let filter = match TRANSPORT_LOG.parse() {
         Ok(limit) => filter.add_directive(limit),
         Err(_) => filter,

@@ -18,6 +18,8 @@ struct Life {
     before_nanos: u64,
     /// tokio's instant at which this life began; `None` between two lives.
     began: Option<Instant>,
+    /// Nanoseconds that nobody has lived through: only clocks on the wall have gone on.
+    skipped_nanos: u64,
 }
 
 impl SimulatedClock {
@@ -25,47 +27,64 @@ impl SimulatedClock {
         let life = Life {
             before_nanos: 0,
             began: None,
+            skipped_nanos: 0,
         };
         Self {
             life: Mutex::new(life),
         }
     }
 
-    /// Nanoseconds since the simulation's beginning.
-    pub(crate) fn elapsed_nanos(&self) -> u64 {
-        let life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = life
-            .began
-            .map_or(0, |began| Instant::now().duration_since(began).as_nanos());
-        life.before_nanos + u64::try_from(within).unwrap_or(u64::MAX)
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The clock stands at so many nanoseconds since the simulation's beginning: whoever steps it says so.
+    /// Nanoseconds since the simulation's beginning, without what was skipped.
+    pub(crate) fn elapsed_nanos(&self) -> u64 {
+        self.life().elapsed_nanos()
+    }
+
+    /// So many nanoseconds have elapsed since the simulation's beginning: whoever steps the clock says so.
     pub(crate) fn step_to(&self, nanos: u64) {
-        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut life = self.life();
         life.before_nanos = nanos;
-        set_elapsed_nanos(nanos);
+        set_elapsed_nanos(life.shown_nanos());
+    }
+
+    /// The clock goes on at once by so many nanoseconds.
+    pub(crate) fn skip(&self, nanos: u64) {
+        self.life().skipped_nanos += nanos;
     }
 
     /// A life begins; call within its runtime.
     pub(crate) fn begin_life(&self) {
-        self.life
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .began = Some(Instant::now());
+        self.life().began = Some(Instant::now());
     }
 
     /// A life has ended at `elapsed_nanos`; the next one begins `pause_nanos` later.
     pub(crate) fn end_life(&self, elapsed_nanos: u64, pause_nanos: u64) {
-        let mut life = self.life.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut life = self.life();
         life.before_nanos = elapsed_nanos + pause_nanos;
         life.began = None;
-        set_elapsed_nanos(life.before_nanos);
+        set_elapsed_nanos(life.shown_nanos());
     }
 
     /// Lets the C library's clock follow. Called before each task is polled.
     pub(crate) fn publish(&self) {
-        set_elapsed_nanos(self.elapsed_nanos());
+        set_elapsed_nanos(self.life().shown_nanos());
+    }
+}
+
+impl Life {
+    fn elapsed_nanos(&self) -> u64 {
+        let within = self
+            .began
+            .map_or(0, |began| Instant::now().duration_since(began).as_nanos());
+        self.before_nanos + u64::try_from(within).unwrap_or(u64::MAX)
+    }
+
+    /// What a clock shows, as nanoseconds since the simulation's beginning.
+    fn shown_nanos(&self) -> u64 {
+        self.elapsed_nanos() + self.skipped_nanos
     }
 }
 
@@ -138,6 +157,6 @@ fn shifted(time: UnixNanos, sign: i64, nanos: u64) -> UnixNanos {
 
 impl Clock for SimulatedClock {
     fn now(&self) -> UnixNanos {
-        UnixNanos(EPOCH_SECONDS * UnixNanos::PER_SECOND).plus(self.elapsed_nanos())
+        UnixNanos(EPOCH_SECONDS * UnixNanos::PER_SECOND).plus(self.life().shown_nanos())
     }
 }

@@ -22,6 +22,7 @@ pub enum FaultKind {
     FailedRead,
     FullDisk,
     SlowDisk,
+    HungDisk,
     Rot,
     LostDisk,
     OldDisk,
@@ -54,7 +55,7 @@ pub enum Setting {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Kill,
         Self::PowerLoss,
         Self::Blackout,
@@ -68,6 +69,7 @@ impl FaultKind {
         Self::FailedRead,
         Self::FullDisk,
         Self::SlowDisk,
+        Self::HungDisk,
         Self::Rot,
         Self::LostDisk,
         Self::OldDisk,
@@ -130,6 +132,10 @@ impl FaultKind {
                 "a write finds the disk full, or the node finds it below its reserve",
             ),
             Self::SlowDisk => ("slow-disk", "work on the disk takes up to a second each"),
+            Self::HungDisk => (
+                "hung-disk",
+                "work on the disk of a node does not end for many seconds, while its links go on",
+            ),
             Self::Rot => (
                 "rot",
                 "bits of a block or an index flip while the node does not run",

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand, ValueEnum};
 use spandrel_simulation::message::command;
 use spandrel_simulation::{
-    Canary, Cause, ClusterPlan, Fired, Plan, Setting, run_cluster, run_seed,
+    BROKEN, Canary, Cause, ClusterPlan, Cut, Fired, Outcome, Plan, Setting, Shrinking, run_cluster,
+    run_seed,
 };
 
 /// Seeds of a soak that says neither how many nor how long.
@@ -24,25 +25,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Runs one seed and prints what happened.
-    Replay {
-        /// The seed.
-        seed: u64,
-        /// Whole nodes, or the cores of shards and what they send each other.
-        #[arg(long, value_enum, default_value_t = Level::Byte)]
-        level: Level,
-        /// A node that is alone, instead of a cluster.
-        #[arg(long)]
-        alone: bool,
-        /// Prints every event; RUST_LOG shows the node's own log lines among them.
-        #[arg(long)]
-        events: bool,
-        /// The large plan of the seed.
-        #[arg(long, requires = "alone")]
-        large: bool,
-        /// Puts a defect in, which a checker must find.
-        #[arg(long)]
-        canary: Option<Defect>,
-    },
+    Replay(Replay),
     /// Runs many seeds and prints those that fail.
     Soak {
         /// How many; 100 unless a time is given.
@@ -69,15 +52,45 @@ enum Action {
         /// Only these; all of `simulation/bank` unless some are named.
         names: Vec<String>,
     },
-    /// Finds the fewest faults and requests with which a seed of the message level still fails, and writes them as a
-    /// regression.
+    /// Finds the fewest faults and spans with which a seed still fails. Of whole nodes it prints the flags that replay what
+    /// is left, of the message level it writes a regression.
     Shrink {
         /// The seed.
         seed: u64,
-        /// Where the file goes.
+        /// Whole nodes, or the cores of shards and what they send each other.
+        #[arg(long, value_enum, default_value_t = Level::Byte)]
+        level: Level,
+        /// The defect with which it fails.
+        #[arg(long)]
+        canary: Option<Defect>,
+        /// Where the file of a regression goes.
         #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions"))]
         dir: std::path::PathBuf,
     },
+}
+
+/// One run.
+#[derive(Debug, clap::Args)]
+struct Replay {
+    /// The seed.
+    seed: u64,
+    /// Whole nodes, or the cores of shards and what they send each other.
+    #[arg(long, value_enum, default_value_t = Level::Byte)]
+    level: Level,
+    /// A node that is alone, instead of a cluster.
+    #[arg(long, conflicts_with_all = ["faults", "places", "traces"])]
+    alone: bool,
+    /// Prints every event; RUST_LOG shows the node's own log lines among them.
+    #[arg(long)]
+    events: bool,
+    /// The large plan of the seed.
+    #[arg(long, requires = "alone")]
+    large: bool,
+    /// Puts a defect in, which a checker must find.
+    #[arg(long)]
+    canary: Option<Defect>,
+    #[command(flatten)]
+    cut: Cut,
 }
 
 /// How much of the product is in a run.
@@ -112,34 +125,23 @@ impl From<Defect> for Canary {
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Action::Replay {
-            seed,
-            level: Level::Message,
-            events,
-            ..
-        } => Ok(exit(command::replay(seed, events))),
+        Action::Replay(it) if it.level == Level::Message => {
+            Ok(exit(command::replay(it.seed, it.events)))
+        }
+        Action::Replay(it) => Ok(it.run()),
         Action::Bank { names } => {
             let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
             Ok(exit(spandrel_simulation::bank::run(root, &names)?))
         }
-        Action::Shrink { seed, dir } => match command::shrink_to_file(seed, &dir)? {
-            Some(path) => {
-                println!("{}", path.display());
-                Ok(ExitCode::SUCCESS)
-            }
-            None => {
-                println!("seed {seed} does not fail");
-                Ok(ExitCode::FAILURE)
-            }
-        },
-        Action::Replay {
+        Action::Shrink {
             seed,
-            level: Level::Byte,
-            alone,
-            events,
-            large,
+            level,
             canary,
-        } => Ok(replay(seed, alone, events, large, canary)),
+            dir,
+        } => match level {
+            Level::Byte => shrink(seed, canary),
+            Level::Message => Ok(exit(command::shrink_to_file(seed, &dir)?)),
+        },
         Action::Soak {
             seeds,
             minutes,
@@ -176,66 +178,98 @@ fn exit(is_well: bool) -> ExitCode {
     }
 }
 
-fn replay(seed: u64, alone: bool, events: bool, large: bool, defect: Option<Defect>) -> ExitCode {
-    tracing_subscriber::fmt()
-        .without_time()
-        .with_ansi(false)
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .with_writer(std::io::stderr)
-        .init();
-    let outcome = if alone {
-        let plan = match large {
-            true => Plan::large(seed),
-            false => Plan::of(seed),
-        };
-        let plan = match defect {
-            Some(defect) => plan.with_canary(defect.into()),
-            None => plan,
-        };
-        println!("{plan:?}");
-        run_seed(plan, events)
-    } else {
-        let plan = ClusterPlan::of(seed);
-        let plan = match defect {
-            Some(defect) => plan.with_canary(defect.into()),
-            None => plan,
-        };
-        println!("{plan:?}");
-        run_cluster(plan, events)
-    };
-    println!(
-        "{} events in {} virtual seconds, {} spans acknowledged",
-        outcome.events,
-        outcome.elapsed_ms / 1_000,
-        outcome.acknowledged
-    );
-    println!("{}", outcome.fired);
-    let word = match &outcome.violation {
-        None => "ok",
-        Some(violation) => {
-            if !events {
-                outcome
-                    .last_events
-                    .iter()
-                    .for_each(|event| println!("{event}"));
+impl Replay {
+    fn run(&self) -> ExitCode {
+        tracing_subscriber::fmt()
+            .without_time()
+            .with_ansi(false)
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_writer(std::io::stderr)
+            .init();
+        let outcome = self.outcome();
+        println!(
+            "{} events in {} virtual seconds, {} spans acknowledged",
+            outcome.events,
+            outcome.elapsed_ms / 1_000,
+            outcome.acknowledged
+        );
+        println!("{}", outcome.fired);
+        if let Some(violation) = &outcome.violation {
+            if !self.events {
+                let events = outcome.last_events.iter();
+                events.for_each(|event| println!("{event}"));
             }
-            println!("broken: {violation}");
-            let flags = [(alone, " --alone"), (large, " --large")];
-            let flags = flags.iter().filter(|(given, _)| *given);
-            let mut flags: String = flags.map(|(_, flag)| *flag).collect();
-            if let Some(value) = defect.and_then(|defect| defect.to_possible_value()) {
-                flags = format!("{flags} --canary {}", value.get_name());
-            }
-            println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{flags}");
-            "FAILED"
+            println!("{BROKEN}{violation}");
+            println!(
+                "replay: cargo run -p spandrel-simulation -- replay {} --events{}",
+                self.seed,
+                self.flags()
+            );
         }
-    };
-    println!("seed {seed}: {word}, hash {:016x}", outcome.hash);
-    if outcome.violation.is_some() {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+        let (word, code) = match outcome.violation {
+            None => ("ok", ExitCode::SUCCESS),
+            Some(_) => ("FAILED", ExitCode::FAILURE),
+        };
+        println!("seed {}: {word}, hash {:016x}", self.seed, outcome.hash);
+        code
     }
+
+    fn outcome(&self) -> Outcome {
+        if !self.alone {
+            let plan = ClusterPlan::of(self.seed).cut(&self.cut);
+            let plan = match self.canary {
+                Some(defect) => plan.with_canary(defect.into()),
+                None => plan,
+            };
+            println!("{plan:?}");
+            return run_cluster(plan, self.events);
+        }
+        let plan = match self.large {
+            true => Plan::large(self.seed),
+            false => Plan::of(self.seed),
+        };
+        let plan = match self.canary {
+            Some(defect) => plan.with_canary(defect.into()),
+            None => plan,
+        };
+        println!("{plan:?}");
+        run_seed(plan, self.events)
+    }
+
+    /// Those that make it another run.
+    fn flags(&self) -> String {
+        let mut flags = String::new();
+        for (_, flag) in [(self.alone, " --alone"), (self.large, " --large")]
+            .iter()
+            .filter(|(given, _)| *given)
+        {
+            flags.push_str(flag);
+        }
+        flags + &canary_flag(self.canary) + &self.cut.to_string()
+    }
+}
+
+fn canary_flag(defect: Option<Defect>) -> String {
+    let value = defect.and_then(|defect| defect.to_possible_value());
+    value.map_or_else(String::new, |value| {
+        format!(" --canary {}", value.get_name())
+    })
+}
+
+fn shrink(seed: u64, canary: Option<Defect>) -> anyhow::Result<ExitCode> {
+    let canary = canary_flag(canary);
+    let shrinking = Shrinking {
+        program: std::env::current_exe()?,
+        seed,
+        flags: canary.split_whitespace().map(str::to_owned).collect(),
+    };
+    let Some((cut, broken)) = shrinking.run()? else {
+        println!("seed {seed} does not fail");
+        return Ok(ExitCode::FAILURE);
+    };
+    println!("{broken}");
+    println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{canary}{cut}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints how often each cause took effect, and returns those that never did.
@@ -284,7 +318,7 @@ fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
         let text = String::from_utf8_lossy(&output.stdout);
         for line in text
             .lines()
-            .filter(|line| line.starts_with("broken:") || line.starts_with("seed "))
+            .filter(|line| line.starts_with(BROKEN) || line.starts_with("seed "))
         {
             println!("{line}");
         }

@@ -9,7 +9,7 @@ use crate::random::{Stream, stream};
 /// A retention that no run reaches: 30 days.
 const LONG_RETENTION_SECONDS: u64 = 30 * 86_400;
 /// Retentions that a run reaches: an hour is the least that the settings allow.
-const SHORT_RETENTION_SECONDS: std::ops::Range<u64> = 3_600..3_700;
+pub(crate) const SHORT_RETENTION_SECONDS: std::ops::Range<u64> = 3_600..3_700;
 /// Sizes of a disk whose reserve a large run reaches.
 const SMALL_DISK_BYTES: std::ops::Range<u64> = (18 << 20)..(26 << 20);
 
@@ -204,6 +204,11 @@ impl Plan {
             life.fault = Fault::PowerAfter(400);
         }
         self
+    }
+
+    /// Whether the run lasts until what was kept has expired.
+    pub(crate) fn outlives_retention(&self) -> bool {
+        self.retention_seconds < LONG_RETENTION_SECONDS
     }
 
     /// The policy file at the start.

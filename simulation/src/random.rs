@@ -20,6 +20,7 @@ pub(crate) enum Stream {
     Cluster = 10,
     SitePlan = 11,
     Sites = 12,
+    Retention = 13,
 }
 
 /// The generator of a stream.

@@ -10,12 +10,13 @@ use std::sync::Mutex;
 const SEEDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 31, 32, 33, 34];
 /// Runs of clusters. Those from 9 on have broken a promise once: in 9 and 55 a search did not find a trace by what a copy
 /// had of it; in 15 and 72 a node went on that could write no more checkpoints, and so began no copies; 16 had a block
-/// file that rotted, so that its shards took no more spans; in 47 an old image of a node took the leader down; in 54 a
+/// file that rotted, so that its shards took no more spans; 26 did not end, since what replicas were filled with was twice
+/// as much after each fill; in 47 an old image of a node took the leader down; in 54 a
 /// late error kept a trace without its beginning; 116 told of a damaged page as of a defect; in 118 the database panicked
 /// over a rotten block; 128 decided a trace a second time when a disk did not give the first verdict; in 195 and 238
 /// spans that a drop had read were not brought to a replica that had joined since.
-const CLUSTER_SEEDS: [u64; 19] = [
-    2, 3, 5, 8, 9, 15, 16, 47, 54, 55, 72, 116, 118, 128, 195, 238, 319, 430, 456,
+const CLUSTER_SEEDS: [u64; 20] = [
+    2, 3, 5, 8, 9, 15, 16, 26, 47, 54, 55, 72, 116, 118, 128, 195, 238, 319, 430, 456,
 ];
 /// Runs of a single node with its large plan.
 const LARGE_SEEDS: [u64; 3] = [6, 26, 102];
@@ -172,6 +173,23 @@ fn a_falsified_truth_of_a_cluster_is_found() {
         );
         assert!(run.report.contains(&again), "{}", run.report);
     }
+}
+
+/// Nothing that a run meets matters to a truth that is falsified: no fault, no place and one trace are left.
+#[test]
+fn a_failure_of_a_cluster_is_made_small() {
+    let seed = CLUSTER_CANARY_SEED.to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spandrel-simulation"));
+    let output = command
+        .args(["shrink", &seed, "--canary", "claimed"])
+        .output();
+    let output = output.unwrap();
+    let report = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{report}");
+    let small = format!(
+        "replay: cargo run -p spandrel-simulation -- replay {seed} --events --canary claimed --faults --places --traces 1"
+    );
+    assert_eq!(report.lines().last(), Some(small.as_str()), "{report}");
 }
 
 /// A checker that finds nothing proves nothing: with a journal whose syncs do nothing, acknowledged spans vanish when

@@ -14,43 +14,14 @@ mod membership {
 mod pager {
     mod shipment;
     pub(crate) mod shipment_oracle;
-
-    mod gather {
-        use spandrel_actors::assembler::KeptTrace;
-        use spandrel_model::ids::ShardId;
-
-        /// Who ships makes it of the journal; nothing of it is read from bytes.
-        pub(crate) struct Gathered {
-            pub(crate) shard: ShardId,
-            pub(crate) kept: KeptTrace,
-            pub(crate) hash_sum: u64,
-            pub(crate) spans: Vec<()>,
-        }
-    }
 }
 #[path = "../../src/query"]
 mod query {
+    mod found;
     mod message;
     #[path = "message/message_oracle.rs"]
     pub(crate) mod message_oracle;
     mod part;
-
-    /// As in the crate, where it stands among what needs a whole node.
-    mod search {
-        use spandrel_model::search::{Cursor, SearchAnswer};
-
-        #[derive(Debug)]
-        pub(crate) struct SearchPart {
-            pub(crate) answer: SearchAnswer,
-            pub(crate) reached: Reached,
-        }
-
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(crate) enum Reached {
-            End,
-            Until(Option<Cursor>),
-        }
-    }
 }
 #[path = "../../src/wire.rs"]
 mod wire;

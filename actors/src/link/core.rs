@@ -236,6 +236,9 @@ impl Core {
         let identity = directory
             .identity
             .ok_or("this node has not joined a cluster yet")?;
+        if let Some(reason) = &directory.apart {
+            return Err(format!("node {} keeps apart: {reason}", identity.node.0));
+        }
         let joins = hello.node.is_none() && hello.purpose == Purpose::Passing;
         if hello.node.is_none() && !joins {
             return Err("a session of members needs a node id".to_owned());

@@ -28,6 +28,8 @@ pub struct LinkIdentity {
 pub(crate) struct Directory {
     pub(crate) identity: Option<LinkIdentity>,
     pub(crate) stopped: bool,
+    /// Why this node keeps apart from the others at the moment.
+    pub(crate) apart: Option<String>,
     peers: BTreeMap<NodeId, Peer>,
     /// Nodes that were peers and are not any more.
     removed: BTreeSet<NodeId>,
@@ -94,7 +96,7 @@ impl Peer {
 pub(crate) enum Dial {
     /// It ends: the node is no peer any more.
     End,
-    /// There is a session, or this node has no identity yet.
+    /// There is a session, or this node keeps apart or has no identity yet.
     Wait,
     /// It dials.
     Now {
@@ -125,7 +127,7 @@ impl Directory {
 
     /// Begins a session: its token is known from here on.
     pub(crate) fn begin(&mut self, session: &Arc<Session>) -> bool {
-        if self.stopped {
+        if self.stopped || self.apart.is_some() {
             return false;
         }
         let token = session.facts.own_token;
@@ -140,7 +142,7 @@ impl Directory {
     /// Lets a session count for its node; false when it has ended or another one is preferred. Ends the one that it
     /// replaces.
     pub(crate) fn elect(&mut self, session: &Arc<Session>, now: Instant) -> Elected {
-        if self.stopped || session.has_ended() {
+        if self.stopped || self.apart.is_some() || session.has_ended() {
             return Elected::Lost;
         }
         let (Purpose::Member(class), Some(node)) = (session.facts.purpose, session.facts.peer)
@@ -203,6 +205,9 @@ impl Directory {
     pub(crate) fn route(&self, to: NodeId, class: LinkClass) -> Result<&Arc<Session>, String> {
         if self.stopped {
             return Err("the links are stopped".to_owned());
+        }
+        if let Some(reason) = &self.apart {
+            return Err(format!("this node keeps apart: {reason}"));
         }
         let Some(peer) = self.peers.get(&to) else {
             return Err("it is no peer of this node".to_owned());
@@ -306,7 +311,7 @@ impl Directory {
 
     /// What the dialler of a slot does next.
     pub(crate) fn next_dial(&mut self, node: NodeId, class: LinkClass) -> Dial {
-        let stopped = self.stopped;
+        let (stopped, apart) = (self.stopped, self.apart.is_some());
         let own = self.identity.map(|identity| identity.node);
         let Some(peer) = self.peers.get_mut(&node) else {
             return Dial::End;
@@ -319,7 +324,7 @@ impl Directory {
             return Dial::End;
         };
         match own {
-            Some(own) if slot.session.is_none() => Dial::Now {
+            Some(own) if slot.session.is_none() && !apart => Dial::Now {
                 address,
                 yielding: own > node,
             },

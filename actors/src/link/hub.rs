@@ -244,6 +244,16 @@ impl Link for Hub {
         switchboard.announce();
     }
 
+    fn set_apart(&self, reason: Option<String>) {
+        let switchboard = &self.core.switchboard;
+        let ends = reason.is_some();
+        switchboard.directory().apart = reason;
+        if ends {
+            switchboard.end_all();
+        }
+        switchboard.announce();
+    }
+
     async fn close(&self) {
         self.stop().await;
     }

@@ -196,6 +196,32 @@ async fn a_call_that_was_given_up_keeps_its_credit_until_it_is_answered() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_node_that_keeps_apart_is_reached_by_nobody_and_reaches_nobody_until_it_ends() {
+    let (_network, one, two) = pair().await;
+    two.hub.set_apart(Some("its disk sleeps".to_owned()));
+    until(&one.hub, 2, |peer| !peer.connected).await;
+    // Both dial on, in vain, for a while.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(
+        one.hub
+            .peers()
+            .borrow()
+            .values()
+            .all(|peer| !peer.connected)
+    );
+    for (node, other) in [(&one, 2), (&two, 1)] {
+        let asked = node.ask(other, LinkClass::Control, "hello", DEADLINE).await;
+        let failed = asked.unwrap_err();
+        assert!(matches!(failed, LinkError::Unreachable { .. }), "{failed}");
+        assert!(failed.to_string().contains("its disk sleeps"), "{failed}");
+    }
+    assert_eq!(two.hub.sessions_for_tests(), 0);
+
+    two.hub.set_apart(None);
+    until_connected(&[(1, &one), (2, &two)]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_node_that_starts_again_is_connected_again() {
     let (network, one, two) = pair().await;
     two.hub.stop().await;

@@ -200,6 +200,10 @@ pub trait Link: Send + Sync + 'static {
     /// The nodes to be connected with, and their link addresses: others are let go.
     fn set_peers(&self, peers: BTreeMap<NodeId, String>);
 
+    /// Keeps apart from all other nodes for this reason, which they are told: all sessions end, and none begins. `None`: no
+    /// more.
+    fn set_apart(&self, reason: Option<String>);
+
     /// Ends all sessions, lets go of the handler, and listens no more; calls after that are `Unreachable`.
     async fn close(&self) {}
 }

@@ -61,6 +61,8 @@ impl Link for NoLink {
     }
 
     fn set_peers(&self, _: BTreeMap<NodeId, String>) {}
+
+    fn set_apart(&self, _: Option<String>) {}
 }
 
 /// Gives every node a [`NoLink`].

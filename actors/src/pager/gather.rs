@@ -14,7 +14,7 @@ use spandrel_storage::journal::Frame;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{SpanArena, SpanList};
-use crate::assembler::KeptTrace;
+use crate::assembler::{KeptTrace, ShippedTrace};
 use crate::shared::Shared;
 
 /// Bytes that the contexts of a job take, about.
@@ -31,6 +31,20 @@ pub(super) struct Gathered {
     /// Sum of the hashes of its spans, modulo 2^64.
     pub(super) hash_sum: u64,
     pub(super) spans: SpanList,
+}
+
+impl Gathered {
+    /// What followers are told of it beside its page.
+    pub(super) fn shipped(&self) -> ShippedTrace {
+        ShippedTrace {
+            shard: self.shard,
+            trace_id: self.kept.trace_id,
+            fragment: self.kept.fragment,
+            references: self.kept.references.clone(),
+            spans: u32::try_from(self.spans.len()).unwrap_or(u32::MAX),
+            hashes: self.hash_sum,
+        }
+    }
 }
 
 /// A set of hashes, small most of the time.

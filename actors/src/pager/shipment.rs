@@ -10,7 +10,6 @@ use spandrel_model::ids::{Lsn, NodeId, ShardId, TraceId};
 use spandrel_storage::block::BlockWrite;
 use spandrel_storage::page::FragmentHead;
 
-use super::gather::Gathered;
 use crate::assembler::ShippedTrace;
 use crate::limits::SHIPMENT_BYTES;
 use crate::wire;
@@ -29,18 +28,6 @@ pub(super) struct Arrived {
     /// Without summaries.
     pub(super) write: BlockWrite,
     pub(super) traces: BTreeMap<(ShardId, TraceId), ShippedTrace>,
-}
-
-/// A trace of a page as its followers are told of it.
-pub(super) fn shipped(one: &Gathered) -> ShippedTrace {
-    ShippedTrace {
-        shard: one.shard,
-        trace_id: one.kept.trace_id,
-        fragment: one.kept.fragment,
-        references: one.kept.references.clone(),
-        spans: u32::try_from(one.spans.len()).unwrap_or(u32::MAX),
-        hashes: one.hash_sum,
-    }
 }
 
 /// Packs the pages of a write for followers. What there is no memory for stays behind: they build such pages themselves.

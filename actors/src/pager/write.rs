@@ -10,7 +10,7 @@ use spandrel_storage::page::{EncodedPage, FragmentHead, PageBuilder, PageSpan};
 
 use super::commit::{SpansFrom, commit_pages};
 use super::gather::{Gathered, gather};
-use super::shipment::{Shipment, pack, shipped};
+use super::shipment::{Shipment, pack};
 use crate::arena::SpanArena;
 use crate::assembler::{KeptTrace, ShippedTrace};
 use crate::facts::{TraceSpans, alone};
@@ -119,7 +119,7 @@ fn write_group(
             .push(head, &spans)
             .map_err(|error| error.to_string())?;
         if !followers.is_empty() {
-            told.insert((one.shard, one.kept.trace_id), shipped(one));
+            told.insert((one.shard, one.kept.trace_id), one.shipped());
         }
         summaries.extend(summarise(shared, arena, one)?);
         if one.kept.stored {

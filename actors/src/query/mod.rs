@@ -6,6 +6,7 @@ mod cluster_test;
 mod columns;
 mod coordinator;
 mod dropped;
+mod found;
 mod gate;
 #[cfg(test)]
 mod large_trace_test;

@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
 use spandrel_model::limits::MAX_TIME_AHEAD_NANOS;
+use spandrel_model::search::MissingPart;
 use spandrel_model::shard_set::ShardSet;
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::{HolderKey, NodeState};
@@ -38,6 +39,8 @@ pub(super) struct Standing {
     pub(super) silent: BTreeSet<NodeId>,
     /// Asked, and no answer for a while.
     pub(super) late: BTreeSet<NodeId>,
+    /// They have answered, but for what they cannot read.
+    pub(super) damaged: BTreeMap<NodeId, MissingPart>,
     /// Asked in vain, and why.
     pub(super) failed: BTreeMap<NodeId, String>,
 }
@@ -68,6 +71,8 @@ enum Rank {
     /// It has answered already.
     Answered,
     Good,
+    /// It cannot read some of what it holds: better another one, and better than none.
+    Damaged,
     /// Down, or no session with it: last, not never.
     Silent,
     /// It was asked and does not answer: better another one.
@@ -112,6 +117,12 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    /// What a node has answered for good.
+    fn answered(&self, node: NodeId) -> Option<&NodePart> {
+        let answered = self.standing.answered.get(&node);
+        answered.filter(|_| !self.standing.damaged.contains_key(&node))
+    }
+
     /// `None`: it is not asked again.
     fn rank(&self, node: NodeId) -> Option<Rank> {
         if self.standing.failed.contains_key(&node) {
@@ -122,6 +133,7 @@ impl Planner<'_> {
         let is_silent = is_down || self.standing.silent.contains(&node);
         Some(match () {
             () if self.standing.late.contains(&node) => Rank::Late,
+            () if self.standing.damaged.contains_key(&node) => Rank::Damaged,
             () if is_silent && node != self.demand.me => Rank::Silent,
             () => Rank::Good,
         })
@@ -135,8 +147,8 @@ impl Planner<'_> {
                 continue;
             }
             let has_answered = |node: &NodeId| {
-                let part = self.standing.answered.get(node);
-                part.is_some_and(|part| part.live.contains(shard))
+                self.answered(*node)
+                    .is_some_and(|part| part.live.contains(shard))
             };
             let order = |node: &NodeId| {
                 let rank = if has_answered(node) {
@@ -221,8 +233,8 @@ impl Planner<'_> {
         let mut asked = vec![None; self.demand.state.shard_map.len()];
         for (node, part) in &plan.asks {
             let has_answered = |shard| {
-                let part = self.standing.answered.get(node);
-                part.is_some_and(|part| part.live.contains(shard))
+                self.answered(*node)
+                    .is_some_and(|part| part.live.contains(shard))
             };
             let is_good = self.rank(*node) == Some(Rank::Good);
             for shard in part.live.iter() {
@@ -237,8 +249,10 @@ impl Planner<'_> {
     /// The holders that are asked most gladly.
     fn best(&self, shard: ShardId, holders: &[NodeId]) -> Option<(Rank, Vec<NodeId>)> {
         let rank = |node: NodeId| {
-            let answered = self.standing.answered.get(&node);
-            if answered.is_some_and(|part| part.stored.contains(shard)) {
+            if self
+                .answered(node)
+                .is_some_and(|part| part.stored.contains(shard))
+            {
                 return Some(Rank::Answered);
             }
             self.rank(node)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use spandrel_model::ids::{Bucket, NodeId, ShardId, Term, UnixNanos};
+use spandrel_model::search::MissingPart;
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::{HolderKey, NodeAddresses, NodeRecord, NodeState, ShardRecord};
 
@@ -167,6 +168,39 @@ fn late_nodes_are_replaced_where_others_can_answer_and_failed_ones_are_named() {
     );
 }
 
+/// What a node cannot read.
+fn damage(node: NodeId) -> (NodeId, MissingPart) {
+    let part = MissingPart {
+        node,
+        shards: Vec::new(),
+        from: UnixNanos(0),
+        to: UnixNanos(u64::MAX),
+        reason: "2 pages cannot be read".to_owned(),
+    };
+    (node, part)
+}
+
+#[test]
+fn what_a_node_cannot_read_another_holder_is_asked_for_unless_there_is_none() {
+    let nodes = [(1, Up), (2, Up), (3, Down)];
+    let holders: [(u32, u16, u64, &[u64]); 2] = [(3, 0, 1, &[1, 2]), (3, 1, 1, &[1, 3])];
+    let state = cluster(&nodes, &[&[1, 2], &[1, 2]], &holders);
+    let demand = demand(&state, 1);
+    let mut standing = Standing::default();
+    let whole = ScatterPlan::new(&demand, &standing);
+    assert_eq!(asks(&whole), [(1, vec![0, 1], vec![])]);
+
+    standing.answered = whole.asks;
+    standing.damaged.extend([damage(NodeId(1))]);
+    let plan = ScatterPlan::new(&demand, &standing);
+    assert_eq!(
+        asks(&plan),
+        [(1, vec![], vec![1]), (2, vec![0, 1], vec![])],
+        "of the other holder of shard 1 nothing is heard"
+    );
+    assert!(plan.missing.is_empty());
+}
+
 #[test]
 fn buckets_that_ended_a_day_before_the_range_are_passed_over() {
     let state = cluster(
@@ -237,7 +271,9 @@ fn clusters() -> impl Strategy<Value = ClusterState> {
 
 fn standings() -> impl Strategy<Value = Standing> {
     let some = || proptest::collection::btree_set((1u64..7).prop_map(NodeId), 0..4);
-    (some(), some(), some(), some()).prop_map(|(silent, late, failed, answered)| Standing {
+    let all = (some(), some(), some(), some(), some());
+    all.prop_map(|(silent, late, damaged, failed, answered)| Standing {
+        damaged: damaged.into_iter().map(damage).collect(),
         silent,
         late,
         answered: answered

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::columns::ColumnScan;
 use super::dropped::{DroppedRound, DroppedScan, DroppedView, joined_lately};
+use super::found::{Reached, SearchPart};
 use super::live::{LiveScan, Stop};
 use super::part::NodePart;
 use super::sources::{self, Batch, Candidate, Key, Origin, Wanted, after};
@@ -37,22 +38,6 @@ const ROUND_GROWTH: usize = 4;
 const SCAN_TIME_PERCENT: u64 = 75;
 /// The part of it in which the verdicts of dropped traces are walked.
 const WALK_TIME_PERCENT: u64 = 40;
-
-/// What one node found.
-#[derive(Debug)]
-pub(crate) struct SearchPart {
-    pub(crate) answer: SearchAnswer,
-    pub(crate) reached: Reached,
-}
-
-/// How far an answer goes: up to there, in the total order, nothing is missing that its receipt does not name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Reached {
-    /// There is nothing more.
-    End,
-    /// Up to this one; `None`: time or budget were over before the first.
-    Until(Option<Cursor>),
-}
 
 /// A search under way.
 struct Progress {
@@ -214,11 +199,11 @@ impl QueryPort {
             None => {}
         }
         let unreadable = progress.inspected.unreadable + progress.unreadable_blocks;
-        if unreadable > 0 {
-            missing.push(part(format!(
+        let damage = (unreadable > 0).then(|| {
+            part(format!(
                 "{unreadable} records, fragments or pages cannot be read"
-            )));
-        }
+            ))
+        });
         let whole = |reason: String, shards: Vec<ShardId>| MissingPart {
             node: self.shared.node,
             shards,
@@ -270,7 +255,11 @@ impl QueryPort {
             },
             traces: progress.found,
         };
-        SearchPart { answer, reached }
+        SearchPart {
+            answer,
+            reached,
+            damage,
+        }
     }
 
     /// Everything that was kept before is in the index.

@@ -131,6 +131,8 @@ impl Link for MemoryLink {
     }
 
     fn set_peers(&self, _: BTreeMap<NodeId, String>) {}
+
+    fn set_apart(&self, _: Option<String>) {}
 }
 
 /// Nodes 1, 2 and 3, with four shards.

@@ -78,7 +78,8 @@ async fn append(again: &Again, recall: &Recall, piece: Bytes) -> Result<(), Stri
         epoch.rules(),
     );
     let batch = scanned.map_err(|error| error.to_string())?.batch;
-    match append_again(again, batch, epoch).await? {
+    let rows = (0u32..).take(batch.spans.len()).collect();
+    match append_again(again, batch, rows, epoch).await? {
         Some(answer) => acknowledged(answer).await,
         None => Ok(()),
     }

@@ -1,14 +1,15 @@
 //! Sends again what a shard holds undecided or unpaged, for replicas that have just joined it: as records of the log
 //! like any others, so that every copy has the same records and nothing has to be put in order afterwards.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::FixedState;
 use ractor::ActorRef;
 use spandrel_model::batch::SpanBatch;
 use spandrel_model::credit::Credit;
-use spandrel_model::ids::{Lsn, ShardId, TraceId};
+use spandrel_model::ids::{Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 use tokio::sync::oneshot;
 
@@ -31,6 +32,21 @@ pub(crate) struct Again {
 
 /// The traces of which a record is read again.
 type Wanted = BTreeMap<Lsn, BTreeSet<Owned>>;
+
+/// The spans that a fill has repeated: a span is in its first record, and in another one since each earlier fill, and would be
+/// in twice as many after each if all were repeated.
+#[derive(Default)]
+struct Repeated(BTreeMap<TenantId, HashSet<(TraceId, SpanId, u64), FixedState>>);
+
+impl Repeated {
+    /// The rows whose spans were not repeated before.
+    fn rows(&mut self, batch: &SpanBatch) -> Vec<u32> {
+        let known = self.0.entry(batch.tenant.clone()).or_default();
+        let rows = (0u32..).zip(&batch.spans);
+        let new = rows.filter(|(_, span)| known.insert((span.trace_id, span.span_id, span.hash)));
+        new.map(|(row, _)| row).collect()
+    }
+}
 
 /// Comes when a record is on every copy.
 type Acknowledgement = oneshot::Receiver<AppendAnswer>;
@@ -67,8 +83,9 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     for one in sent.drain(..) {
         acknowledged(one).await?;
     }
+    let mut repeated = Repeated::default();
     for (lsn, traces) in wanted {
-        sent.extend(send_record(again, lsn, traces).await?);
+        sent.extend(send_record(again, lsn, traces, &mut repeated).await?);
         if sent.len() >= MAX_REFILL_RECORDS
             && let Some(first) = sent.pop_front()
         {
@@ -142,11 +159,12 @@ pub(super) async fn acknowledged(answer: Acknowledgement) -> Result<(), String> 
     }
 }
 
-/// Sends the spans of some traces of one record, unless the journal holds none of them any more.
+/// Sends the spans of some traces of one record that were not repeated yet, unless the journal holds none of them any more.
 async fn send_record(
     again: &Again,
     lsn: Lsn,
     traces: BTreeSet<Owned>,
+    repeated: &mut Repeated,
 ) -> Result<Option<Acknowledgement>, String> {
     let (shared, shard, epoch) = (Arc::clone(&again.shared), again.shard, again.shared.epoch());
     let rules = Arc::clone(&epoch);
@@ -172,28 +190,26 @@ async fn send_record(
     let Some(batch) = again.shared.block(Stage::Frame, read).await? else {
         return Ok(None);
     };
-    append_again(again, batch, epoch).await
+    let rows = repeated.rows(&batch);
+    append_again(again, batch, rows, epoch).await
 }
 
 /// Sends spans that the shard has had already, unless there are none.
 pub(super) async fn append_again(
     again: &Again,
     batch: SpanBatch,
+    rows: Vec<u32>,
     epoch: Arc<Epoch>,
 ) -> Result<Option<Acknowledgement>, String> {
     let shard = again.shard;
-    if batch.spans.is_empty() {
+    if rows.is_empty() {
         return Ok(None);
     }
-    let bytes: u64 = batch
-        .spans
-        .iter()
-        .map(|span| u64::from(span.span.len))
-        .sum();
+    let spans = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
+    let bytes = spans.map(|span| u64::from(span.span.len)).sum();
     let request = credit(again, bytes).await?;
     let growth = credit(again, 0).await?;
     let (ticket, answer) = Ticket::new(1);
-    let rows: Vec<u32> = (0u32..).take(batch.spans.len()).collect();
     let part = Part {
         shard,
         start: 0,

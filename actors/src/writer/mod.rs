@@ -401,10 +401,10 @@ impl WriterState {
             } else {
                 let (journal, now) = (Arc::clone(&shared.journal), shared.env.now());
                 let commit = move || journal.commit(&frames, now).map(drop);
-                shared
-                    .block(Stage::Commit, commit)
-                    .await
-                    .map_err(|error| error.to_string())
+                shared.disk_hang.begins();
+                let result = shared.block(Stage::Commit, commit).await;
+                shared.disk_hang.ends();
+                result.map_err(|error| error.to_string())
             };
             let _ = myself.cast(WriterMessage::Committed(result));
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use spandrel_actors::membership::NodeStart;
-use spandrel_actors::{Env, Node, NodeOptions, StartError};
+use spandrel_actors::{BlockingMode, Env, Node, NodeOptions, StartError};
 use spandrel_model::cluster::{ClusterView, NodeRole, NodeUse};
 use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_model::policy::KEEP_ALL_POLICY;
@@ -30,6 +30,8 @@ pub struct Cluster {
     pub bucket_nanos: u64,
     /// Disks of nodes that have one of their own, with room for this reserve.
     pub disks: BTreeMap<u64, SimulatedDisk>,
+    /// How long work on the disk takes, of nodes where it takes time.
+    pub disk_times: BTreeMap<u64, Arc<dyn Fn() -> Duration + Send + Sync>>,
 }
 
 /// What a node with a disk of its own keeps free.
@@ -45,6 +47,7 @@ impl Cluster {
             replication: 3,
             bucket_nanos: super::HOUR,
             disks: BTreeMap::new(),
+            disk_times: BTreeMap::new(),
         }
     }
 
@@ -75,6 +78,9 @@ impl Cluster {
         let mut env = super::environment(&self.clock);
         if let Some(disk) = self.disks.get(&number) {
             env.disk = Arc::new(disk.clone());
+        }
+        if let Some(takes) = self.disk_times.get(&number) {
+            env.blocking = BlockingMode::Inline(Arc::clone(takes));
         }
         Env {
             links: self.network.links(&address(number)),

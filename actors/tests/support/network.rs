@@ -288,6 +288,14 @@ impl Link for MemoryLink {
         self.inner.ping();
     }
 
+    fn set_apart(&self, reason: Option<String>) {
+        let (network, address) = (&self.inner.network, &self.inner.address);
+        match reason {
+            Some(_) => network.cut_off(address),
+            None => network.heal(address),
+        }
+    }
+
     async fn close(&self) {
         self.pings.abort();
         if self.inner.identity.node.is_some() {

@@ -3,22 +3,7 @@
 #![no_main]
 #![allow(dead_code, unused_imports)] // the group itself uses the rest
 
-#[path = "../../src/codec.rs"]
-mod codec;
-#[path = "../../src/codec_oracle.rs"]
-mod codec_oracle;
-#[path = "../../src/limits.rs"]
-mod limits;
-#[path = "../../src/message.rs"]
-mod message;
-#[path = "../../src/state/mod.rs"]
-mod state;
-#[path = "../../src/store/mod.rs"]
-mod store;
-#[path = "../../src/transport.rs"]
-mod transport;
-#[path = "../../src/types.rs"]
-mod types;
+include!("../sources.rs");
 
 use codec_oracle::{STORED, read_any, sealed};
 use libfuzzer_sys::fuzz_target;

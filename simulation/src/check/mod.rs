@@ -39,7 +39,7 @@ pub(crate) use one_owner::Owners;
 pub(crate) use p2_recomputed::verdicts_follow_from_their_records;
 pub(crate) use p5_search::search_is_exact;
 pub(crate) use p6_visible::visible_once_acknowledged;
-pub(crate) use p7_retention::{expired_traces_are_gone, retained_until};
+pub(crate) use p7_retention::{expired_traces_are_gone, gone_from, retained_until};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]

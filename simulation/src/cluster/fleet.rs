@@ -36,6 +36,8 @@ pub(super) enum Stage {
     Checking(usize),
     /// The node at this place asks each replica what it says alone.
     Comparing(usize),
+    /// The node at this place is asked for what has expired.
+    Outliving(usize),
 }
 
 /// What the player asks of a node.
@@ -87,6 +89,8 @@ pub(super) struct Place {
     pub(super) small_pool: Option<u64>,
     /// Milliseconds that work on the disk takes at most.
     slow_ms: u64,
+    /// Until when what is begun on the disk does not end.
+    hangs_until_ms: u64,
     /// An image of the directory that was taken in this life.
     pub(super) image: Option<(u64, DiskImage)>,
     /// The directory is an old image: it must not be let in.
@@ -229,9 +233,21 @@ impl Fleet {
         self.places()[place].slow_ms = ms;
     }
 
+    /// What is begun on the disk until then ends then.
+    pub(super) fn hang(&self, place: usize, until_ms: u64) {
+        self.places()[place].hangs_until_ms = until_ms;
+    }
+
     /// How long work on the disk takes now.
     pub(super) fn disk_takes(&self, place: usize) -> Duration {
-        let most = self.places()[place].slow_ms;
+        let (most, hangs_until_ms) = {
+            let places = self.places();
+            (places[place].slow_ms, places[place].hangs_until_ms)
+        };
+        let hangs_ms = hangs_until_ms.saturating_sub(self.world.elapsed_ms());
+        if hangs_ms > 0 {
+            return Duration::from_millis(hangs_ms);
+        }
         if most == 0 {
             return Duration::ZERO;
         }

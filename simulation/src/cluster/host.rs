@@ -19,7 +19,7 @@ use super::kernel::Kernel;
 use super::streams::{SimulatedLinks, address};
 use crate::check::{
     Phase, Violation, check_all, check_trace, credit_is_held_by_entries, credit_within_pool,
-    is_pressed, search_is_exact, violation,
+    expired_traces_are_gone, is_pressed, search_is_exact, violation,
 };
 use crate::client::Client;
 use crate::disk::{LifeDisk, LifeDiskParts};
@@ -109,7 +109,17 @@ async fn serve(
                     fleet.checked(place);
                     let _ = stages.changed().await;
                 }
-                Stage::Settling | Stage::Checking(_) | Stage::Comparing(_) => {
+                Stage::Outliving(turn) if turn == place => {
+                    fleet.note(place, "is asked for what has expired");
+                    expired_traces_are_gone(&fleet.world, &query).await?;
+                    check(fleet, place, &node, &query).await?;
+                    fleet.checked(place);
+                    let _ = stages.changed().await;
+                }
+                Stage::Settling
+                | Stage::Checking(_)
+                | Stage::Comparing(_)
+                | Stage::Outliving(_) => {
                     let _ = stages.changed().await;
                 }
             }

@@ -4,6 +4,7 @@
 //! Not simulated: threads.
 
 mod compare;
+mod cut;
 mod fleet;
 mod host;
 mod kernel;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use spandrel_storage::disk::SimulatedDisk;
 
+pub use self::cut::Cut;
 use self::fleet::Fleet;
 pub use self::plan::ClusterPlan;
 use self::player::Player;

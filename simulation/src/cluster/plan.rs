@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 use spandrel_actors::Site;
 
 use crate::faults::FaultKind;
-use crate::plan::{Canary, Extras, Plan};
+use crate::plan::{Canary, Extras, Plan, SHORT_RETENTION_SECONDS};
 use crate::random::{Stream, stream};
 
 /// Share of the runs in which something rare happens within nodes: in the others only what surrounds them is unusual.
@@ -31,6 +31,8 @@ const MAX_JUMP_MS: i64 = 20_000;
 const MAX_SKEW_MS: i64 = 3_000;
 /// Milliseconds by which a clock that drifts gains or loses each second at most: six seconds while it lasts.
 const MAX_DRIFT_PER_MILLE: i64 = 500;
+/// Share of the runs in which all that was kept expires at last.
+const EXPIRY_SHARE: f64 = 0.25;
 /// Seconds of the recovery window: no jump of a clock reaches its end.
 const WINDOW_SECONDS: std::ops::Range<u64> = 600..900;
 
@@ -90,6 +92,11 @@ impl ClusterPlan {
         };
         let faults = faults(&mut random, nodes, replication, node.span_ms);
         let joins = faults.iter().any(|fault| fault.kind == FaultKind::Join);
+        let mut expiry = stream(seed, Stream::Retention);
+        // Who receives a trace says when it expires: its clock must be right.
+        if expiry.random_bool(EXPIRY_SHARE) && !has_wrong_clocks(&faults) {
+            node.retention_seconds = expiry.random_range(SHORT_RETENTION_SECONDS);
+        }
         Self {
             nodes,
             places: nodes + usize::from(joins),
@@ -108,26 +115,24 @@ impl ClusterPlan {
         self
     }
 
-    /// Whether a fault of this kind is planned.
-    pub(crate) fn has(&self, kind: FaultKind) -> bool {
-        self.faults.iter().any(|planned| planned.kind == kind)
-    }
-
     /// Milliseconds after the last span until every trace is decided.
     pub(crate) fn quiet_ms(&self) -> u64 {
-        let kinds = [
-            FaultKind::ClockJump,
-            FaultKind::ClockSkew,
-            FaultKind::ClockDrift,
-        ];
-        let clocks = kinds.into_iter().any(|kind| self.has(kind));
-        let behind_ms = if clocks {
+        let behind_ms = if has_wrong_clocks(&self.faults) {
             MAX_JUMP_MS.unsigned_abs()
         } else {
             0
         };
         self.node.quiet_ms() + behind_ms
     }
+}
+
+fn has_wrong_clocks(faults: &[Planned]) -> bool {
+    faults.iter().any(|planned| {
+        matches!(
+            planned.kind,
+            FaultKind::ClockJump | FaultKind::ClockSkew | FaultKind::ClockDrift
+        )
+    })
 }
 
 /// Kinds that take data along for good.
@@ -214,6 +219,7 @@ fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms:
     let for_ms = match kind {
         FaultKind::Pause => random.random_range(100..5_000),
         FaultKind::OldDisk => random.random_range(4_000..10_000),
+        FaultKind::HungDisk => random.random_range(1_000..20_000),
         _ => random.random_range(200..12_000),
     };
     Planned {
@@ -272,7 +278,9 @@ mod tests {
                 .filter(|planned| takes_data(planned.kind));
             let places: BTreeSet<usize> = lost.clone().map(|planned| planned.place).collect();
             assert!(lost.count() == places.len() && places.len() < plan.replication.into());
-            assert!(!plan.has(FaultKind::Rot) || places.is_empty());
+            let mut kinds = plan.faults.iter().map(|planned| planned.kind);
+            let rots = kinds.any(|kind| kind == FaultKind::Rot);
+            assert!(!rots || places.is_empty());
             assert!(plan.node.window_seconds * 1_000 > plan.quiet_ms() + 60_000);
         }
         let missed = FaultKind::ALL.iter().filter(|kind| !met.contains(kind));

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use rand::Rng;
+use spandrel_model::ids::UnixNanos;
 use spandrel_storage::disk::DiskImage;
 
 use super::TICK_MS;
@@ -13,7 +14,7 @@ use super::machine::{Machine, Presence, Process, Ticked};
 use super::network::Network;
 use super::plan::Planned;
 use super::streams::host;
-use crate::check::{Violation, violation};
+use crate::check::{Violation, gone_from, retained_until, violation};
 use crate::faults::FaultKind;
 use crate::random::{Stream, stream};
 use crate::world::lock;
@@ -24,6 +25,8 @@ pub(super) const RESTART_MS: u64 = 1_000;
 const REST_MS: u64 = 120_000;
 /// Milliseconds that a check of everything through one node may take.
 const CHECK_MS: u64 = 120_000;
+/// Milliseconds after a skip of time in which every node has looked at all that time changes.
+const NOTICE_MS: u64 = 20_000;
 /// Milliseconds between two looks of the operator.
 const OPERATOR_MS: u64 = 100;
 /// Looks of the operator between two orders of the same.
@@ -403,10 +406,47 @@ impl Player {
         for place in &here {
             self.stage(*place, Stage::Checking(*place))?;
         }
-        match here.first() {
-            Some(place) => self.stage(*place, Stage::Comparing(*place)),
-            None => Ok(()),
+        if let Some(place) = here.first() {
+            self.stage(*place, Stage::Comparing(*place))?;
         }
+        match self.fleet.world.plan.outlives_retention() {
+            true => self.outlive(&here),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks everything shortly before the first trace may go, and once the last one must be gone.
+    fn outlive(&mut self, here: &[usize]) -> Result<(), Broken> {
+        let world = Arc::clone(&self.fleet.world);
+        let traces = world.traces().clone();
+        let until = traces
+            .iter()
+            .map(|trace| retained_until(&world.plan, trace));
+        self.skip_to(
+            until
+                .min()
+                .map(|first| first.minus(CHECK_MS * UnixNanos::PER_MILLI)),
+        )?;
+        for place in here {
+            self.stage(*place, Stage::Checking(*place))?;
+        }
+        let gone = traces
+            .iter()
+            .filter_map(|trace| gone_from(&world.plan, trace));
+        self.skip_to(gone.max())?;
+        for place in here {
+            self.stage(*place, Stage::Outliving(*place))?;
+        }
+        Ok(())
+    }
+
+    /// All clocks go on to this time, and the nodes have a while to notice.
+    fn skip_to(&mut self, at: Option<UnixNanos>) -> Result<(), Broken> {
+        let world = &self.fleet.world;
+        let left = at.map_or(0, |at| at.since(world.now()));
+        world.clock.skip(left);
+        world.note(format!("{} s pass at once", left / UnixNanos::PER_SECOND));
+        self.pass(NOTICE_MS)
     }
 
     /// Lets the node at a place check something, until it is done.

@@ -77,6 +77,7 @@ impl Player {
                 return fleet.disks[place].set_capacity(used + planned.amount);
             }
             FaultKind::SlowDisk if runs => fleet.set_slow(place, planned.amount),
+            FaultKind::HungDisk if runs => fleet.hang(place, again_ms),
             FaultKind::Rot if runs => {
                 self.end(place, again_ms);
                 if !self.rot(place) {
@@ -150,6 +151,7 @@ impl Player {
         match planned.kind {
             FaultKind::FullDisk => fleet.disks[place].set_capacity(DISK_BYTES),
             FaultKind::SlowDisk => fleet.set_slow(place, 0),
+            FaultKind::HungDisk => fleet.hang(place, 0),
             FaultKind::ClockSkew | FaultKind::ClockJump | FaultKind::ClockDrift => {
                 fleet.clocks[place].set_offset_ms(0)
             }
@@ -178,6 +180,7 @@ impl Player {
             self.fleet.clocks[place].set_offset_ms(0);
             self.fleet.disks[place].set_capacity(DISK_BYTES);
             self.fleet.set_slow(place, 0);
+            self.fleet.hang(place, 0);
             self.fleet.arm(place, |disk| disk.disarm());
             let machine = &mut self.machines[place];
             machine.storm = 0;

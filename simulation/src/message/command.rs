@@ -1,7 +1,7 @@
 //! The commands of the message level.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{FaultKind, MessageOutcome, MessagePlan, run_messages, shrink};
@@ -23,7 +23,7 @@ pub fn replay(seed: u64, events: bool) -> bool {
         println!(
             "replay: cargo run -p spandrel-simulation -- replay --level message {seed} --events"
         );
-        println!("shrink: cargo run -p spandrel-simulation -- shrink {seed}");
+        println!("shrink: cargo run -p spandrel-simulation -- shrink --level message {seed}");
     }
     println!("{}", last_line(seed, &outcome));
     outcome.broken.is_none()
@@ -85,14 +85,15 @@ pub fn soak(from: u64, seeds: u64, time: Option<Duration>) -> bool {
     failed.is_empty()
 }
 
-/// Shrinks a seed that fails and writes what is left as a regression. Says where, or nothing when the seed does not fail.
+/// Shrinks a seed that fails, writes what is left as a regression, and prints where. False when the seed does not fail.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn shrink_to_file(seed: u64, dir: &Path) -> std::io::Result<Option<PathBuf>> {
+pub fn shrink_to_file(seed: u64, dir: &Path) -> std::io::Result<bool> {
     let plan = MessagePlan::of(seed);
     let Some(small) = shrink(&plan) else {
-        return Ok(None);
+        println!("seed {seed} does not fail");
+        return Ok(false);
     };
     let outcome = run_messages(&small, false);
     let broken = outcome.broken.unwrap_or_default();
@@ -108,7 +109,8 @@ pub fn shrink_to_file(seed: u64, dir: &Path) -> std::io::Result<Option<PathBuf>>
     let path = dir.join(format!("{broken}-{seed}.txt"));
     let story = format!("# Broke {broken}: {}\n", outcome.detail.replace('\n', " "));
     std::fs::write(&path, format!("{story}{small}"))?;
-    Ok(Some(path))
+    println!("{}", path.display());
+    Ok(true)
 }
 
 /// Runs the plan of a regression file.

@@ -87,6 +87,7 @@ impl World {
         if !first.is_empty() {
             kinds.push(of(first));
         }
+        let mut repeated = BTreeSet::new();
         for (lsn, traces) in wanted {
             let Some(content) = log.get(lsn) else {
                 continue;
@@ -94,11 +95,14 @@ impl World {
             let Kind::Spans { batch, rows, .. } = &content.kind else {
                 continue;
             };
-            let is_wanted = |row: &u32| {
+            let mut is_wanted = |row: &u32| {
                 let span = batch.spans.get(*row as usize);
-                span.is_some_and(|span| traces.contains(&span.trace_id))
+                span.is_some_and(|span| {
+                    let key = (span.trace_id, span.span_id, span.hash);
+                    traces.contains(&span.trace_id) && repeated.insert(key)
+                })
             };
-            let rows: Vec<u32> = rows.iter().copied().filter(is_wanted).collect();
+            let rows: Vec<u32> = rows.iter().copied().filter(&mut is_wanted).collect();
             let values = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
             let values: Vec<u64> = values
                 .map(|span| u64::from_be_bytes(span.span_id.0))

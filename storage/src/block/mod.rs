@@ -32,6 +32,8 @@ mod export_test;
 mod failed_sync_test;
 #[cfg(test)]
 mod inventory_test;
+#[cfg(test)]
+mod misdirected_test;
 
 pub use commit::BlockWrite;
 pub use error::BlockError;

@@ -7,7 +7,7 @@ use spandrel_model::batch::SpanKind;
 use spandrel_model::ids::{TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, MissingPart, Name, Receipt, TraceState};
 
-use super::super::search::Reached;
+use super::super::found::Reached;
 use super::super::sources::{Key, after, key};
 
 /// A trace as one node knows it.

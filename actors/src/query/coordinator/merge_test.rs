@@ -8,7 +8,7 @@ use spandrel_model::batch::StatusCode;
 use spandrel_model::ids::{NodeId, TraceId, UnixNanos};
 use spandrel_model::search::{Cursor, FoundTrace, MissingPart, Name, Receipt, TraceState};
 
-use super::super::search::Reached;
+use super::super::found::Reached;
 use super::merge::{Found, Page, Version, add_receipt, merge_names, merge_page};
 
 fn trace(number: u8, start: u64, span_count: u32) -> FoundTrace {

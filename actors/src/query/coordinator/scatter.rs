@@ -21,6 +21,12 @@ use crate::limits::{ANSWER_MARGIN_MS, LATE_ANSWER_MS};
 pub(super) trait Question: Sync {
     type Answer: Send;
 
+    /// Takes out of an answer what the node holds and cannot read: who holds the same is asked as well, and where nobody
+    /// does it is missing.
+    fn damage(&self, _answer: &mut Self::Answer) -> Option<MissingPart> {
+        None
+    }
+
     /// Asks one node, this one included. What is not answered after `left` is given up.
     async fn ask(
         &self,
@@ -103,8 +109,12 @@ pub(super) async fn scatter<Q: Question>(
         }
         plan = ScatterPlan::new(demand, standing);
     }
+    let mut missing = missing_parts(&plan, demand, standing);
+    let damaged = standing.damaged.iter();
+    let needed = damaged.filter(|(node, _)| plan.asks.contains_key(node));
+    missing.extend(needed.map(|(_, damage)| damage.clone()));
     Scattered {
-        missing: missing_parts(&plan, demand, standing),
+        missing,
         replies: scatter.replies,
     }
 }
@@ -156,12 +166,18 @@ impl<'a, Q: Question> Scatter<'a, Q> {
             Turn::Changed
         };
         match event {
-            Ok(Some(Event::Answered(node, part, Ok(answer)))) => {
+            Ok(Some(Event::Answered(node, part, Ok(mut answer)))) => {
                 standing.answered.entry(node).or_default().add(&part);
+                let damage = self.question.damage(&mut answer);
                 self.replies.push(Reply { node, part, answer });
-                match standing.late.remove(&node) {
-                    true => Turn::Changed,
-                    false => Turn::Expected,
+                let was_late = standing.late.remove(&node);
+                match (damage, was_late) {
+                    (Some(damage), _) => {
+                        standing.damaged.insert(node, damage);
+                        failover("damaged")
+                    }
+                    (None, true) => Turn::Changed,
+                    (None, false) => Turn::Expected,
                 }
             }
             Ok(Some(Event::Answered(node, _, Err(reason)))) => {

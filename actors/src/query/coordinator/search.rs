@@ -12,13 +12,13 @@ use spandrel_model::search::{
 };
 use tokio::time::Instant;
 
+use super::super::found::{Reached, SearchPart};
 use super::super::message::{decode_search, encode_request, malformed};
 use super::super::part::NodePart;
-use super::super::search::{Reached, SearchPart};
-use super::Coordinator;
 use super::merge::{Found, Version, add_missing, add_receipt, merge_page};
 use super::peer::{PeerError, nonsense};
 use super::scatter::{Question, Reply, answer_ms, scatter};
+use super::{Coordinator, note};
 use crate::limits::{BULK_RESULTS, PRESSURE_RETRY_MS, RESULT_CREDIT_BYTES};
 use crate::link::{LinkClass, MAX_LINK_MESSAGE_BYTES};
 use crate::wire::{query_answer::Answer, query_request};
@@ -46,7 +46,15 @@ impl Coordinator {
         let demand = self.demand(&state, None, range);
         let mut standing = self.standing(&state);
         if let Some(part) = self.alone(&demand, &standing)? {
-            return Ok(self.local().find(request, &part).await?.answer);
+            let mut found = self.local().find(request.clone(), &part).await?;
+            let Some(damage) = found.damage.take() else {
+                return Ok(found.answer);
+            };
+            if self.is_alone() {
+                note(&mut found.answer.receipt, Some(damage));
+                return Ok(found.answer);
+            }
+            standing.damaged.insert(self.parts.node, damage);
         }
         let limit = request.limit;
         let mut progress = Progress {
@@ -97,7 +105,9 @@ impl Progress {
         let mut is_stopped = false;
         let mut answers = Vec::with_capacity(replies.len());
         for reply in replies {
-            let SearchPart { answer, reached } = reply.answer;
+            let SearchPart {
+                answer, reached, ..
+            } = reply.answer;
             // It has stopped for want of time or budget rather than of room.
             let is_short = !answer.receipt.complete && answer.traces.len() < limit;
             is_stopped |= is_short && reached != Reached::End;
@@ -162,6 +172,10 @@ fn versions(
 #[async_trait]
 impl Question for SearchQuestion<'_> {
     type Answer = SearchPart;
+
+    fn damage(&self, answer: &mut SearchPart) -> Option<MissingPart> {
+        answer.damage.take()
+    }
 
     async fn ask(
         &self,
@@ -271,7 +285,11 @@ mod tests {
         Reply {
             node: NodeId(1),
             part: NodePart::default(),
-            answer: SearchPart { answer, reached },
+            answer: SearchPart {
+                answer,
+                reached,
+                damage: None,
+            },
         }
     }
 

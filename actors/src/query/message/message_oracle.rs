@@ -114,14 +114,17 @@ fn check_search(answer: wire::SearchAnswer) {
         ..SearchFilter::default()
     };
     if let Ok(part) = decode_search(answer, &filter) {
-        let (answer, reached) = (part.answer.clone(), part.reached);
+        let (answer, reached, damage) = (part.answer.clone(), part.reached, part.damage.clone());
         check_receipt(&answer.receipt);
         for found in &answer.traces {
             assert!(found.matched_spans.len() <= MAX_MATCHED_SPANS);
             assert!(found.earliest <= found.start);
         }
         let again = decode_search(encode_search(part), &filter).unwrap();
-        assert_eq!((again.answer, again.reached), (answer, reached));
+        assert_eq!(
+            (again.answer, again.reached, again.damage),
+            (answer, reached, damage)
+        );
     }
 }
 

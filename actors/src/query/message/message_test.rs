@@ -14,8 +14,8 @@ use spandrel_model::search::{
 };
 use spandrel_model::verdict::{Trigger, Verdict};
 
+use super::super::found::{Reached, SearchPart};
 use super::super::part::NodePart;
-use super::super::search::{Reached, SearchPart};
 use super::message_oracle::check_any;
 use super::*;
 use crate::limits::MAX_ANSWER_BYTES;
@@ -197,7 +197,9 @@ proptest! {
         receipt in receipts(),
         end in any::<bool>(),
         reached in option::of(cursors()),
+        damage in missing(),
     ) {
+        let damage = damage.into_iter().next();
         let reached = if end { Reached::End } else { Reached::Until(reached) };
         let filter = SearchFilter {
             from: receipt.from,
@@ -205,9 +207,9 @@ proptest! {
             ..SearchFilter::default()
         };
         let answer = SearchAnswer { traces, next: None, receipt };
-        let encoded = encode_search(SearchPart { answer: answer.clone(), reached });
+        let encoded = encode_search(SearchPart { answer: answer.clone(), reached, damage: damage.clone() });
         let decoded = decode_search(sent(&encoded), &filter).unwrap();
-        prop_assert_eq!((decoded.answer, decoded.reached), (answer, reached));
+        prop_assert_eq!((decoded.answer, decoded.reached, decoded.damage), (answer, reached, damage));
     }
 
     #[test]
@@ -301,6 +303,7 @@ proptest! {
             ..QueryRequest::default()
         };
         let found = SearchPart {
+            damage: receipt.missing.first().cloned(),
             answer: SearchAnswer { traces, next: None, receipt },
             reached: Reached::End,
         };
@@ -341,6 +344,7 @@ fn a_page_that_no_message_holds_is_cut_and_says_so() {
     let encoded = encode_search(SearchPart {
         answer,
         reached: Reached::End,
+        damage: None,
     });
     let bytes = encoded.encoded_len();
     assert!(bytes <= MAX_ANSWER_BYTES);

@@ -93,14 +93,42 @@ fn decode_cursor(cursor: &SearchCursor) -> Result<Cursor, Malformed> {
 
 fn encode_missing(parts: &[MissingPart]) -> Vec<QueryMissing> {
     let parts = parts.iter().take(MAX_PEER_MISSING_PARTS);
-    let encoded = parts.map(|part| QueryMissing {
+    parts.map(encode_missing_part).collect()
+}
+
+fn encode_missing_part(part: &MissingPart) -> QueryMissing {
+    QueryMissing {
         node: part.node.0,
         shards: part.shards.iter().map(|shard| shard.0.into()).collect(),
         from: part.from.0,
         to: part.to.0,
         reason: cut(&part.reason).to_owned(),
-    });
-    encoded.collect()
+        damaged: false,
+    }
+}
+
+/// Puts what a node cannot read first, so that it is never one part too many. A node of the version before sees a missing
+/// part like any other.
+fn encode_damage(receipt: &mut QueryReceipt, damage: &MissingPart) {
+    let part = QueryMissing {
+        damaged: true,
+        ..encode_missing_part(damage)
+    };
+    receipt.missing.truncate(MAX_PEER_MISSING_PARTS - 1);
+    receipt.missing.insert(0, part);
+}
+
+/// Takes out what [`encode_damage`] has put in.
+fn decode_damage(receipt: Option<&mut QueryReceipt>) -> Result<Option<MissingPart>, Malformed> {
+    let Some(receipt) = receipt else {
+        return Ok(None);
+    };
+    if receipt.missing.len() > MAX_PEER_MISSING_PARTS {
+        return Err(malformed("missing")());
+    }
+    let damage = receipt.missing.iter().position(|part| part.damaged);
+    let damage = damage.map(|at| receipt.missing.remove(at));
+    Ok(decode_missing(damage.into_iter().collect())?.pop())
 }
 
 fn decode_missing(parts: Vec<QueryMissing>) -> Result<Vec<MissingPart>, Malformed> {

@@ -8,11 +8,11 @@ use spandrel_model::search::{
     Cursor, FoundTrace, SearchAnswer, SearchFilter, SearchRequest, TagCondition, TraceState,
 };
 
+use super::super::found::{Reached, SearchPart};
 use super::super::part::NodePart;
-use super::super::search::{Reached, SearchPart};
 use super::{
-    Malformed, decode_cursor, decode_part, decode_receipt, decode_trace_id, encode_cursor,
-    encode_part, encode_receipt, malformed,
+    Malformed, decode_cursor, decode_damage, decode_part, decode_receipt, decode_trace_id,
+    encode_cursor, encode_damage, encode_part, encode_receipt, malformed,
 };
 use crate::limits::MAX_ANSWER_BYTES;
 use crate::wire;
@@ -78,7 +78,10 @@ pub(crate) fn encode_search(part: SearchPart) -> wire::SearchAnswer {
         Reached::End => (true, None),
         Reached::Until(cursor) => (false, cursor.map(encode_cursor)),
     };
-    let receipt = encode_receipt(&part.answer.receipt);
+    let mut receipt = encode_receipt(&part.answer.receipt);
+    if let Some(damage) = &part.damage {
+        encode_damage(&mut receipt, damage);
+    }
     let mut bytes = receipt.encoded_len();
     let mut traces: Vec<wire::FoundTrace> = Vec::with_capacity(part.answer.traces.len());
     let mut last = None;
@@ -106,9 +109,10 @@ pub(crate) fn encode_search(part: SearchPart) -> wire::SearchAnswer {
 }
 
 pub(crate) fn decode_search(
-    answer: wire::SearchAnswer,
+    mut answer: wire::SearchAnswer,
     filter: &SearchFilter,
 ) -> Result<SearchPart, Malformed> {
+    let damage = decode_damage(answer.receipt.as_mut())?;
     let reached = answer.reached.as_ref().map(decode_cursor).transpose()?;
     let traces = answer.traces.into_iter().map(decode_found);
     Ok(SearchPart {
@@ -121,6 +125,7 @@ pub(crate) fn decode_search(
             next: None,
             receipt: decode_receipt(answer.receipt, filter.from, filter.to)?,
         },
+        damage,
     })
 }
 
