@@ -35,6 +35,7 @@ mod plan;
 mod random;
 mod run;
 mod shrink;
+mod soak;
 mod workload;
 mod world;
 
@@ -43,3 +44,4 @@ pub use faults::{Cause, FaultKind, Fired, Setting};
 pub use plan::{Canary, Plan, Size};
 pub use run::{Outcome, run_cluster, run_seed};
 pub use shrink::{BROKEN, Shrinking};
+pub use soak::Soak;

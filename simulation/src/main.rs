@@ -1,19 +1,16 @@
 //! Replays one seed, or soaks many, each in a process of its own.
 
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use spandrel_simulation::message::command;
 use spandrel_simulation::{
-    BROKEN, Canary, Cause, ClusterPlan, Cut, Fired, Outcome, Plan, Setting, Shrinking, run_cluster,
-    run_seed,
+    BROKEN, Canary, ClusterPlan, Cut, Outcome, Plan, Shrinking, Soak, run_cluster, run_seed,
 };
 
 /// Seeds of a soak that says neither how many nor how long.
 const DEFAULT_SEEDS: u64 = 100;
-/// Seeds of clusters after which every kind of fault has struck.
-const SEEDS_FOR_ALL_KINDS: u64 = 200;
 
 /// Whole nodes in a deterministic simulation.
 #[derive(Debug, Parser)]
@@ -46,6 +43,9 @@ enum Action {
         /// Whole nodes, or the cores of shards and what they send each other.
         #[arg(long, value_enum, default_value_t = Level::Byte)]
         level: Level,
+        /// Whole nodes: so many runs at a time.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
     },
     /// Puts known bugs into a copy of the sources, one after the other, and looks whether their checkers notice them.
     Bank {
@@ -149,6 +149,7 @@ fn main() -> anyhow::Result<ExitCode> {
             large,
             from,
             level,
+            jobs,
         } => {
             let default = if minutes.is_some() {
                 u64::MAX
@@ -160,13 +161,18 @@ fn main() -> anyhow::Result<ExitCode> {
             if level == Level::Message {
                 return Ok(exit(command::soak(from, seeds, time)));
             }
-            soak(&Soak {
+            let flags = [(alone, "--alone"), (large, "--large")];
+            let flags = flags.iter().filter(|(given, _)| *given);
+            let soak = Soak {
+                program: std::env::current_exe()?,
                 from,
                 seeds,
                 time,
+                jobs,
                 alone,
-                large,
-            })
+                flags: flags.map(|(_, flag)| (*flag).to_owned()).collect(),
+            };
+            Ok(exit(soak.run()?))
         }
     }
 }
@@ -270,73 +276,4 @@ fn shrink(seed: u64, canary: Option<Defect>) -> anyhow::Result<ExitCode> {
     println!("{broken}");
     println!("replay: cargo run -p spandrel-simulation -- replay {seed} --events{canary}{cut}");
     Ok(ExitCode::SUCCESS)
-}
-
-/// Prints how often each cause took effect, and returns those that never did.
-fn print_fired(fired: &Fired, alone: bool) -> Vec<&'static str> {
-    let strikes = |cause: &Cause| !alone || cause.setting() == Setting::Everywhere;
-    let causes: Vec<Cause> = Cause::all().filter(strikes).collect();
-    for cause in &causes {
-        let (times, name) = (fired.of(*cause), cause.name());
-        println!("{times:>6} {name}: {}", cause.description());
-    }
-    let never = causes.iter().filter(|cause| fired.of(**cause) == 0);
-    never.map(|cause| cause.name()).collect()
-}
-
-/// Which seeds a soak runs.
-struct Soak {
-    from: u64,
-    seeds: u64,
-    /// No seed begins after it.
-    time: Option<Duration>,
-    alone: bool,
-    large: bool,
-}
-
-#[allow(clippy::disallowed_methods)] // the soak itself runs in real time
-fn soak(soak: &Soak) -> anyhow::Result<ExitCode> {
-    let program = std::env::current_exe()?;
-    let started = Instant::now();
-    let mut failed = Vec::new();
-    let mut ran = 0u64;
-    let mut fired = Fired::default();
-    for seed in soak.from..soak.from.saturating_add(soak.seeds) {
-        if soak.time.is_some_and(|time| started.elapsed() >= time) {
-            break;
-        }
-        let mut command = Command::new(&program);
-        command.args(["replay", &seed.to_string()]);
-        if soak.alone {
-            command.arg("--alone");
-        }
-        if soak.large {
-            command.arg("--large");
-        }
-        let output = command.output()?;
-        ran += 1;
-        let text = String::from_utf8_lossy(&output.stdout);
-        for line in text
-            .lines()
-            .filter(|line| line.starts_with(BROKEN) || line.starts_with("seed "))
-        {
-            println!("{line}");
-        }
-        fired.add_report(&text);
-        if !output.status.success() {
-            failed.push(seed);
-        }
-    }
-    let never = print_fired(&fired, soak.alone);
-    println!("{ran} seeds, {} failed: {failed:?}", failed.len());
-    let enough = !soak.alone && ran >= SEEDS_FOR_ALL_KINDS;
-    if enough && !never.is_empty() {
-        println!("kinds that never struck: {never:?}");
-        return Ok(ExitCode::FAILURE);
-    }
-    Ok(if failed.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
 }

@@ -120,7 +120,7 @@ impl ColumnScan {
         if let Some(page) = block.next_page().map_err(block_error)? {
             inspected.spans += page.spans;
             inspected.bytes += page.bytes;
-            inspected.unreadable += u64::from(page.corrupt);
+            inspected.unreadable.somewhere(page.corrupt.into());
             self.add(shared, request, page.found, inspected)?;
         }
         Ok(())
@@ -145,7 +145,7 @@ impl ColumnScan {
             // It expired while the search went on.
             Err(BlockError::NoBlock { .. }) => Ok(None),
             Err(BlockError::Unopenable { .. } | BlockError::Corrupt { .. }) => {
-                inspected.unreadable += 1;
+                inspected.unreadable.somewhere(1);
                 Ok(None)
             }
             scan => scan.map_err(block_error),
@@ -178,7 +178,7 @@ impl ColumnScan {
         for summary in shared.blocks.newest_summaries(&traces) {
             let summary = match summary {
                 Err(BlockError::Corrupt { .. }) => {
-                    inspected.unreadable += 1;
+                    inspected.unreadable.somewhere(1);
                     continue;
                 }
                 summary => summary.map_err(block_error)?,

@@ -196,7 +196,7 @@ impl DroppedScan {
             Ok((_, frame)) => frame,
             Err(error) if error.class() == ErrorClass::Corrupt => {
                 tracing::warn!(%error, "verdicts left out of a search");
-                inspected.unreadable += 1;
+                inspected.unreadable.somewhere(1);
                 return Ok(());
             }
             Err(error) => return Err(storage_error(error)),
@@ -264,7 +264,7 @@ fn standing(
         .verdict_up_to(shard, tenant, trace_id, in_effect)
     {
         Err(error) if error.class() == ErrorClass::Corrupt => {
-            inspected.unreadable += 1;
+            inspected.unreadable.of_shard(shard, 1);
             return Ok(None);
         }
         newest => newest.map_err(storage_error)?,

@@ -1,6 +1,6 @@
 //! What one node found.
 
-use spandrel_model::search::{Cursor, MissingPart, SearchAnswer};
+use spandrel_model::search::{Cursor, MissingPart, NamesAnswer, SearchAnswer};
 
 /// The page of one node.
 #[derive(Debug)]
@@ -18,4 +18,14 @@ pub(crate) enum Reached {
     End,
     /// Up to this one; `None`: time or budget were over before the first.
     Until(Option<Cursor>),
+}
+
+/// The names that one node knows.
+#[derive(Debug)]
+pub(crate) struct NamesPart {
+    pub(crate) answer: NamesAnswer,
+    /// There are more behind the last one, though fewer than the limit are here.
+    pub(crate) cut: bool,
+    /// As of a search.
+    pub(crate) damage: Option<MissingPart>,
 }

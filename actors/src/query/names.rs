@@ -12,6 +12,7 @@ use spandrel_storage::block::AttributeScope;
 use spandrel_storage::index::IndexError;
 use spandrel_storage::page::ValueKind;
 
+use super::found::NamesPart;
 use super::part::NodePart;
 use super::sources::visit_unindexed;
 use super::{QueryPort, storage_error};
@@ -33,7 +34,7 @@ impl QueryPort {
         &self,
         request: NamesRequest,
         part: &NodePart,
-    ) -> Result<NamesAnswer, PortError> {
+    ) -> Result<NamesPart, PortError> {
         let _credit = self.credit(&request.tenant)?;
         let live = self
             .ask_shards(part, |depth, reply| {
@@ -43,30 +44,34 @@ impl QueryPort {
             .await?;
         let shared = Arc::clone(&self.shared);
         let watermark = self.index_watermark();
-        let collect = move || -> Result<NamesAnswer, PortError> {
+        let collect = move || -> Result<NamesPart, PortError> {
             let mut names = Names {
                 request: &request,
                 names: BTreeMap::new(),
             };
             live.iter().for_each(|live| names.live(live));
             let unreadable = names.stored(&shared)?;
-            let missing = (unreadable > 0).then(|| MissingPart {
+            let damage = (unreadable > 0).then(|| MissingPart {
                 node: shared.node,
                 shards: Vec::new(),
                 from: request.from,
                 to: request.to,
                 reason: format!("summaries of {unreadable} blocks cannot be read"),
             });
-            Ok(NamesAnswer {
+            let answer = NamesAnswer {
                 names: names.names.into_values().take(request.limit).collect(),
                 receipt: Receipt {
-                    complete: missing.is_none(),
+                    complete: true,
                     from: request.from,
                     to: request.to,
                     index_watermark: watermark,
-                    missing: missing.into_iter().collect(),
                     ..Receipt::default()
                 },
+            };
+            Ok(NamesPart {
+                answer,
+                cut: false,
+                damage,
             })
         };
         self.shared.block(Stage::Query, collect).await

@@ -117,14 +117,19 @@ struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// What a node has answered for good.
-    fn answered(&self, node: NodeId) -> Option<&NodePart> {
+    /// What a node has answered for good, as far as a shard is concerned.
+    fn answered(&self, node: NodeId, shard: ShardId) -> Option<&NodePart> {
         let answered = self.standing.answered.get(&node);
-        answered.filter(|_| !self.standing.damaged.contains_key(&node))
+        answered.filter(|_| !self.is_damaged(node, shard))
     }
 
-    /// `None`: it is not asked again.
-    fn rank(&self, node: NodeId) -> Option<Rank> {
+    fn is_damaged(&self, node: NodeId, shard: ShardId) -> bool {
+        let damage = self.standing.damaged.get(&node);
+        damage.is_some_and(|part| part.shards.is_empty() || part.shards.contains(&shard))
+    }
+
+    /// How gladly it is asked for a shard; `None`: it is not asked again.
+    fn rank(&self, node: NodeId, shard: ShardId) -> Option<Rank> {
         if self.standing.failed.contains_key(&node) {
             return None;
         }
@@ -133,7 +138,7 @@ impl Planner<'_> {
         let is_silent = is_down || self.standing.silent.contains(&node);
         Some(match () {
             () if self.standing.late.contains(&node) => Rank::Late,
-            () if self.standing.damaged.contains_key(&node) => Rank::Damaged,
+            () if self.is_damaged(node, shard) => Rank::Damaged,
             () if is_silent && node != self.demand.me => Rank::Silent,
             () => Rank::Good,
         })
@@ -147,14 +152,14 @@ impl Planner<'_> {
                 continue;
             }
             let has_answered = |node: &NodeId| {
-                self.answered(*node)
+                self.answered(*node, shard)
                     .is_some_and(|part| part.live.contains(shard))
             };
             let order = |node: &NodeId| {
                 let rank = if has_answered(node) {
                     Rank::Answered
                 } else {
-                    self.rank(*node)?
+                    self.rank(*node, shard)?
                 };
                 let distance = (*node != record.primary, *node != self.demand.me);
                 Some((rank, distance, *node))
@@ -206,8 +211,10 @@ impl Planner<'_> {
         let first = first_bucket(self.demand.from, self.demand.bucket_nanos);
         for (_, records) in self.demand.state.holders.range(first..) {
             for (key, holders) in records.range(self.keys()) {
-                let can_answer =
-                    |node: &&NodeId| self.rank(**node).is_some_and(|rank| rank != Rank::Late);
+                let can_answer = |node: &&NodeId| {
+                    let rank = self.rank(**node, key.shard);
+                    rank.is_some_and(|rank| rank != Rank::Late)
+                };
                 for node in holders.iter().filter(can_answer) {
                     plan.ask_stored(*node, key.shard);
                 }
@@ -233,13 +240,13 @@ impl Planner<'_> {
         let mut asked = vec![None; self.demand.state.shard_map.len()];
         for (node, part) in &plan.asks {
             let has_answered = |shard| {
-                self.answered(*node)
+                self.answered(*node, shard)
                     .is_some_and(|part| part.live.contains(shard))
             };
-            let is_good = self.rank(*node) == Some(Rank::Good);
+            let is_good = |shard| self.rank(*node, shard) == Some(Rank::Good);
             for shard in part.live.iter() {
                 if let Some(place) = asked.get_mut(usize::from(shard.0)) {
-                    *place = (is_good || has_answered(shard)).then_some(*node);
+                    *place = (is_good(shard) || has_answered(shard)).then_some(*node);
                 }
             }
         }
@@ -250,12 +257,12 @@ impl Planner<'_> {
     fn best(&self, shard: ShardId, holders: &[NodeId]) -> Option<(Rank, Vec<NodeId>)> {
         let rank = |node: NodeId| {
             if self
-                .answered(node)
+                .answered(node, shard)
                 .is_some_and(|part| part.stored.contains(shard))
             {
                 return Some(Rank::Answered);
             }
-            self.rank(node)
+            self.rank(node, shard)
         };
         let best = holders.iter().filter_map(|node| rank(*node)).min()?;
         let nodes = holders.iter().copied();

@@ -199,6 +199,18 @@ fn what_a_node_cannot_read_another_holder_is_asked_for_unless_there_is_none() {
         "of the other holder of shard 1 nothing is heard"
     );
     assert!(plan.missing.is_empty());
+
+    let of_one = MissingPart {
+        shards: vec![ShardId(1)],
+        ..damage(NodeId(1)).1
+    };
+    standing.damaged.insert(NodeId(1), of_one);
+    let plan = ScatterPlan::new(&demand, &standing);
+    assert_eq!(
+        asks(&plan),
+        [(1, vec![0], vec![1]), (2, vec![1], vec![])],
+        "shard 0 is answered for good"
+    );
 }
 
 #[test]

@@ -198,10 +198,13 @@ impl QueryPort {
             ))),
             None => {}
         }
-        let unreadable = progress.inspected.unreadable + progress.unreadable_blocks;
-        let damage = (unreadable > 0).then(|| {
-            part(format!(
-                "{unreadable} records, fragments or pages cannot be read"
+        let mut unreadable = progress.inspected.unreadable;
+        unreadable.somewhere(progress.unreadable_blocks);
+        let damage = (unreadable.count > 0).then(|| MissingPart {
+            shards: unreadable.shards(),
+            ..part(format!(
+                "{} records, fragments or pages cannot be read",
+                unreadable.count
             ))
         });
         let whole = |reason: String, shards: Vec<ShardId>| MissingPart {

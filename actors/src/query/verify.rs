@@ -9,6 +9,7 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{Lsn, ShardId, SpanId, TraceId, UnixNanos};
 use spandrel_model::limits::MAX_MATCHED_SPANS;
 use spandrel_model::search::{FoundTrace, SearchRequest, SpanCondition, TraceState};
+use spandrel_model::shard_set::ShardSet;
 use spandrel_model::summary::TraceSummary;
 use spandrel_model::verdict::CERTAIN;
 use spandrel_storage::block::{BlockError, FragmentLocation};
@@ -22,14 +23,45 @@ use crate::found::TraceFacts;
 use crate::shared::Shared;
 
 /// What a search read.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub(super) struct Inspected {
     pub(super) spans: u64,
     pub(super) bytes: u64,
     /// Raw bytes of the journal's frames that were walked.
     pub(super) frame_bytes: u64,
-    /// Records, fragments and pages that could not be read.
-    pub(super) unreadable: u64,
+    pub(super) unreadable: Unreadable,
+}
+
+/// Records, fragments and pages that could not be read.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    pub(super) count: u64,
+    /// Of which shards they are.
+    shards: ShardSet,
+    /// Of some of them nobody knows.
+    anywhere: bool,
+}
+
+impl Unreadable {
+    pub(super) fn of_shard(&mut self, shard: ShardId, count: u64) {
+        if count > 0 {
+            self.count += count;
+            self.shards.insert(shard);
+        }
+    }
+
+    pub(super) fn somewhere(&mut self, count: u64) {
+        self.count += count;
+        self.anywhere |= count > 0;
+    }
+
+    /// The shards of which something may be missing; none: of all.
+    pub(super) fn shards(&self) -> Vec<ShardId> {
+        match self.anywhere {
+            true => Vec::new(),
+            false => self.shards.iter().collect(),
+        }
+    }
 }
 
 /// A candidate with what the blocks know of it.
@@ -111,7 +143,10 @@ fn read_summaries(
         one.summary = match summary {
             Err(error @ (BlockError::Corrupt { .. } | BlockError::NoBlock { .. })) => {
                 tracing::error!(%error, trace = %one.candidate.key.1, "trace left out of a search");
-                inspected.unreadable += 1;
+                match one.candidate.origin {
+                    Origin::Stored { shard, .. } => inspected.unreadable.of_shard(shard, 1),
+                    _ => inspected.unreadable.somewhere(1),
+                }
                 None
             }
             summary => summary.map_err(block_error)?.map(Arc::new),
@@ -155,7 +190,8 @@ fn read_matched(
         for one in &mut wanted {
             for (location, spans) in found.by_ref().take(one.fragments.len()) {
                 inspected.spans += u64::from(location.rows);
-                inspected.unreadable += u64::from(spans.is_none());
+                let is_unreadable = u64::from(spans.is_none());
+                inspected.unreadable.of_shard(location.shard, is_unreadable);
                 one.matched.extend(spans.unwrap_or_default());
             }
         }
@@ -248,7 +284,7 @@ fn from_spans(
         probability: CERTAIN,
     };
     let (spans, unreadable) = all_spans(shared, &parts);
-    inspected.unreadable += unreadable;
+    inspected.unreadable.of_shard(parts.shard, unreadable);
     inspected.spans += spans.len() as u64;
     inspected.bytes += spans.bytes() as u64;
     let epoch = shared.epoch();

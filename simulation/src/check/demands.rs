@@ -15,8 +15,10 @@ pub(crate) struct Demands {
     /// Shards of which something lies on nobody any more.
     unheld: BTreeSet<ShardId>,
     router: Option<ShardRouter>,
-    /// Pages have rotted: who is asked for them says that they cannot be read.
-    pub(crate) rotted: bool,
+    /// Nodes of which pages have rotted: they say that they cannot read them, and others are asked.
+    pub(crate) rotted: BTreeSet<NodeId>,
+    /// Something is only on nodes that are gone or of which pages have rotted.
+    may_be_rotten: bool,
     /// Clocks of nodes have differed: which of two decisions is the later one, their times do not say.
     pub(crate) clocks_differ: bool,
 }
@@ -27,13 +29,18 @@ impl Demands {
     pub(crate) fn let_off_what_is_gone(&mut self, state: &ClusterState, gone: &BTreeSet<NodeId>) {
         self.router = state.router();
         let records = state.holders.values().flat_map(|records| records.iter());
-        let lost = records.filter(|(_, holders)| holders.iter().all(|node| gone.contains(node)));
-        self.unheld.extend(lost.map(|(key, _)| key.shard));
+        for (key, holders) in records {
+            if holders.iter().all(|node| gone.contains(node)) {
+                self.unheld.insert(key.shard);
+            }
+            let is_unfit = |node: &NodeId| gone.contains(node) || self.rotted.contains(node);
+            self.may_be_rotten |= !self.rotted.is_empty() && holders.iter().all(is_unfit);
+        }
     }
 
     /// Answers may name what is missing.
     pub(crate) fn allow_gaps(&self) -> bool {
-        self.rotted || !self.unheld.is_empty()
+        self.may_be_rotten || !self.unheld.is_empty()
     }
 
     /// Everything of the trace is on some node.
@@ -74,6 +81,13 @@ mod tests {
         let mut demands = Demands::default();
         demands.let_off_what_is_gone(&state, &BTreeSet::from([one]));
         assert!(!demands.allow_gaps());
+        let mut rotten = Demands::default();
+        rotten.rotted.insert(one);
+        rotten.let_off_what_is_gone(&state, &BTreeSet::new());
+        assert!(!rotten.allow_gaps(), "node 2 has everything");
+        rotten.rotted.insert(two);
+        rotten.let_off_what_is_gone(&state, &BTreeSet::new());
+        assert!(rotten.allow_gaps() && rotten.unheld.is_empty());
         demands.let_off_what_is_gone(&state, &BTreeSet::from([two]));
         assert!(demands.allow_gaps());
         let tenant = TenantId::default();

@@ -286,7 +286,8 @@ impl Player {
                 let name = path.display();
                 self.fleet.note(place, &format!("{name} rots at {offset}"));
                 has_rotted = true;
-                self.fleet.world.demands().rotted = true;
+                let node = self.fleet.places()[place].node;
+                self.fleet.world.demands().rotted.extend(node);
                 crate::panics::expect_damage();
             }
         }

@@ -7,12 +7,13 @@ use spandrel_model::error::PortError;
 use spandrel_model::ids::{NodeId, UnixNanos};
 use spandrel_model::search::{MissingPart, NamesAnswer, NamesRequest, Receipt};
 
-use super::super::message::{NamesPart, decode_names, encode_names_request, malformed};
+use super::super::found::NamesPart;
+use super::super::message::{decode_names, encode_names_request, malformed};
 use super::super::part::NodePart;
 use super::merge::{add_receipt, merge_names};
 use super::peer::{PeerError, nonsense};
 use super::scatter::{Question, scatter};
-use super::{Coordinator, lookup_deadline};
+use super::{Coordinator, lookup_deadline, note};
 use crate::limits::BULK_RESULTS;
 use crate::link::LinkClass;
 use crate::wire::{query_answer::Answer, query_request};
@@ -28,7 +29,15 @@ impl Coordinator {
         let demand = self.demand(&state, None, (request.from, request.to));
         let mut standing = self.standing(&state);
         if let Some(part) = self.alone(&demand, &standing)? {
-            return self.local().list(request, &part).await;
+            let mut names = self.local().list(request.clone(), &part).await?;
+            let Some(damage) = names.damage.take() else {
+                return Ok(names.answer);
+            };
+            if self.is_alone() {
+                note(&mut names.answer.receipt, Some(damage));
+                return Ok(names.answer);
+            }
+            standing.damaged.insert(self.parts.node, damage);
         }
         let question = NamesQuestion {
             coordinator: self,
@@ -45,7 +54,7 @@ impl Coordinator {
         };
         let mut answers = Vec::with_capacity(scattered.replies.len());
         for reply in scattered.replies {
-            let NamesPart { answer, cut } = reply.answer;
+            let NamesPart { answer, cut, .. } = reply.answer;
             answers.push((answer.names, cut));
             add_receipt(&mut receipt, answer.receipt);
         }
@@ -69,6 +78,10 @@ impl Coordinator {
 impl Question for NamesQuestion<'_> {
     type Answer = NamesPart;
 
+    fn damage(&self, answer: &mut NamesPart) -> Option<MissingPart> {
+        answer.damage.take()
+    }
+
     async fn ask(
         &self,
         node: NodeId,
@@ -77,8 +90,7 @@ impl Question for NamesQuestion<'_> {
     ) -> Result<NamesPart, String> {
         if node == self.coordinator.parts.node {
             let answer = self.coordinator.local().list(self.request.clone(), part);
-            let answer = answer.await.map_err(|error| error.to_string())?;
-            return Ok(NamesPart { answer, cut: false });
+            return answer.await.map_err(|error| error.to_string());
         }
         self.ask_peer(node, part, left)
             .await

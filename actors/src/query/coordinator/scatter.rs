@@ -111,7 +111,13 @@ pub(super) async fn scatter<Q: Question>(
     }
     let mut missing = missing_parts(&plan, demand, standing);
     let damaged = standing.damaged.iter();
-    let needed = damaged.filter(|(node, _)| plan.asks.contains_key(node));
+    // Of those shards nobody else was asked: they are still this node's.
+    let needed = damaged.filter(|(node, damage)| {
+        plan.asks.get(node).is_some_and(|part| {
+            let mut shards = damage.shards.iter();
+            damage.shards.is_empty() || shards.any(|shard| part.stored.contains(*shard))
+        })
+    });
     missing.extend(needed.map(|(_, damage)| damage.clone()));
     Scattered {
         missing,

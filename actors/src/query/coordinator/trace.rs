@@ -98,7 +98,7 @@ impl Coordinator {
         let mut standing = self.standing(&state);
         let alone = self.alone(&demand, &standing)?;
         // A node that holds everything goes the common way: what it cannot read, others may.
-        if let (Some(part), true) = (&alone, self.is_alone()) {
+        if let (Some(part), None, true) = (&alone, &contact, self.is_alone()) {
             let depth = part.depth(shard);
             let found = self.local().look_up(tenant, trace_id, depth).await?;
             return Ok(self.answer_alone(found, marks));

@@ -14,7 +14,7 @@ use spandrel_model::search::{
 };
 use spandrel_model::verdict::{Trigger, Verdict};
 
-use super::super::found::{Reached, SearchPart};
+use super::super::found::{NamesPart, Reached, SearchPart};
 use super::super::part::NodePart;
 use super::message_oracle::check_any;
 use super::*;
@@ -219,6 +219,7 @@ proptest! {
         part in parts(),
         of in ".{0,9}",
         kind in 0..4,
+        damage in missing(),
     ) {
         let scopes = ["resource", "span", "string", "int", "double", "bool"];
         let names = names.into_iter().map(|(name, kind, scope, indexed)| Name {
@@ -244,8 +245,10 @@ proptest! {
         let decoded = decode_names_request(question, TenantId::default(), SHARDS).unwrap();
         prop_assert_eq!(decoded, (request.clone(), part));
         let answer = NamesAnswer { names: names.collect(), receipt };
-        let decoded = decode_names(sent(&encode_names(answer.clone())), &request).unwrap();
-        prop_assert_eq!((decoded.answer, decoded.cut), (answer, false));
+        let damage = damage.into_iter().next();
+        let names = NamesPart { answer: answer.clone(), cut: false, damage: damage.clone() };
+        let decoded = decode_names(sent(&encode_names(names)), &request).unwrap();
+        prop_assert_eq!((decoded.answer, decoded.cut, decoded.damage), (answer, false, damage));
     }
 
     #[test]

@@ -18,9 +18,7 @@ use super::part::NodePart;
 use crate::limits::{MAX_MISSING_REASON_BYTES, MAX_PEER_MISSING_PARTS};
 use crate::wire::{QueryMissing, QueryReceipt, SearchCursor, ShardPart};
 
-pub(super) use names::{
-    NamesPart, decode_names, decode_names_request, encode_names, encode_names_request,
-};
+pub(super) use names::{decode_names, decode_names_request, encode_names, encode_names_request};
 pub(super) use refusal::{decode_refusal, encode_refusal};
 pub(super) use search::{decode_request, decode_search, encode_request, encode_search};
 pub(super) use trace::{

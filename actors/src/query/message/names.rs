@@ -5,8 +5,12 @@ use spandrel_model::batch::SpanKind;
 use spandrel_model::ids::{TenantId, UnixNanos};
 use spandrel_model::search::{Name, NamesAnswer, NamesKind, NamesRequest};
 
+use super::super::found::NamesPart;
 use super::super::part::NodePart;
-use super::{Malformed, decode_part, decode_receipt, encode_part, encode_receipt, malformed};
+use super::{
+    Malformed, decode_damage, decode_part, decode_receipt, encode_damage, encode_part,
+    encode_receipt, malformed,
+};
 use crate::limits::{MAX_ANSWER_BYTES, MAX_PEER_NAMES};
 use crate::wire;
 
@@ -19,14 +23,6 @@ const SCOPES: [(u32, &str); 6] = [
     (5, "double"),
     (6, "bool"),
 ];
-
-/// What one node knows of names.
-#[derive(Debug)]
-pub(crate) struct NamesPart {
-    pub(crate) answer: NamesAnswer,
-    /// There are more behind the last one, though fewer than the limit are here.
-    pub(crate) cut: bool,
-}
 
 pub(crate) fn encode_names_request(request: &NamesRequest, part: &NodePart) -> wire::NamesQuestion {
     let (kind, of) = match &request.kind {
@@ -73,8 +69,12 @@ pub(crate) fn decode_names_request(
     Ok((request, part))
 }
 
-pub(crate) fn encode_names(answer: NamesAnswer) -> wire::NamesAnswer {
-    let receipt = encode_receipt(&answer.receipt);
+pub(crate) fn encode_names(part: NamesPart) -> wire::NamesAnswer {
+    let NamesPart { answer, damage, .. } = part;
+    let mut receipt = encode_receipt(&answer.receipt);
+    if let Some(damage) = &damage {
+        encode_damage(&mut receipt, damage);
+    }
     let mut bytes = receipt.encoded_len();
     let mut names = Vec::with_capacity(answer.names.len());
     let mut cut = false;
@@ -102,9 +102,10 @@ pub(crate) fn encode_names(answer: NamesAnswer) -> wire::NamesAnswer {
 }
 
 pub(crate) fn decode_names(
-    answer: wire::NamesAnswer,
+    mut answer: wire::NamesAnswer,
     request: &NamesRequest,
 ) -> Result<NamesPart, Malformed> {
+    let damage = decode_damage(answer.receipt.as_mut())?;
     let names = answer.names.into_iter().map(|name| {
         let kind = match name.kind {
             0 => None,
@@ -130,6 +131,7 @@ pub(crate) fn decode_names(
             names: names.collect::<Result<_, _>>()?,
             receipt: decode_receipt(answer.receipt, request.from, request.to)?,
         },
+        damage,
     })
 }
 
