@@ -34,6 +34,8 @@ impl Shrinking {
         };
         let promise = promise(&broken).to_owned();
         let (mut runs, mut error) = (1, None);
+        // Of these places and faults.
+        let mut has_fewest = false;
         let mut still_fails = |cut: &Cut| {
             if runs == MOST_RUNS || error.is_some() {
                 return false;
@@ -54,24 +56,24 @@ impl Shrinking {
         };
         loop {
             let before = best.clone();
-            best.places = Some(fewer(
-                before.places.as_deref().unwrap_or_default(),
-                |places| {
-                    still_fails(&Cut {
-                        places: Some(places),
-                        ..best.clone()
-                    })
-                },
-            ));
-            best.faults = Some(fewer(
-                before.faults.as_deref().unwrap_or_default(),
-                |faults| {
-                    still_fails(&Cut {
-                        faults: Some(faults),
-                        ..best.clone()
-                    })
-                },
-            ));
+            let places = before.places.unwrap_or_default();
+            best.places = Some(fewer(&places, |places| {
+                still_fails(&Cut {
+                    places: Some(places),
+                    ..best.clone()
+                })
+            }));
+            let faults = before.faults.unwrap_or_default();
+            best.faults = Some(fewer(&faults, |faults| {
+                still_fails(&Cut {
+                    faults: Some(faults),
+                    ..best.clone()
+                })
+            }));
+            let is_same = (&best.places, &best.faults) == (&Some(places), &Some(faults));
+            if is_same && has_fewest {
+                break;
+            }
             let most = best.traces.unwrap_or(1);
             let sizes = std::iter::successors(Some(1), |size| Some(size * 2));
             let smaller = sizes.take_while(|size| *size < most).find(|size| {
@@ -81,9 +83,7 @@ impl Shrinking {
                 })
             });
             best.traces = smaller.or(best.traces);
-            if best == before {
-                break;
-            }
+            has_fewest = true;
         }
         match error {
             Some(error) => Err(error),
