@@ -105,6 +105,11 @@ pub(crate) fn decided(records: &[VerdictRecord], now: UnixNanos) {
     }
 }
 
+/// Replicas have everything of a shard that is led here: `went_on`, or `filled`.
+pub(crate) fn replicas_joined(how: &'static str, replicas: u64) {
+    counter!("spandrel_replicas_joined_total", "how" => how).increment(replicas);
+}
+
 /// A shard that is led here acknowledged nothing for so long, and why.
 pub(crate) fn shard_paused(why: &'static str, pause: Duration) {
     histogram!("spandrel_shard_pause_seconds", "why" => why).record(pause);

@@ -106,6 +106,10 @@ pub(crate) async fn start_actors(
     recovery: Recovery,
 ) -> Result<Node, ractor::SpawnErr> {
     let cell = || supervisor.get_cell();
+    if recovery.lost_frames > 0 || recovery.lost_slices > 0 {
+        shared.has_holes.store(true, Ordering::Relaxed);
+        shared.checkpoints.lose_records();
+    }
     let mut shards = Vec::with_capacity(recovered.len());
     let alone = member.settings.state().nodes.len() < 2;
     for (number, mut one) in (0u16..).zip(recovered) {
@@ -188,8 +192,6 @@ pub(crate) async fn start_actors(
         ledger: Arc::clone(&ledger),
     };
     let (comparer, _) = Actor::spawn_linked(None, Comparer, arguments, cell()).await?;
-    let has_holes = recovery.lost_frames > 0 || recovery.lost_slices > 0;
-    shared.has_holes.fetch_or(has_holes, Ordering::Relaxed);
     let node = Node {
         shared,
         copier,

@@ -9,6 +9,7 @@ mod ring;
 #[cfg(test)]
 mod placement_test;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU8;
 
@@ -87,6 +88,38 @@ pub fn candidates(state: &ClusterState) -> Vec<NodeId> {
     let nodes = state.nodes.iter();
     let nodes = nodes.filter(|(_, node)| takes(&node.state));
     nodes.map(|(id, _)| *id).collect()
+}
+
+/// Whether a node that a shard does not name will be its replica again: it was away for a moment. The plan is made when
+/// somebody asks.
+#[derive(Debug)]
+pub(crate) struct Return<'a> {
+    state: &'a ClusterState,
+    node: NodeId,
+    plan: OnceCell<Vec<Replicas>>,
+}
+
+impl<'a> Return<'a> {
+    pub(crate) fn new(state: &'a ClusterState, node: NodeId) -> Self {
+        Self {
+            state,
+            node,
+            plan: OnceCell::new(),
+        }
+    }
+
+    /// Of a node that is down nobody can say: it stays ready. Of one that is up the plan says.
+    pub(crate) fn is_expected(&self, shard: ShardId) -> bool {
+        match self.state.nodes.get(&self.node).map(|node| node.state) {
+            Some(NodeState::Down) => true,
+            Some(NodeState::Up) => {
+                let plan = self.plan.get_or_init(|| planned(self.state));
+                let replicas = plan.get(usize::from(shard.0));
+                replicas.is_some_and(|replicas| replicas.contains(&self.node))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// Where the shards of a cluster should be.

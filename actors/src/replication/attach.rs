@@ -1,5 +1,8 @@
 //! Brings followers level: asks for their last record, says which of theirs count, and sends what they lack from the
 //! journal. Runs beside the writer, which goes on numbering records and hears how far each follower has come.
+//!
+//! One that joins is filled, unless it has been there before and can go on: its state is that of all its records, this
+//! node's journal has all that came behind them, and that is not more than what a fill would read.
 
 use std::time::Duration;
 
@@ -8,8 +11,9 @@ use prost::Message;
 use ractor::ActorRef;
 use spandrel_model::ids::{Lsn, NodeId, ShardId, Term};
 use spandrel_model::interest::Interests;
-use spandrel_storage::journal::{Frame, FrameBuilder, RecordKind};
+use spandrel_storage::journal::{Frame, FrameBuilder, JournalError, RecordKind};
 
+use super::decided::first_repeated;
 use super::intake::{BeginShard, Begun};
 use crate::buggify::Site;
 use crate::limits::{
@@ -26,7 +30,7 @@ use crate::writer::{FRAME_LEVEL, WriterMessage};
 pub(crate) struct Attachment {
     pub(crate) shard: ShardId,
     pub(crate) term: Term,
-    /// It joins: it starts anew.
+    /// It joins.
     pub(crate) filling: bool,
     pub(crate) attempt: u64,
     /// Where a joining follower begins: records up to this one are sent again later.
@@ -44,6 +48,8 @@ pub(crate) struct Level {
     pub(crate) from: Lsn,
     /// Up to this one.
     pub(crate) to: Lsn,
+    /// It has those before too: it was in sync, or it joins and has gone on.
+    pub(crate) went_on: bool,
 }
 
 /// Brings a follower node level for some shards, and tells the writer of each.
@@ -67,9 +73,8 @@ pub(crate) async fn attach(
     for chunk in begun.chunks(BEGIN_SHARDS) {
         for (one, outcome) in with.begin(chunk).await {
             let outcome = match outcome {
-                Ok(from) => {
-                    let level = with.catch_up(one, from, None).await;
-                    let level = level.map(|to| Level { from, to });
+                Ok(begun) => {
+                    let level = with.catch_up(one, begun, None).await;
                     level.map_err(|reason| (reason, false))
                 }
                 Err(error) => Err(error),
@@ -81,11 +86,10 @@ pub(crate) async fn attach(
         }
     }
     for one in resumed {
-        let Some(Level { from, to }) = one.resume else {
+        let Some(reached) = one.resume else {
             continue;
         };
-        let level = with.catch_up(one, to, Some(one.last)).await;
-        let level = level.map(|to| Level { from, to });
+        let level = with.catch_up(one, reached, Some(one.last)).await;
         with.tell(writer, one, level.map_err(|reason| (reason, false)));
     }
     if failed.is_empty() {
@@ -98,8 +102,16 @@ pub(crate) async fn attach(
     }
 }
 
-/// The last record of a follower, or why it does not begin and whether it can only be filled.
-type Outcome = Result<Lsn, (String, bool)>;
+/// Where a follower begins, or why it does not, and whether it can only be filled.
+type Outcome = Result<Level, (String, bool)>;
+
+/// A follower whose last record is known.
+struct Beginning {
+    one: Attachment,
+    last: Lsn,
+    /// It is not filled, as far as is known.
+    goes_on: bool,
+}
 
 struct With<'a> {
     shared: &'a std::sync::Arc<Shared>,
@@ -133,66 +145,98 @@ impl With<'_> {
     /// Begins with the follower: asks for its last record of each shard, then says which ones count. It may lack the
     /// one that it is told to keep (another primary had it void): then it names a lower one, until both hold the same.
     async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Outcome)> {
-        let ask = |one: &Attachment| BeginShard {
+        let ask = |one: &Attachment, fill| BeginShard {
             shard: one.shard,
             term: one.term,
             keep: None,
-            fill: one.filling,
+            fill,
             attempt: one.attempt,
             settled: one.settled,
         };
-        let asked = self.call_begin(shards.iter().map(ask).collect()).await;
-        let mut open: Vec<(Attachment, Outcome)> = shards
-            .iter()
-            .copied()
-            .zip(outcomes_of(shards, asked))
-            .collect();
-        let mut outcomes = Vec::new();
+        let first = shards.iter().map(|one| ask(one, one.filling));
+        let asked = self.call_begin(first.collect()).await;
+        let (mut open, mut outcomes) = (Vec::new(), Vec::new());
+        for (one, begun) in begun_of(shards.iter().copied(), asked) {
+            match begun.outcome {
+                Ok(last) => open.push(Beginning {
+                    one,
+                    last,
+                    goes_on: !one.filling || begun.whole,
+                }),
+                Err(error) => outcomes.push((one, Err(error))),
+            }
+        }
         while !open.is_empty() {
             let mut settled = Vec::new();
-            for (one, last) in open.drain(..) {
-                let keep = match last {
-                    Ok(last) => self.common(one, last).await,
-                    Err(error) => Err(error),
-                };
-                match keep {
-                    Ok(keep) => settled.push((one, keep)),
-                    Err(error) => outcomes.push((one, Err(error))),
+            for mut beginning in open.drain(..) {
+                match self.common(&mut beginning).await {
+                    Ok(keep) => settled.push((beginning, keep)),
+                    Err(error) => outcomes.push((beginning.one, Err(error))),
                 }
             }
             if settled.is_empty() {
                 break;
             }
-            let settle = |(one, keep): &(Attachment, Lsn)| BeginShard {
+            let settle = |(beginning, keep): &(Beginning, Lsn)| BeginShard {
                 keep: Some(*keep),
-                ..ask(one)
+                ..ask(&beginning.one, !beginning.goes_on)
             };
             let asked = self.call_begin(settled.iter().map(settle).collect()).await;
-            let shards: Vec<Attachment> = settled.iter().map(|(one, _)| *one).collect();
-            for ((one, keep), begun) in settled.into_iter().zip(outcomes_of(&shards, asked)) {
-                match begun {
-                    Ok(lower) if lower < keep => open.push((one, Ok(lower))),
-                    begun => outcomes.push((one, begun)),
+            let shards: Vec<Attachment> = settled.iter().map(|(it, _)| it.one).collect();
+            for ((beginning, keep), (one, begun)) in
+                settled.into_iter().zip(begun_of(shards, asked))
+            {
+                match begun.outcome {
+                    Ok(last) if last < keep => open.push(Beginning { last, ..beginning }),
+                    // It holds records that do not count.
+                    Err((_, true)) if one.filling && beginning.goes_on => open.push(Beginning {
+                        goes_on: false,
+                        ..beginning
+                    }),
+                    outcome => {
+                        let begun = outcome.map(|from| Level {
+                            from,
+                            to: from,
+                            went_on: beginning.goes_on,
+                        });
+                        outcomes.push((one, begun));
+                    }
                 }
             }
         }
         outcomes
     }
 
-    /// The last record that the follower and this node both may hold, the follower's last being `last`. Numbers are of
-    /// one primary each, so what both hold up to there is the same.
-    async fn common(&self, one: Attachment, last: Lsn) -> Result<Lsn, (String, bool)> {
+    /// The last record that the follower and this node both may hold. Numbers are of one primary each, so what both hold
+    /// up to there is the same. A follower that joins does not go on when this node may lack something behind it, or when
+    /// a fill is less.
+    async fn common(&self, beginning: &mut Beginning) -> Result<Lsn, (String, bool)> {
+        let Beginning { one, last, .. } = *beginning;
         if last == Lsn(0) {
+            beginning.goes_on &= !one.filling;
             return Ok(last);
         }
         // The follower may be quicker: what is on its way to the disk here is not lacking here.
         self.until_durable(one).await?;
         let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
-        let look = move || shared.journal.floor(shard, last);
+        let look = move || -> Result<_, JournalError> {
+            let Some(keep) = shared.journal.floor(shard, last)? else {
+                return Ok(None);
+            };
+            let has_all = keep >= shared.checkpoints.all_behind(shard);
+            let first = first_repeated(&shared.journal.slices(), shard, shared.env.now());
+            Ok(Some((keep, has_all && keep.next() >= first)))
+        };
         let found = self.shared.block(Stage::Commit, look).await;
         match found.map_err(|error| (error.to_string(), false))? {
-            Some(keep) => Ok(keep),
-            None if one.filling => Ok(Lsn(0)),
+            Some((keep, is_worth_it)) => {
+                beginning.goes_on &= is_worth_it || !one.filling;
+                Ok(keep)
+            }
+            None if one.filling => {
+                beginning.goes_on = false;
+                Ok(Lsn(0))
+            }
             None => {
                 let reason =
                     "this node's journal does not reach back to the follower's last record";
@@ -244,13 +288,14 @@ impl With<'_> {
         answer.body.ok_or_else(|| "an empty answer".to_owned())
     }
 
-    /// Sends the shard's records behind `from`: those that the journal holds now, or all up to `until`.
+    /// Sends the shard's records behind what was reached: those that the journal holds now, or all up to `until`.
     async fn catch_up(
         &self,
         one: Attachment,
-        mut from: Lsn,
+        reached: Level,
         until: Option<Lsn>,
-    ) -> Result<Lsn, String> {
+    ) -> Result<Level, String> {
+        let mut from = reached.to;
         loop {
             let target = match until {
                 Some(until) => until,
@@ -260,7 +305,10 @@ impl With<'_> {
                 return Err("the simulation lets it fail".to_owned());
             }
             if from >= target {
-                return Ok(from);
+                return Ok(Level {
+                    to: from,
+                    ..reached
+                });
             }
             if self.shared.journal.last_valid(one.shard) < target {
                 // The last records are on their way to the disk.
@@ -268,7 +316,13 @@ impl With<'_> {
                 continue;
             }
             let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
-            let read = move || next_records(&shared, shard, from);
+            let read = move || {
+                let records = next_records(&shared, shard, from)?;
+                match reached.went_on && is_trimmed(&shared, shard, from)? {
+                    true => Err("the journal was trimmed meanwhile".to_owned()),
+                    false => Ok(records),
+                }
+            };
             let (frames, last) = self.shared.block(Stage::Frame, read).await?;
             let replicate = wire::Replicate {
                 frames,
@@ -294,21 +348,34 @@ impl With<'_> {
     }
 }
 
-/// The outcome of each shard that was asked about.
-fn outcomes_of(
-    shards: &[Attachment],
+/// What was answered about each shard that was asked about.
+fn begun_of(
+    shards: impl IntoIterator<Item = Attachment>,
     answer: Result<Vec<Begun>, String>,
-) -> Vec<Result<Lsn, (String, bool)>> {
-    let answer = answer.map_err(|reason| (reason, false));
-    let outcome = |one: &Attachment| match &answer {
-        Err(error) => Err(error.clone()),
-        Ok(begun) => {
-            let found = begun.iter().find(|begun| begun.shard == one.shard);
-            let missing = || Err(("the answer leaves the shard out".to_owned(), false));
-            found.map_or_else(missing, |begun| begun.outcome.clone())
+) -> Vec<(Attachment, Begun)> {
+    let begun = |one: &Attachment| {
+        let reason = match &answer {
+            Err(reason) => reason.clone(),
+            Ok(begun) => match begun.iter().find(|begun| begun.shard == one.shard) {
+                Some(begun) => return begun.clone(),
+                None => "the answer leaves the shard out".to_owned(),
+            },
+        };
+        Begun {
+            shard: one.shard,
+            outcome: Err((reason, false)),
+            whole: false,
         }
     };
-    shards.iter().map(outcome).collect()
+    let shards = shards.into_iter();
+    shards.map(|one| (one, begun(&one))).collect()
+}
+
+/// Whether a record is gone from the journal's beginning, and maybe the ones behind it.
+fn is_trimmed(shared: &Shared, shard: ShardId, lsn: Lsn) -> Result<bool, String> {
+    let floor = shared.journal.floor(shard, lsn);
+    let floor = floor.map_err(|error| error.to_string())?;
+    Ok(lsn > Lsn(0) && floor != Some(lsn))
 }
 
 /// The shard's records of the first journal frame that has some behind `from`, in frames of their own, and the last of

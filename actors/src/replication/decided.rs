@@ -167,7 +167,7 @@ impl Search {
 
 /// The first record of a shard whose verdicts are repeated: all that the newest [`REPEATED_JOURNAL_BYTES`] of the journal
 /// hold, and at least those of the last [`REPEATED_VERDICTS_MS`].
-fn first_repeated(slices: &[SliceInfo], shard: ShardId, now: UnixNanos) -> Lsn {
+pub(super) fn first_repeated(slices: &[SliceInfo], shard: ShardId, now: UnixNanos) -> Lsn {
     let since = now.minus(REPEATED_VERDICTS_MS * UnixNanos::PER_MILLI);
     let mut bytes = 0;
     let recent = slices.iter().rev().take_while(|slice| {

@@ -25,6 +25,9 @@ enum Stand {
     Follows,
 }
 
+/// Stands for the last record that an assembler has got when that is not known.
+const DOUBTFUL: Lsn = Lsn(u64::MAX);
+
 /// A follower of a shard, in a term.
 ///
 /// Invariants: `commit` never goes back; a record in `pending` is durable here and does not count yet; `pending`
@@ -97,7 +100,12 @@ impl<R> FollowerShard<R> {
 
     /// Its assembler may have got too little or too much of what is here: it cannot go on, only be filled.
     pub fn doubt(&mut self) {
-        self.applied = Lsn(u64::MAX);
+        self.applied = DOUBTFUL;
+    }
+
+    /// Whether its assembler has got, or will get, just what is here.
+    pub fn is_whole(&self) -> bool {
+        self.applied != DOUBTFUL
     }
 
     /// It led the shard before, and these records did not count by then: it can only be filled.

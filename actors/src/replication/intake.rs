@@ -88,6 +88,8 @@ impl BeginShard {
 pub(crate) struct Begun {
     pub(crate) shard: ShardId,
     pub(crate) outcome: Result<Lsn, (String, bool)>,
+    /// Its state is that of all its records.
+    pub(crate) whole: bool,
 }
 
 impl Begun {
@@ -101,6 +103,7 @@ impl Begun {
             last,
             refused,
             unfit,
+            whole: self.whole,
         }
     }
 
@@ -113,6 +116,7 @@ impl Begun {
         Some(Self {
             shard: ShardId(u16::try_from(wire.shard).ok()?),
             outcome,
+            whole: wire.whole,
         })
     }
 }

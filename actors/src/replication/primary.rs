@@ -36,14 +36,30 @@ pub struct Copy {
     pub told: Lsn,
     /// Of a filling one: the last record before it began to get them.
     pub joined: Lsn,
-    /// Of a filling one: whatever the shard held when it joined was sent again and is on every copy.
+    /// Of a filling one: it has whatever the shard held when it joined. It has gone on, or all of that was sent again and
+    /// is on every copy.
     pub full: bool,
+    /// Of a filling one: it was full once, so it may be in sync by a map that has not come yet.
+    pub was_full: bool,
     /// Of a filling one: it is being sent again.
     pub asked: bool,
     /// It holds records that do not count: it can only be filled anew.
     pub unfit: bool,
     /// The attempt to bring it level that is under way or was the last.
     pub attempt: u64,
+}
+
+impl Copy {
+    /// Whether a record does not count before this copy has it. One that joins is not waited for until it is level, since
+    /// it may have a long way to go. Once it was full it always is: whoever asks the settings may find it in sync.
+    fn is_waited_for(&self) -> bool {
+        !self.filling || self.was_full || self.phase == CopyPhase::Live
+    }
+
+    fn becomes_full(&mut self, full: bool) {
+        self.full = full;
+        self.was_full |= full;
+    }
 }
 
 /// A follower that something has to be arranged with.
@@ -63,8 +79,8 @@ pub struct Due {
 
 /// What a record needs before it counts, and where the shard stands.
 ///
-/// Invariants (see [`PrimaryShard::check`]): `commit <= last`, `commit` never goes back, and every copy that is in the
-/// replicated record has acknowledged it, as has the own disk; `pending` ascends and lies behind `commit`.
+/// Invariants (see [`PrimaryShard::check`]): `commit <= last`, `commit` never goes back, and every copy that is in sync, or
+/// joins and is level or was full, has acknowledged it, as has the own disk; `pending` ascends and lies behind `commit`.
 #[derive(Debug)]
 pub struct PrimaryShard<W> {
     /// Its term.
@@ -146,6 +162,7 @@ impl<W> PrimaryShard<W> {
                     told: Lsn(0),
                     joined: Lsn(0),
                     full: false,
+                    was_full: false,
                     asked: false,
                     unfit: false,
                     attempt: 0,
@@ -157,7 +174,8 @@ impl<W> PrimaryShard<W> {
 
     /// Whether spans are taken now. A shard with too few copies takes none: nobody could be told that they are durable.
     pub fn takes(&self) -> bool {
-        self.copies.len() + 1 >= self.least_copies
+        let copies = self.copies.iter().filter(|copy| copy.is_waited_for());
+        copies.count() + 1 >= self.least_copies
     }
 
     /// Gives out the next number, for `work`.
@@ -198,9 +216,9 @@ impl<W> PrimaryShard<W> {
         }
     }
 
-    /// A follower was brought up to `lsn`, and has all records from the one behind `from` on. True when it lacks nothing
-    /// now and gets records as they are numbered.
-    pub fn attached(&mut self, node: NodeId, from: Lsn, lsn: Lsn) -> bool {
+    /// A follower was brought up to `lsn`, and has all records from the one behind `from` on; when `went_on`, those
+    /// before too. True when it lacks nothing now and gets records as they are numbered.
+    pub fn attached(&mut self, node: NodeId, from: Lsn, lsn: Lsn, went_on: bool) -> bool {
         let last = self.last;
         let Some(copy) = self.copy_mut(node) else {
             return false;
@@ -210,6 +228,7 @@ impl<W> PrimaryShard<W> {
         let level = copy.acked == last;
         if level {
             copy.phase = CopyPhase::Live;
+            copy.becomes_full(copy.filling && went_on);
             // It passes over what it is told before it has begun.
             copy.told = Lsn(0);
         }
@@ -276,15 +295,16 @@ impl<W> PrimaryShard<W> {
         for copy in &mut self.copies {
             // One that began anew meanwhile has only the later part.
             if copy.phase == CopyPhase::Live && joined.contains(&(copy.node, copy.attempt)) {
-                (copy.asked, copy.full) = (done, done);
+                copy.asked = done;
+                copy.becomes_full(done);
             }
         }
     }
 
     /// Records that have come to be on every copy since the last call, in order.
     pub fn advance(&mut self) -> Vec<(Lsn, W)> {
-        let copies = self.copies.iter().map(|copy| copy.acked);
-        let reached = copies.fold(self.local, Lsn::min);
+        let copies = self.copies.iter().filter(|copy| copy.is_waited_for());
+        let reached = copies.map(|copy| copy.acked).fold(self.local, Lsn::min);
         if self.takes() {
             self.commit = self.commit.max(reached);
         }
@@ -308,6 +328,12 @@ impl<W> PrimaryShard<W> {
     /// Nothing is on its way.
     pub fn is_drained(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Whether a joining follower has everything, and gets records as they are numbered.
+    pub fn is_full(&self, node: NodeId) -> bool {
+        let mut copies = self.copies.iter();
+        copies.any(|copy| copy.node == node && copy.full)
     }
 
     /// Whether a record needs one of these nodes before it counts.

@@ -94,10 +94,9 @@ impl Proposals {
         let deadline = Instant::now() + Duration::from_millis(HOLD_DEADLINE_MS);
         let draining = wishes.into_iter().map(|wish| async {
             let (reply, drained) = oneshot::channel();
-            let (shard, term) = (wish.shard, wish.expected.term);
-            self.writer
-                .cast(WriterMessage::Hold(shard, term, reply))
-                .ok();
+            let (shard, term, joining) = (wish.shard, wish.expected.term, wish.joining());
+            let hold = WriterMessage::Hold(shard, term, joining, reply);
+            self.writer.cast(hold).ok();
             let is_drained = timeout_at(deadline, drained).await;
             (wish, matches!(is_drained, Ok(Ok(true))))
         });
@@ -221,7 +220,7 @@ mod tests {
             told: &mut UnboundedSender<Told>,
         ) -> Result<(), ActorProcessingErr> {
             match message {
-                WriterMessage::Hold(shard, _, reply) => {
+                WriterMessage::Hold(shard, _, _, reply) => {
                     told.send(Told::Hold(shard)).unwrap();
                     reply.send(true).unwrap();
                 }

@@ -23,6 +23,15 @@ pub struct Wish {
     pub holds: bool,
 }
 
+impl Wish {
+    /// The joining replicas that it lets into the in-sync set.
+    pub fn joining(&self) -> Vec<NodeId> {
+        let before = &self.expected.filling;
+        let joining = self.record.isr.iter().copied();
+        joining.filter(|node| before.contains(node)).collect()
+    }
+}
+
 /// The changes that node `me` wants now, at most one for each shard. `progress` is of the shards that it leads in a
 /// term of its own process, `plan` says where shards should be, by shard.
 pub fn wishes(

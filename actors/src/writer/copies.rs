@@ -8,12 +8,12 @@ use std::time::Duration;
 use ractor::ActorRef;
 use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_storage::journal::{EncodedFrame, LsnRange};
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{CommitNotice, HeldFor, Role, WriterMessage, WriterState};
+use super::{CommitNotice, HeldFor, KeeperWaits, Role, WriterMessage, WriterState};
 use crate::buggify::Site;
 use crate::limits::{REPLICATION_QUIET_TICK_MS, REPLICATION_TICK_MS, STALL_LOG_MS};
+use crate::meters::replicas_joined;
 use crate::replication::{
     Again, Attachment, CopyPhase, Feed, FeederMessage, Level, ShardProgress, attach, refill,
 };
@@ -135,10 +135,13 @@ impl WriterState {
                 }
                 self.release(shard, held);
             }
-            Ok(level) if primary.attached(node, level.from, level.to) => {
+            Ok(level) if primary.attached(node, level.from, level.to, level.went_on) => {
                 self.release(shard, held);
                 self.advance(vec![shard]);
                 self.attach_next(myself, shard);
+                if attachment.filling && level.went_on {
+                    replicas_joined("went_on", 1);
+                }
             }
             Ok(level) => {
                 let attachment = Attachment {
@@ -189,21 +192,19 @@ impl WriterState {
     ) {
         if let Some(primary) = self.led(shard).filter(|primary| primary.term == term) {
             primary.sent_again(joined, done);
+            if done {
+                replicas_joined("filled", joined.len() as u64);
+            }
         }
     }
 
-    pub(super) fn hold_for_keeper(
-        &mut self,
-        shard: ShardId,
-        term: Term,
-        reply: oneshot::Sender<bool>,
-    ) {
+    pub(super) fn hold_for_keeper(&mut self, shard: ShardId, term: Term, waits: KeeperWaits) {
         if self.led(shard).is_none_or(|primary| primary.term != term) {
-            let _ = reply.send(false);
+            let _ = waits.1.send(false);
             return;
         }
         self.hold(shard, HeldFor::Keeper);
-        self.drained.insert(shard, reply);
+        self.drained.insert(shard, waits);
         self.answer_keeper(shard);
     }
 
@@ -214,11 +215,20 @@ impl WriterState {
         }
     }
 
-    /// Tells the keeper when nothing of a shard that it holds is on its way.
+    /// Tells the keeper when nothing of a shard that it holds is on its way. A replica that was full by then may have been
+    /// lost since, and is not waited for any more.
     pub(super) fn answer_keeper(&mut self, shard: ShardId) {
-        let drained = self.led(shard).is_some_and(|primary| primary.is_drained());
-        if drained && let Some(reply) = self.drained.remove(&shard) {
-            let _ = reply.send(true);
+        let Some((joining, _)) = self.drained.get(&shard) else {
+            return;
+        };
+        let Some(Role::Primary(primary)) = self.roles.get(usize::from(shard.0)) else {
+            return;
+        };
+        let are_full = joining.iter().all(|node| primary.is_full(*node));
+        if (primary.is_drained() || !are_full)
+            && let Some((_, reply)) = self.drained.remove(&shard)
+        {
+            let _ = reply.send(are_full);
         }
     }
 

@@ -168,6 +168,10 @@ impl WriterState {
             if begin.fill || follower.can_go_on(keep) {
                 // This node may come to lead the shard before the beginning is done.
                 follower.cut(keep);
+                if begin.fill {
+                    let from = keep.max(begin.settled);
+                    shared.checkpoints.begin_anew(begin.shard, from, begin.term);
+                }
                 let counted = begin.fill.then(|| keep.min(begin.settled));
                 let settled = counted.map(|counted| follower.settle(counted));
                 let commits = settled.unwrap_or_default().into_iter();
@@ -228,6 +232,7 @@ impl WriterState {
             let refused = |reason: &str, unfit| Begun {
                 shard: begin.shard,
                 outcome: Err((reason.to_owned(), unfit)),
+                whole: false,
             };
             let Some(follower) = self.followed(begin.shard) else {
                 return refused("this node does not follow the shard", false);
@@ -242,6 +247,7 @@ impl WriterState {
                 return Begun {
                     shard: begin.shard,
                     outcome: Ok(lower),
+                    whole: false,
                 };
             }
             match begin.keep {
@@ -253,6 +259,7 @@ impl WriterState {
             Begun {
                 shard: begin.shard,
                 outcome: Ok(follower.last),
+                whole: shared.checkpoints.is_whole(begin.shard),
             }
         });
         let _ = reply.send(begun.collect());

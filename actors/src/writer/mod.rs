@@ -72,8 +72,9 @@ pub(crate) enum WriterMessage {
     Begin(NodeId, u64, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
     /// What a beginning asked of the disk is done.
     Prepared(NodeId, Vec<BeginShard>, oneshot::Sender<Vec<Begun>>),
-    /// Give out no numbers for a shard; told true once nothing of it is on its way, false when it is not led here.
-    Hold(ShardId, Term, oneshot::Sender<bool>),
+    /// Give out no numbers for a shard; told true once nothing of it is on its way, false when it is not led here or one
+    /// of these joining replicas does not have everything.
+    Hold(ShardId, Term, Vec<NodeId>, oneshot::Sender<bool>),
     /// Give out numbers again.
     Release(ShardId, Term),
     /// Where the shards stand that this node leads, by the map of this epoch.
@@ -130,6 +131,9 @@ enum HeldFor {
     Keeper,
 }
 
+/// The keeper waits until nothing of a shard is on its way and these joining replicas have everything.
+type KeeperWaits = (Vec<NodeId>, oneshot::Sender<bool>);
+
 /// The actor.
 pub(crate) struct Writer;
 
@@ -165,7 +169,7 @@ pub(crate) struct WriterState {
     held: BTreeMap<ShardId, Vec<HeldFor>>,
     pauses: Pauses,
     deferred: BTreeMap<ShardId, VecDeque<Waiting>>,
-    drained: BTreeMap<ShardId, oneshot::Sender<bool>>,
+    drained: BTreeMap<ShardId, KeeperWaits>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     builder: Option<FrameBuilder>,
@@ -197,11 +201,15 @@ impl Actor for Writer {
     ) -> Result<WriterState, ActorProcessingErr> {
         let shards = usize::from(arguments.shared.router.shards());
         let found = arguments.state.shard_map.iter().map(|record| record.term);
+        let found: Vec<Term> = found.collect();
+        for (shard, term) in (0u16..).map(ShardId).zip(&found) {
+            arguments.shared.checkpoints.found(shard, *term);
+        }
         let replayed = (0u16..).map(ShardId).take(shards);
         let replayed = replayed.map(|shard| Some(arguments.shared.journal.last_valid(shard)));
         let replayed = replayed.collect();
         let mut state = WriterState {
-            found: found.collect(),
+            found,
             roles: (0..shards).map(|_| Role::None).collect(),
             reigns: vec![Reign::default(); shards],
             replayed,
@@ -276,7 +284,9 @@ impl Actor for Writer {
                 state.announce_known();
             }
             WriterMessage::Prepared(from, shards, reply) => state.begin(from, &shards, reply),
-            WriterMessage::Hold(shard, term, reply) => state.hold_for_keeper(shard, term, reply),
+            WriterMessage::Hold(shard, term, joining, reply) => {
+                state.hold_for_keeper(shard, term, (joining, reply));
+            }
             WriterMessage::Release(shard, term) => state.release_by_keeper(shard, term),
             WriterMessage::Progress(reply) => {
                 let _ = reply.send((state.map.epoch, state.progress()));

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use spandrel_model::ids::{NodeId, ShardId};
+use spandrel_model::ids::{NodeId, ShardId, Term};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
 
 use super::{HeldFor, Pause, Role, Waiting, Work, WriterMessage, WriterState};
 use crate::assembler_message::{AssemblerMessage, ShardRole};
-use crate::placement::least_copies;
+use crate::placement::{Return, least_copies};
 use crate::replication::{Feeder, FeederArguments, FollowerShard, PrimaryShard};
 
 impl WriterState {
@@ -21,9 +21,10 @@ impl WriterState {
     ) -> Result<(), ActorProcessingErr> {
         self.map = Arc::clone(&map);
         let least = least_copies(&map);
+        let back = Return::new(&map, self.shared.node);
         let mut changed = Vec::new();
         for (shard, record) in (0u16..).map(ShardId).zip(&map.shard_map) {
-            self.adopt_shard(shard, record, least);
+            self.adopt_shard(shard, record, least, &back);
             changed.push(shard);
         }
         self.announce_known();
@@ -36,7 +37,13 @@ impl WriterState {
         Ok(())
     }
 
-    fn adopt_shard(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
+    fn adopt_shard(
+        &mut self,
+        shard: ShardId,
+        record: &ShardRecord,
+        least: usize,
+        back: &Return<'_>,
+    ) {
         let (me, at) = (self.shared.node, usize::from(shard.0));
         // Nobody else can have got a number from an earlier process of this node. A copy that has left may have, and may
         // come back with records of which that process had not made its own durable.
@@ -45,8 +52,11 @@ impl WriterState {
         let led = matches!(self.roles.get(at), Some(Role::Primary(led)) if led.term == record.term);
         // What an earlier process of this node led, it led with numbers that this one does not know; alone it does.
         let leads = record.primary == me && (led || alone || record.term > found);
-        let follows =
-            record.primary != me && (record.isr.contains(&me) || record.filling.contains(&me));
+        let is_named = record.nodes().any(|node| node == me);
+        if record.isr.contains(&me) {
+            self.shared.checkpoints.in_sync(shard, record.term);
+        }
+        let follows = is_named && record.primary != me;
         let Some(role) = self.roles.get_mut(at) else {
             return;
         };
@@ -57,13 +67,28 @@ impl WriterState {
             Role::Follower(follower) if follows => follower.adopt(record.term, record.primary),
             _ if leads => self.lead(shard, record, least),
             _ if follows => self.follow(shard, record),
-            // At the start too: what the journal holds of the shard is let go, as it was or would have been when it left.
-            Role::None if record.nodes().all(|node| node != me) && !self.emptied[at] => {
-                self.leave(shard);
-            }
-            Role::None => {}
-            _ => self.leave(shard),
+            // It has left before, or leads by the right of the process before this one.
+            Role::None if is_named || self.emptied[at] => {}
+            _ if is_named => self.leave(shard, record.term),
+            // At the start too: what the journal holds of the shard.
+            _ => self.stand_by(shard, record, back),
         }
+    }
+
+    /// The shard is elsewhere. Where it will come back, because this node was only away, what it holds stays, so that it
+    /// can go on; else it is let go.
+    fn stand_by(&mut self, shard: ShardId, record: &ShardRecord, back: &Return<'_>) {
+        let at = usize::from(shard.0);
+        if back.is_expected(shard) && self.shared.checkpoints.is_whole(shard) {
+            match &mut self.roles[at] {
+                Role::Follower(follower) => follower.adopt(record.term, record.primary),
+                _ => self.follow(shard, record),
+            }
+            if matches!(&self.roles[at], Role::Follower(follower) if follower.is_whole()) {
+                return;
+            }
+        }
+        self.leave(shard, record.term);
     }
 
     fn lead(&mut self, shard: ShardId, record: &ShardRecord, least: usize) {
@@ -147,8 +172,9 @@ impl WriterState {
     }
 
     /// The shard is elsewhere: what it holds here in memory is let go.
-    fn leave(&mut self, shard: ShardId) {
+    fn leave(&mut self, shard: ShardId, term: Term) {
         tracing::debug!(node = self.shared.node.0, shard = shard.0, "leaves a shard");
+        self.shared.checkpoints.let_go(shard, term);
         let left = std::mem::replace(&mut self.roles[usize::from(shard.0)], Role::None);
         if let Role::Primary(mut primary) = left {
             drop(primary.give_up());
@@ -183,7 +209,7 @@ impl WriterState {
                 part.ticket.refuse(shard);
             }
         }
-        if let Some(keeper) = self.drained.remove(&shard) {
+        if let Some((_, keeper)) = self.drained.remove(&shard) {
             let _ = keeper.send(false);
         }
     }

@@ -155,6 +155,24 @@ impl World {
         }
     }
 
+    /// `counted_on_every_copy`: what a primary counts is on the disk of each copy that is in sync by its map, unless that
+    /// one has begun anew behind it.
+    fn check_counts(&mut self, node: usize, shard: usize, lsn: Lsn, content: &Arc<Content>) {
+        let process = self.nodes[node].process.as_ref();
+        let Some(Role::Primary(primary)) = process.map(|process| &process.sides[shard].role) else {
+            return;
+        };
+        let in_sync = primary.copies.iter().filter(|copy| !copy.filling);
+        for at in places(&self.nodes, in_sync.map(|copy| copy.node)) {
+            let (id, log) = (self.nodes[at].id, &self.nodes[at].disk[shard]);
+            let lacks = log.get(lsn).is_none_or(|held| held.id != content.id);
+            if lacks && lsn > log.start && !self.nodes[at].is_gone {
+                let detail = format!("{} of shard {shard} is not at {id:?}", show(lsn));
+                return self.broken("counted_on_every_copy", detail);
+            }
+        }
+    }
+
     /// A primary says that its records up to this one are on every copy.
     pub(crate) fn counts(&mut self, node: usize, shard: usize, commit: Lsn) {
         let truth = &self.truth.shards[shard];
@@ -181,6 +199,7 @@ impl World {
                 let (number, name) = (node + 1, describe(&content));
                 format!("node {number}: shard {shard} counts {} {name}", show(lsn))
             });
+            self.check_counts(node, shard, lsn, &content);
             if known.is_none() {
                 self.check_decisions(shard, lsn, &content);
             }
@@ -280,13 +299,15 @@ impl World {
         }
     }
 
-    /// The same, of what a follower is told that is settled before it begins anew: no in-sync copy lacks it.
+    /// The same, of what a follower is told that is settled before it begins anew: no in-sync copy lacks it, but for one
+    /// that has begun anew behind it itself.
     pub(crate) fn check_settled(&mut self, shard: usize, lsn: Lsn, content: &Arc<Content>) {
         let state = Arc::clone(self.newest());
         let isr = state.shard_map[shard].isr.iter().copied();
         for node in places(&self.nodes, isr) {
-            let held = self.nodes[node].disk[shard].get(lsn);
-            if held.is_none_or(|held| held.id != content.id) && !self.nodes[node].is_gone {
+            let log = &self.nodes[node].disk[shard];
+            let lacks = log.get(lsn).is_none_or(|held| held.id != content.id);
+            if lacks && lsn > log.start && !self.nodes[node].is_gone {
                 let detail = format!("{lsn:?} of shard {shard} is not at node {}", node + 1);
                 self.broken("no_effect_before_it_counts", detail);
             }

@@ -18,6 +18,8 @@ const FEEDER_CALLS: usize = 4;
 const CALL_MS: u64 = 120;
 /// Records of a catch-up in one call.
 const CATCH_UP_RECORDS: usize = 4;
+/// Records that a replica that joins may lack to go on; one that lacks as many is filled.
+const GO_ON_RECORDS: usize = 16;
 
 impl World {
     fn call(&mut self, node: usize, to: NodeId, purpose: CallFor, request: Request) {
@@ -231,6 +233,8 @@ impl World {
                     term,
                     epoch: process.epoch,
                     stage: Stage::Ask,
+                    goes_on: !due.filling,
+                    last: Lsn(0),
                     from: Lsn(0),
                     to: Lsn(0),
                     until: None,
@@ -255,7 +259,7 @@ impl World {
             term: attach.term,
             attempt: attach.due.attempt,
             keep,
-            fill: attach.due.filling,
+            fill: !attach.goes_on,
             settled: attach.due.settled,
         };
         let (to, epoch) = (attach.due.node, attach.epoch);
@@ -286,11 +290,24 @@ impl World {
             return;
         };
         match (attach.stage, answer) {
-            (Stage::Ask, Some(Answer::Begun(Ok(last)))) => self.common(node, number, last),
-            (Stage::Settle(keep), Some(Answer::Begun(Ok(last)))) if last < keep => {
+            (Stage::Ask, Some(Answer::Begun(Ok(last), whole))) => {
+                attach.goes_on |= whole;
+                attach.last = last;
                 self.common(node, number, last);
             }
-            (Stage::Settle(_), Some(Answer::Begun(Ok(last)))) => {
+            (Stage::Settle(keep), Some(Answer::Begun(Ok(last), _))) if last < keep => {
+                attach.last = last;
+                self.common(node, number, last);
+            }
+            // It holds records that do not count.
+            (Stage::Settle(_), Some(Answer::Begun(Err(true), _)))
+                if attach.due.filling && attach.goes_on =>
+            {
+                attach.goes_on = false;
+                let last = attach.last;
+                self.common(node, number, last);
+            }
+            (Stage::Settle(_), Some(Answer::Begun(Ok(last), _))) => {
                 (attach.from, attach.to) = (last, last);
                 attach.stage = Stage::CatchUp;
                 self.catch_up(node, number);
@@ -299,7 +316,7 @@ impl World {
                 attach.to = attach.sent;
                 self.catch_up(node, number);
             }
-            (_, Some(Answer::Begun(Err(unfit)))) => self.fail_attach(node, number, unfit),
+            (_, Some(Answer::Begun(Err(unfit), _))) => self.fail_attach(node, number, unfit),
             _ => self.fail_attach(node, number, false),
         }
     }
@@ -333,12 +350,17 @@ impl World {
             attach.stage = Stage::Common(last);
             return self.after(MS, Event::AttachAgain(node, life, number));
         }
-        let keep = match last {
-            Lsn(0) => Some(last),
-            last => log
-                .floor(last)
-                .or_else(|| attach.due.filling.then_some(Lsn(0))),
+        let floor = match last {
+            Lsn(0) => None,
+            last => log.floor(last),
         };
+        // One that joins goes on where this node lacks nothing behind, and a fill is not less.
+        let is_worth_it = floor.is_some_and(|keep| {
+            keep >= log.start && log.behind(keep).take(GO_ON_RECORDS).count() < GO_ON_RECORDS
+        });
+        attach.goes_on &= !attach.due.filling || is_worth_it;
+        let begins_at_0 = last == Lsn(0) || attach.due.filling;
+        let keep = floor.or_else(|| begins_at_0.then_some(Lsn(0)));
         match keep {
             Some(keep) => {
                 attach.stage = Stage::Settle(keep);
@@ -407,7 +429,9 @@ impl World {
                         copy.unfit |= unfit;
                     }
                 }
-                Ok(()) if primary.attached(to, attach.from, attach.to) => level = true,
+                Ok(()) if primary.attached(to, attach.from, attach.to, attach.goes_on) => {
+                    level = true;
+                }
                 Ok(()) => {
                     attach.until = Some(primary.last);
                     attach.due.last = primary.last;

@@ -11,7 +11,7 @@ use super::node::{Fill, Role, Ticket, Waiting, Work};
 use super::world::World;
 
 /// Records of a fill that are on their way at once.
-const FILL_RECORDS: usize = 3;
+const FILL_RECORDS: usize = 1;
 
 impl World {
     /// What the shard held when replicas joined is sent again, once all of it has come to its assembler.

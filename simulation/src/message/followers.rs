@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use spandrel_actors::replication::Offer;
-use spandrel_model::ids::{Lsn, NodeId};
+use spandrel_model::ids::{Lsn, NodeId, Term};
 
 use super::node::{Answer, Begin, Call, Frame, Job, Landing, Message, Node, Request, Role};
 use super::process::{page, set_mark};
@@ -80,7 +80,7 @@ impl World {
         &mut self,
         node: usize,
         from: NodeId,
-        catch_up: Option<(spandrel_model::ids::Term, u64)>,
+        catch_up: Option<(Term, u64)>,
         frame: Frame,
     ) -> Vec<usize> {
         let Some(process) = self.nodes[node].process.as_mut() else {
@@ -162,21 +162,23 @@ impl World {
         let Some(process) = process.as_mut() else {
             return;
         };
-        let log = &disk[begin.shard];
         let mut work = None;
         let mut settled = Vec::new();
         if let (Role::Follower(follower), Some(keep)) =
             (&mut process.sides[begin.shard].role, begin.keep)
             && follower.is_of(from, begin.term, begin.attempt)
-            && lacks(log, begin).is_none()
+            && lacks(&disk[begin.shard], begin).is_none()
             && (begin.fill || follower.can_go_on(keep))
         {
             follower.cut(keep);
+            if begin.fill {
+                disk[begin.shard].let_go = begin.term;
+            }
             let counted = begin.fill.then(|| keep.min(begin.settled));
             if let Some(counted) = counted {
                 settled = follower.settle(counted);
             }
-            work = Some((keep, log.last(), counted));
+            work = Some((keep, disk[begin.shard].last(), counted));
         }
         let number = process.number();
         process.jobs.insert(number, Job { call, begin, work });
@@ -245,16 +247,17 @@ impl World {
             }
             _ => Err(false),
         };
+        let whole = log.let_go == Term(0);
         self.tell(|| {
             let (to, shard, fill) = (from.0, begin.shard, begin.fill);
             let settled = super::checks::show(begin.settled);
             let result = outcome.map(super::checks::show);
             format!(
-                "node {}: shard {shard} begins with node {to}, keep {keep:?} fill {fill} settled {settled}: {result:?}",
+                "node {}: shard {shard} begins with node {to}, keep {keep:?} fill {fill} settled {settled}: {result:?}, whole {whole}",
                 node + 1
             )
         });
-        self.answer(node, call, Answer::Begun(outcome));
+        self.answer(node, call, Answer::Begun(outcome, whole));
     }
 }
 

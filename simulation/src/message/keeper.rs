@@ -60,7 +60,7 @@ impl World {
     }
 
     /// Where the shards should be.
-    fn planned(&self, state: &ClusterState) -> Vec<Vec<NodeId>> {
+    pub(crate) fn planned(&self, state: &ClusterState) -> Vec<Vec<NodeId>> {
         let candidates = candidates(state);
         let shards = 0..state.shard_map.len();
         let plan = shards.map(|shard| {
@@ -125,13 +125,15 @@ impl World {
             Some(_) if now > keeping.until => keeping.in_doubt = true,
             Some(_) => {}
             None if keeping.wish.holds => {
-                let is_drained = matches!(
-                    &process.sides[shard].role,
-                    Role::Primary(led) if led.is_drained() && led.term == keeping.wish.expected.term
-                );
-                if is_drained {
+                let led = match &process.sides[shard].role {
+                    Role::Primary(led) if led.term == keeping.wish.expected.term => Some(led),
+                    _ => None,
+                };
+                let joining = keeping.wish.joining();
+                let are_full = led.is_some_and(|led| joining.iter().all(|node| led.is_full(*node)));
+                if are_full && led.is_some_and(|led| led.is_drained()) {
                     self.propose(node, shard);
-                } else if now > keeping.until {
+                } else if !are_full || now > keeping.until {
                     self.end_keeping(node, shard, false);
                 }
             }

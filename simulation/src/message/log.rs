@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spandrel_model::batch::SpanBatch;
-use spandrel_model::ids::{Lsn, TraceId};
+use spandrel_model::ids::{Lsn, Term, TraceId};
 use spandrel_model::verdict::VerdictRecord;
 
 /// What a record holds. Two records with one number must have the same.
@@ -66,6 +66,9 @@ pub(crate) struct ShardLog {
     pub(crate) blocks: BTreeMap<TraceId, Lsn>,
     /// Where it last began anew: records up to there may be others than elsewhere.
     pub(crate) start: Lsn,
+    /// The term in which the state was let go or begun anew, until the node is in sync in a later one; 0 when it is that
+    /// of all records.
+    pub(crate) let_go: Term,
     /// How many records hold each span.
     values: BTreeMap<u64, u32>,
     decided: BTreeMap<TraceId, BTreeMap<Lsn, VerdictRecord>>,

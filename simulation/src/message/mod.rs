@@ -21,6 +21,7 @@ mod log;
 mod node;
 mod plan;
 mod process;
+mod roles;
 mod shrink;
 mod spans;
 mod state;

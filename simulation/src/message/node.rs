@@ -89,8 +89,8 @@ pub(crate) enum Request {
 
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
-    /// The follower's last record, or whether it can only be filled.
-    Begun(Result<Lsn, bool>),
+    /// The follower's last record, or whether it can only be filled; whether its state is that of all its records.
+    Begun(Result<Lsn, bool>, bool),
     /// The shards of frames that were not taken.
     Replicated(Vec<usize>),
 }
@@ -164,6 +164,10 @@ pub(crate) struct Attach {
     pub(crate) term: Term,
     pub(crate) epoch: usize,
     pub(crate) stage: Stage,
+    /// It is not filled, as far as is known.
+    pub(crate) goes_on: bool,
+    /// The follower's last record, as it has said.
+    pub(crate) last: Lsn,
     /// The follower has all behind the first, up to the second.
     pub(crate) from: Lsn,
     pub(crate) to: Lsn,

@@ -59,19 +59,26 @@ impl MessagePlan {
             .map(|_| KINDS[dice.index(KINDS.len())].0)
             .collect();
         let count = dice.between(1, MOST_FAULTS);
-        let mut faults: Vec<Fault> = (0..count)
-            .map(|_| Fault {
-                at_ms: dice.between(200, ACTIVE_MS),
+        let mut faults: Vec<Fault> = Vec::new();
+        for _ in 0..count {
+            // Some strike a node in which something is under way because of the one before.
+            let before = faults.last().copied().filter(|_| dice.roll(3) == 0);
+            let (at_ms, node) = match before {
+                Some(before) => (before.at_ms + dice.between(5, 250), before.node),
+                None => (dice.between(200, ACTIVE_MS), dice.index(nodes)),
+            };
+            faults.push(Fault {
+                at_ms,
                 kind: kinds[dice.index(kinds.len())],
-                node: dice.index(nodes),
+                node,
                 other: dice.index(nodes),
                 for_ms: match dice.roll(4) {
                     0 => dice.between(1, 40),
                     1..3 => dice.between(40, 600),
                     _ => dice.between(600, 1_500),
                 },
-            })
-            .collect();
+            });
+        }
         faults.sort_by_key(|fault| fault.at_ms);
         let traces = dice.between(4, 60);
         let count = dice.between(20, MOST_REQUESTS);

@@ -1,5 +1,4 @@
-//! Processes: how they start from their disk, and what they are to each shard (production: `writer/roles.rs`,
-//! `starting.rs`, `replay/`).
+//! Processes: how they start from their disk, and what they do at intervals (production: `starting.rs`, `replay/`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -7,15 +6,12 @@ use std::sync::Arc;
 use spandrel_actors::assembler::{
     Decided, Earlier, Effects, PagingScope, Prior, ShardOptions, ShardState, Step,
 };
-use spandrel_actors::placement::least_copies;
-use spandrel_actors::replication::{FollowerShard, PrimaryShard};
 use spandrel_model::ids::{Lsn, NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
-use spandrel_raft::ClusterState;
-use spandrel_raft::state::{NodeState, ShardRecord};
+use spandrel_raft::state::NodeState;
 
 use super::log::{Kind, ShardLog};
-use super::node::{Landing, Node, Process, Role, Side, Waiting};
+use super::node::{Landing, Node, Process, Role, Side};
 use super::world::{Event, MS, World, node_record, shard_id};
 
 /// Virtual microseconds between two rounds of a process.
@@ -148,18 +144,6 @@ impl World {
         let id = one.id;
         self.set_node(id, NodeState::Up);
         self.start(node);
-        let others: Vec<usize> = {
-            let state = self.newest();
-            let shards = state.shard_map.iter().enumerate();
-            let elsewhere = shards.filter(|(_, record)| record.nodes().all(|other| other != id));
-            elsewhere.map(|(shard, _)| shard).collect()
-        };
-        for shard in others {
-            if let Some(process) = self.nodes[node].process.as_mut() {
-                process.sides[shard].emptied = true;
-            }
-            self.become_nothing(node, shard);
-        }
         self.adopt(node);
         self.pump(node);
         // What changed while it registered.
@@ -188,167 +172,6 @@ impl World {
         self.add_node(id);
         let node = self.nodes.len() - 1;
         self.adopt(node);
-    }
-
-    // ---- roles ----
-
-    /// Takes over the map that has come.
-    pub(crate) fn adopt(&mut self, node: usize) {
-        let state = self.map_of(node);
-        let least = least_copies(&state);
-        for (shard, record) in state.shard_map.iter().enumerate() {
-            self.adopt_shard(node, shard, record, &state, least);
-        }
-        let Some(process) = self.nodes[node].process.as_mut() else {
-            return;
-        };
-        let mut wanted = BTreeSet::new();
-        for side in &process.sides {
-            if let Role::Primary(primary) = &side.role {
-                wanted.extend(primary.copies.iter().map(|copy| copy.node));
-            }
-        }
-        process.feeders.retain(|to, _| wanted.contains(to));
-        for to in wanted {
-            process.feeders.entry(to).or_default();
-        }
-        for shard in 0..state.shard_map.len() {
-            self.advance(node, shard);
-            self.undefer(node, shard);
-        }
-        self.attach_copies(node);
-    }
-
-    fn adopt_shard(
-        &mut self,
-        node: usize,
-        shard: usize,
-        record: &ShardRecord,
-        state: &ClusterState,
-        least: usize,
-    ) {
-        let Node {
-            id, disk, process, ..
-        } = &mut self.nodes[node];
-        let (me, Some(process)) = (*id, process.as_mut()) else {
-            return;
-        };
-        let side = &mut process.sides[shard];
-        let alone = state.nodes.len() < 2;
-        let led = matches!(&side.role, Role::Primary(led) if led.term == record.term);
-        let leads = record.primary == me && (led || alone || record.term > side.found);
-        let follows =
-            record.primary != me && (record.isr.contains(&me) || record.filling.contains(&me));
-        match &mut side.role {
-            Role::Primary(primary) if leads && primary.term == record.term => {
-                primary.adopt(me, record, least);
-            }
-            Role::Follower(follower) if follows => follower.adopt(record.term, record.primary),
-            _ if leads => self.lead(node, shard, record, least),
-            _ if follows => {
-                let last = disk[shard].last_valid();
-                let follower = match std::mem::replace(&mut side.role, Role::None) {
-                    Role::Primary(mut led) => {
-                        let mut follower =
-                            FollowerShard::new(record.term, record.primary, led.last);
-                        let given_up = led.give_up().into_iter();
-                        follower.give_up(given_up.map(|(lsn, work)| (lsn, work.content)));
-                        follower
-                    }
-                    _ => {
-                        let mut follower = FollowerShard::new(record.term, record.primary, last);
-                        if side.emptied {
-                            follower.doubt();
-                        }
-                        follower
-                    }
-                };
-                side.emptied = false;
-                side.role = Role::Follower(follower);
-                side.state.stop_deciding();
-                side.effects.verdicts.clear();
-                self.refuse_deferred(node, shard);
-            }
-            Role::None => {}
-            _ => {
-                side.role = Role::None;
-                side.emptied = true;
-                self.refuse_deferred(node, shard);
-                self.become_nothing(node, shard);
-            }
-        }
-    }
-
-    fn lead(&mut self, node: usize, shard: usize, record: &ShardRecord, least: usize) {
-        let Node {
-            id, disk, process, ..
-        } = &mut self.nodes[node];
-        let (me, Some(process)) = (*id, process.as_mut()) else {
-            return;
-        };
-        let side = &mut process.sides[shard];
-        side.held.clear();
-        let mut commits = Vec::new();
-        let (local, last) = match std::mem::replace(&mut side.role, Role::None) {
-            Role::Primary(mut primary) => {
-                primary.next_term(me, record, least);
-                side.role = Role::Primary(primary);
-                return;
-            }
-            Role::Follower(follower) => {
-                let place = (follower.durable_up_to(), follower.last);
-                commits.extend(follower.into_pending());
-                place
-            }
-            Role::None => {
-                let last = disk[shard].last_valid();
-                (last, last)
-            }
-        };
-        side.reign += 1;
-        // The assembler gets them before it hears that it decides.
-        for (lsn, content) in commits {
-            self.apply(node, shard, lsn, &content);
-        }
-        let Some(process) = self.nodes[node].process.as_mut() else {
-            return;
-        };
-        let side = &mut process.sides[shard];
-        let primary = PrimaryShard::new(me, record, (local, last), least);
-        side.decides = primary.has_landed();
-        side.role = Role::Primary(Box::new(primary));
-        let term = record.term;
-        self.tell(|| format!("node {} leads shard {shard} in term {}", me.0, term.0));
-        self.perform(node, shard);
-    }
-
-    /// The shard is elsewhere: the assembler lets go of it.
-    pub(crate) fn become_nothing(&mut self, node: usize, shard: usize) {
-        let Node { disk, process, .. } = &mut self.nodes[node];
-        let Some(process) = process.as_mut() else {
-            return;
-        };
-        let (side, log) = (&mut process.sides[shard], &mut disk[shard]);
-        side.state.stop_deciding();
-        side.effects = Effects::default();
-        side.state.let_go(Lsn(u64::MAX), log.last());
-        side.state.page_kept();
-        page(side, log);
-        set_mark(side, log);
-    }
-
-    pub(crate) fn refuse_deferred(&mut self, node: usize, shard: usize) {
-        let Some(process) = self.nodes[node].process.as_mut() else {
-            return;
-        };
-        let side = &mut process.sides[shard];
-        side.held.clear();
-        side.reign += 1;
-        side.deferred.clear();
-        process.keeping.remove(&shard);
-        // Verdicts of a term that is over.
-        let is_over = |waiting: &Waiting| waiting.shard == shard && waiting.reign.is_some();
-        process.waiting.retain(|waiting| !is_over(waiting));
     }
 
     // ---- rounds ----
