@@ -180,6 +180,9 @@ pub const KEEPER_TICK_MS: u64 = 100;
 pub const KEEPER_ALONE_TICK_MS: u64 = 10_000;
 /// Shards of one node that are filled at once: each sends its open state again, some megabytes.
 pub const MAX_FILLS: usize = 8;
+/// Milliseconds for which a node that is down is not replaced where a shard has copies enough without it: a restart takes
+/// seconds, and it goes on then; another replica is filled.
+pub const REPLACE_AFTER_MS: u64 = 10_000;
 /// Shards of one node that are handed over at once: each pauses for some milliseconds.
 pub const MAX_HANDOVERS: usize = 4;
 /// Milliseconds that a shard is held at most until nothing of it is on its way: usually some. The keeper does nothing

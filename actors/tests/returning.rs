@@ -14,6 +14,7 @@ use spandrel_model::cluster::NodeUse;
 use spandrel_model::ids::{NodeId, TenantId};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
+use support::counts::Counts;
 use support::members::{
     Cluster, PATIENCE_S, address, at, same_state, set_shards, stop_all, until, used, voters,
 };
@@ -240,6 +241,31 @@ async fn send_traces(cluster: &Cluster, node: Node, traces: u64) -> Node {
     node.node
 }
 
+/// Of three nodes, adds to the two replicas of each shard the one that the plan does not name: it is filled, and let go
+/// again.
+async fn fill_another(node: &Node) {
+    two_in_sync(node).await;
+    set_shards(node, |old| {
+        let nodes = (1..=3).map(NodeId);
+        let others = nodes.filter(|node| old.nodes().all(|other| other != *node));
+        ShardRecord {
+            filling: others.take(1).collect(),
+            ..old.clone()
+        }
+    })
+    .await;
+    two_in_sync(node).await;
+}
+
+/// Waits until each shard has two replicas and wants no other.
+async fn two_in_sync(node: &Node) {
+    let settled = |state: &ClusterState| {
+        let mut shards = state.shard_map.iter();
+        shards.all(|record| record.isr.len() == 2 && record.filling.is_empty())
+    };
+    until(node, |_| settled(&node.cluster())).await;
+}
+
 /// A fill repeats what the shard holds, as records of their own. Repeated once each, whatever was repeated by the fills
 /// before: all of it each time would be twice as much after each.
 #[tokio::test(start_paused = true)]
@@ -251,24 +277,8 @@ async fn fills_repeat_each_span_once_each() {
     let [first, second, third] = cluster.three().await;
     until(&first, |view| view.lacking.is_empty()).await;
     let first = send_traces(&cluster, first, SPANS).await;
-    let is_named = |record: &ShardRecord, node| record.nodes().any(|other| other == node);
-    let settled = |state: &ClusterState| {
-        let mut shards = state.shard_map.iter();
-        shards.all(|record| record.isr.len() == 2 && record.filling.is_empty())
-    };
-    until(&first, |view| view.lacking.is_empty()).await;
     for _ in 0..FILLS {
-        // given a replica that the plan does not name: it is filled, and let go again
-        set_shards(&first, |old| {
-            let nodes = (1..=3).map(NodeId);
-            let filling = nodes.filter(|node| !is_named(old, *node)).take(1);
-            ShardRecord {
-                filling: filling.collect(),
-                ..old.clone()
-            }
-        })
-        .await;
-        until(&first, |_| settled(&first.cluster())).await;
+        fill_another(&first).await;
     }
     first.stop().await;
     let first = cluster.restart(1).await;
@@ -279,15 +289,24 @@ async fn fills_repeat_each_span_once_each() {
     stop_all([first, second, third]).await;
 }
 
+/// Replicas that have joined a shard, by how.
+fn joined(counts: &Counts) -> (u64, u64) {
+    let of = |how| counts.get("spandrel_replicas_joined_total", how);
+    (of("went_on"), of("filled"))
+}
+
 /// Each restart of a node was a fill of all its shards: everything that they held was sent again.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_away_for_a_moment_goes_on_and_is_not_filled() {
     const TIMES: u64 = 5;
-    const SPANS: u64 = 40;
+    let counts = Counts::default();
+    let _counted = metrics::set_default_local_recorder(&counts);
     let cluster = Cluster::new();
     let [first, second, mut third] = cluster.three().await;
     until(&first, |view| view.lacking.is_empty()).await;
-    let first = send_traces(&cluster, first, SPANS).await;
+    let first = send_traces(&cluster, first, 40).await;
+    let shards = first.cluster().shard_map.len() as u64;
+    let (went_on, filled) = joined(&counts);
     for _ in 0..TIMES {
         // when it was stopped
         third.stop().await;
@@ -300,11 +319,36 @@ async fn a_node_that_was_away_for_a_moment_goes_on_and_is_not_filled() {
         cluster.network.heal(&address(3));
         until(&first, |view| view.lacking.is_empty()).await;
     }
-    // then there are the records of the traces and of their verdicts: a fill would have repeated these, and ended with a
-    // record of its own
-    first.stop().await;
-    let first = cluster.restart(1).await;
-    let frames = first.recovery.frames;
-    assert!((SPANS..=2 * SPANS).contains(&frames), "{frames}");
+    // then it went on with all of them each time
+    let now = joined(&counts);
+    assert_eq!((now.0 - went_on, now.1 - filled), (2 * TIMES * shards, 0));
+    stop_all([first, second, third]).await;
+}
+
+/// What was let go is not there after a restart either, though the journal has its records.
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_was_let_go_is_filled_also_when_its_node_was_restarted() {
+    let counts = Counts::default();
+    let _counted = metrics::set_default_local_recorder(&counts);
+    let mut cluster = Cluster::new();
+    cluster.replication = 2;
+    let [first, mut second, mut third] = cluster.three().await;
+    until(&first, |view| view.lacking.is_empty()).await;
+    let first = send_traces(&cluster, first, 40).await;
+    fill_another(&first).await;
+    for _ in 0..3 {
+        second.stop().await;
+        second = cluster.restart(2).await;
+        until(&first, |view| view.lacking.is_empty()).await;
+        third.stop().await;
+        third = cluster.restart(3).await;
+        // when those join that were let go
+        two_in_sync(&first).await;
+        let before = joined(&counts);
+        let shards = first.cluster().shard_map.len() as u64;
+        fill_another(&first).await;
+        let now = joined(&counts);
+        assert_eq!((now.0 - before.0, now.1 - before.1), (0, shards));
+    }
     stop_all([first, second, third]).await;
 }

@@ -58,9 +58,13 @@ impl LateKeeps {
         recalls.collect()
     }
 
-    /// Forgets those of which records behind `last` tell: these may never have counted.
-    pub(crate) fn cut(&mut self, last: Lsn) {
+    /// The shard is let go. Forgets those of which records behind `last` tell, since these may never have counted. The
+    /// others stay, but for them no replay begins before `applied`: it would find again what was let go.
+    pub(crate) fn let_go(&mut self, last: Lsn, applied: Lsn) {
         self.0.retain(|late| late.at <= last);
+        for late in &mut self.0 {
+            late.at = late.at.max(applied);
+        }
     }
 
     /// Forgets what some primary has brought long since.

@@ -4,6 +4,7 @@ use spandrel_model::ids::{Bucket, Lsn, TenantId, Term, TraceId, UnixNanos};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 
 use super::entry::Phase;
+use super::late_again::LateAgain;
 use super::state::{Earlier, Effects, HeldFrom, Recall, ShardState, Step};
 
 /// A trace that a shard holds, with what a replica that joins must know of it.
@@ -36,7 +37,8 @@ impl ShardState {
     ) {
         let late = &mut self.late;
         for record in records {
-            late.add(record, lsn, step.now);
+            let trace = (&record.tenant, record.trace_id);
+            late.add(trace, record.verdict, lsn, step.now);
         }
         for record in records.iter().filter(|it| it.verdict == Verdict::Drop) {
             self.repeat_drop(record);
@@ -153,8 +155,9 @@ impl ShardState {
                 self.remove(u32::try_from(slot).unwrap_or(u32::MAX));
             }
         }
-        self.late_keeps.cut(kept_up_to);
         self.applied = self.applied.max(applied);
+        self.late = LateAgain::default();
+        self.late_keeps.let_go(kept_up_to, self.applied);
         self.held_from = HeldFrom::Next;
     }
 

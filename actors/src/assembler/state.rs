@@ -261,12 +261,17 @@ impl ShardState {
     /// The first record that is still needed: of an entry, or the next one.
     #[must_use]
     pub fn low_water(&self) -> Lsn {
-        let first = self
-            .entries()
-            .filter_map(|entry| entry.references.first().copied());
+        let first = self.first_held().into_iter();
         let first = first.chain(self.late.low_water());
         let first = first.chain(self.late_keeps.low_water());
         first.min().unwrap_or(self.applied.next())
+    }
+
+    /// The first record that an entry refers to.
+    pub(super) fn first_held(&self) -> Option<Lsn> {
+        let entries = self.entries();
+        let first = entries.filter_map(|entry| entry.references.first().copied());
+        first.min()
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
@@ -411,7 +416,7 @@ impl ShardState {
         // A decision on the way has read this record.
         self.advance(lsn);
         if again {
-            self.late.spans_come();
+            self.late.spans_come(lsn);
         }
         let tenant_number = self.tenant_number(&batch.tenant);
         let seed = self.options.router.tenant_seed(&batch.tenant);

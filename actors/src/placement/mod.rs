@@ -125,7 +125,35 @@ impl<'a> Return<'a> {
 /// Where the shards of a cluster should be.
 #[must_use]
 pub fn planned(state: &ClusterState) -> Vec<Replicas> {
-    let nodes = candidates(state).into_iter();
+    plan_on(state, candidates(state))
+}
+
+/// Where they should be, by shard, when some nodes were down for a moment only: a shard that has copies enough waits for
+/// them.
+pub(crate) fn planned_while_away(state: &ClusterState, away: &BTreeSet<NodeId>) -> Vec<Replicas> {
+    let plan = planned(state);
+    if away.is_empty() {
+        return plan;
+    }
+    let patient = plan_on(
+        state,
+        candidates(state).into_iter().chain(away.iter().copied()),
+    );
+    let is_up = |node: &&NodeId| {
+        let node = state.nodes.get(node);
+        node.is_some_and(|node| node.state == NodeState::Up)
+    };
+    let shards = state.shard_map.iter().zip(plan).zip(patient);
+    shards
+        .map(|((record, plan), patient)| {
+            let has_enough = record.isr.iter().filter(is_up).count() >= least_copies(state);
+            if has_enough { patient } else { plan }
+        })
+        .collect()
+}
+
+fn plan_on(state: &ClusterState, nodes: impl IntoIterator<Item = NodeId>) -> Vec<Replicas> {
+    let nodes = nodes.into_iter();
     let nodes: Vec<PlacementNode> = nodes
         .map(|id| PlacementNode {
             id,

@@ -1,7 +1,7 @@
 //! The keeper: one actor per node that has proposed what the shards led here want changed, and carries each new shard
 //! map to the writer, and new settings into force.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +10,15 @@ use spandrel_model::ids::{Bucket, NodeId, ShardId, Term};
 use spandrel_raft::state::NodeState;
 use spandrel_raft::{ClusterState, Command, Settings};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::holders::holder_changes;
 use super::proposals::Proposals;
 use super::wishes::{Wish, wishes};
 use crate::housekeeping::expired_before;
-use crate::limits::{KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS};
+use crate::limits::{KEEPER_ALONE_TICK_MS, KEEPER_TICK_MS, REPLACE_AFTER_MS};
 use crate::opening::adopt_settings;
-use crate::placement::{Replicas, planned};
+use crate::placement::{Replicas, planned_while_away};
 use crate::shared::Shared;
 use crate::writer::WriterMessage;
 
@@ -61,8 +62,10 @@ pub(crate) struct KeeperArguments {
 /// Invariant: at most one round of proposals is under way.
 pub(crate) struct KeeperState {
     arguments: KeeperArguments,
-    /// The plan, and the epoch that it was made for.
-    plan: (u64, Vec<Replicas>),
+    /// The plan, and the epoch and nodes that were away for which it was made.
+    plan: ((u64, BTreeSet<NodeId>), Vec<Replicas>),
+    /// Since when nodes have been down.
+    down_since: BTreeMap<NodeId, Instant>,
     proposals: Proposals,
     /// A look is on its way.
     looks: bool,
@@ -107,7 +110,8 @@ impl Actor for Keeper {
         );
         Ok(KeeperState {
             arguments,
-            plan: (0, Vec::new()),
+            plan: Default::default(),
+            down_since: BTreeMap::new(),
             proposals,
             looks: false,
         })
@@ -140,10 +144,29 @@ impl Actor for Keeper {
 impl KeeperState {
     async fn look(&mut self) {
         let state = self.arguments.settings.state();
+        self.note_who_is_down(&state);
         self.say_whether_full(&state).await;
         self.say_who_holds(&state).await;
         let wishes = self.wishes(&state).await.unwrap_or_default();
         self.proposals.round(wishes).await;
+    }
+
+    fn note_who_is_down(&mut self, state: &ClusterState) {
+        let down = state.nodes.iter();
+        let down = down.filter(|(_, node)| node.state == NodeState::Down);
+        let down: BTreeSet<NodeId> = down.map(|(id, _)| *id).collect();
+        self.down_since.retain(|node, _| down.contains(node));
+        for node in down {
+            self.down_since.entry(node).or_insert_with(Instant::now);
+        }
+    }
+
+    /// Nodes that have been down for a moment only.
+    fn away(&self) -> BTreeSet<NodeId> {
+        let patience = Duration::from_millis(REPLACE_AFTER_MS);
+        let down = self.down_since.iter();
+        let away = down.filter(|(_, since)| since.elapsed() < patience);
+        away.map(|(node, _)| *node).collect()
     }
 
     /// What the shards led here want. Nothing while the writer knows another map than this one.
@@ -153,8 +176,10 @@ impl KeeperState {
         if leads_none || state.nodes.len() < 2 {
             return None;
         }
-        if self.plan.0 != state.epoch || self.plan.1.is_empty() {
-            self.plan = (state.epoch, planned(state));
+        let made_for = (state.epoch, self.away());
+        if self.plan.0 != made_for || self.plan.1.is_empty() {
+            let plan = planned_while_away(state, &made_for.1);
+            self.plan = (made_for, plan);
         }
         let (reply, progress) = oneshot::channel();
         let asked = WriterMessage::Progress(reply);

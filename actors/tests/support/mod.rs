@@ -8,6 +8,7 @@
     clippy::panic
 )]
 
+pub mod counts;
 pub mod members;
 pub mod network;
 

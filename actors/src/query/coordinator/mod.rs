@@ -1,7 +1,8 @@
 //! The query port of a node: it plans which nodes hold what is asked for, asks them, the next holder where one fails or is
 //! late, merges what they answer, and says in a receipt what it did not reach.
 //!
-//! What this node holds is answered without the links; a node that holds everything answers as if it were alone.
+//! What this node holds is answered without the links. A node that is alone in its cluster has nobody to ask; one that
+//! holds everything goes the common way all the same: what it cannot read, others may.
 
 mod merge;
 #[cfg(test)]
@@ -170,15 +171,11 @@ impl Coordinator {
         standing
     }
 
-    /// What this node is asked for when nobody else has to be.
+    /// What this node is asked for when it is alone and holds that.
     ///
     /// # Errors
     /// `Unavailable` before the cluster's shards have owners.
-    fn alone(
-        &self,
-        demand: &Demand<'_>,
-        standing: &Standing,
-    ) -> Result<Option<NodePart>, PortError> {
+    fn alone(&self, demand: &Demand<'_>) -> Result<Option<NodePart>, PortError> {
         if self.parts.link.is_none() {
             let shards = self.parts.local.shared.router.shards();
             return Ok(Some(NodePart::all(shards)));
@@ -191,7 +188,10 @@ impl Coordinator {
                 HOLDERS_RETRY_MS,
             ));
         }
-        let mut plan = ScatterPlan::new(demand, standing);
+        if !self.is_alone() {
+            return Ok(None);
+        }
+        let mut plan = ScatterPlan::new(demand, &Standing::default());
         let mine = plan.asks.remove(&demand.me);
         Ok(mine.filter(|_| plan.asks.is_empty() && plan.missing.is_empty()))
     }

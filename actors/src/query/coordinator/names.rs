@@ -28,16 +28,10 @@ impl Coordinator {
         let state = self.state();
         let demand = self.demand(&state, None, (request.from, request.to));
         let mut standing = self.standing(&state);
-        if let Some(part) = self.alone(&demand, &standing)? {
-            let mut names = self.local().list(request.clone(), &part).await?;
-            let Some(damage) = names.damage.take() else {
-                return Ok(names.answer);
-            };
-            if self.is_alone() {
-                note(&mut names.answer.receipt, Some(damage));
-                return Ok(names.answer);
-            }
-            standing.damaged.insert(self.parts.node, damage);
+        if let Some(part) = self.alone(&demand)? {
+            let mut names = self.local().list(request, &part).await?;
+            note(&mut names.answer.receipt, names.damage);
+            return Ok(names.answer);
         }
         let question = NamesQuestion {
             coordinator: self,

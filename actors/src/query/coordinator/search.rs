@@ -45,16 +45,10 @@ impl Coordinator {
         let range = (request.filter.from, request.filter.to);
         let demand = self.demand(&state, None, range);
         let mut standing = self.standing(&state);
-        if let Some(part) = self.alone(&demand, &standing)? {
-            let mut found = self.local().find(request.clone(), &part).await?;
-            let Some(damage) = found.damage.take() else {
-                return Ok(found.answer);
-            };
-            if self.is_alone() {
-                note(&mut found.answer.receipt, Some(damage));
-                return Ok(found.answer);
-            }
-            standing.damaged.insert(self.parts.node, damage);
+        if let Some(part) = self.alone(&demand)? {
+            let mut found = self.local().find(request, &part).await?;
+            note(&mut found.answer.receipt, found.damage);
+            return Ok(found.answer);
         }
         let limit = request.limit;
         let mut progress = Progress {

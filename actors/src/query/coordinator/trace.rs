@@ -96,9 +96,7 @@ impl Coordinator {
             ..self.demand(&state, Some(shard), ALL_TIMES)
         };
         let mut standing = self.standing(&state);
-        let alone = self.alone(&demand, &standing)?;
-        // A node that holds everything goes the common way: what it cannot read, others may.
-        if let (Some(part), None, true) = (&alone, &contact, self.is_alone()) {
+        if let (Some(part), None) = (self.alone(&demand)?, &contact) {
             let depth = part.depth(shard);
             let found = self.local().look_up(tenant, trace_id, depth).await?;
             return Ok(self.answer_alone(found, marks));
