@@ -82,7 +82,8 @@ impl Wanted {
 
     fn now(&self) -> Checkpoint {
         Checkpoint {
-            mark: Lsn(self.mark.load(Ordering::Relaxed)),
+            // First: what was let go before the mark was raised is seen with it.
+            mark: Lsn(self.mark.load(Ordering::Acquire)),
             counted: Lsn(self.counted.load(Ordering::Relaxed)),
             all_behind: Lsn(self.all_behind.load(Ordering::Relaxed)),
             let_go: Term(self.let_go.load(Ordering::Relaxed)),
@@ -127,9 +128,10 @@ impl Checkpoints {
         self.wanted(shard).now().all_behind
     }
 
-    /// Whether the shard's state is that of all its records.
+    /// Whether the shard's state is that of all its records. Where records were lost it is not before a fill.
     pub(crate) fn is_whole(&self, shard: ShardId) -> bool {
-        self.wanted(shard).now().let_go == Term(0)
+        let now = self.wanted(shard).now();
+        now.let_go == Term(0) && now.all_behind != Lsn(u64::MAX)
     }
 
     /// The term in which this process found the shard: what was let go before was let go by then.
@@ -179,7 +181,7 @@ impl Checkpoints {
 
     /// A shard's entries need nothing up to `lsn` any more.
     pub(crate) fn raise(&self, shard: ShardId, lsn: Lsn) {
-        self.wanted(shard).mark.store(lsn.0, Ordering::Relaxed);
+        self.wanted(shard).mark.store(lsn.0, Ordering::Release);
     }
 
     /// A shard needs records again that it had let go. Waits for a trim that is under way.
@@ -307,7 +309,7 @@ mod tests {
 
     /// A directory of an earlier version does not say.
     #[test]
-    fn a_checkpoint_that_says_nothing_more_is_whole_once_it_is_let_in() {
+    fn a_checkpoint_that_says_nothing_more_is_whole_once_it_was_filled() {
         let disk = SimulatedDisk::new(1);
         let journal = journal(&disk);
         let (shard, counted) = (ShardId(0), 9u64.to_be_bytes());
@@ -321,9 +323,12 @@ mod tests {
         );
         assert_eq!(checkpoints.all_behind(shard), Lsn(u64::MAX));
         checkpoints.found(shard, Term(7));
-        checkpoints.in_sync(shard, Term(7));
-        assert!(!checkpoints.is_whole(shard));
-        checkpoints.in_sync(shard, Term(8));
+        for term in [7, 8] {
+            checkpoints.in_sync(shard, Term(term));
+            assert!(!checkpoints.is_whole(shard), "term {term}");
+        }
+        checkpoints.begin_anew(shard, Lsn(20), Term(8));
+        checkpoints.in_sync(shard, Term(9));
         assert!(checkpoints.is_whole(shard));
     }
 
@@ -333,8 +338,10 @@ mod tests {
         let (checkpoints, shard) = (Checkpoints::read(&journal(&disk), 1), ShardId(0));
         checkpoints.lose_records();
         checkpoints.found(shard, Term(4));
-        checkpoints.in_sync(shard, Term(4));
-        assert!(!checkpoints.is_whole(shard));
+        for term in [4, 5] {
+            checkpoints.in_sync(shard, Term(term));
+            assert!(!checkpoints.is_whole(shard), "term {term}");
+        }
         assert_eq!(checkpoints.all_behind(shard), Lsn(u64::MAX));
     }
 }

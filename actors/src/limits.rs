@@ -172,6 +172,11 @@ pub const BEGIN_DEADLINE_MS: u64 = 5_000;
 pub const BEGIN_SHARDS: usize = 256;
 /// Milliseconds before a follower that could not be brought level is tried again.
 pub const ATTACH_RETRY_MS: u64 = 200;
+/// How often a follower is brought up to what the journal holds by then, each time a smaller part, before the shard is held
+/// for the rest.
+pub const CATCH_UP_ROUNDS: u32 = 8;
+/// Most frames of one shard in a call that brings a follower up: spans and verdicts stand in frames of their own.
+pub const CATCH_UP_FRAMES: usize = 32;
 /// Milliseconds between two tries to take frames when there is no memory credit for them.
 pub const INTAKE_RETRY_MS: u64 = 10;
 /// Milliseconds between two looks of the keeper at the shards that its node leads.

@@ -59,11 +59,11 @@ impl LateKeeps {
     }
 
     /// The shard is let go. Forgets those of which records behind `last` tell, since these may never have counted. The
-    /// others stay, but for them no replay begins before `applied`: it would find again what was let go.
+    /// others stay, but for them no replay begins with what is `applied`: it would find again what was let go.
     pub(crate) fn let_go(&mut self, last: Lsn, applied: Lsn) {
         self.0.retain(|late| late.at <= last);
         for late in &mut self.0 {
-            late.at = late.at.max(applied);
+            late.at = late.at.max(applied.next());
         }
     }
 

@@ -96,7 +96,7 @@ pub fn candidates(state: &ClusterState) -> Vec<NodeId> {
 pub(crate) struct Return<'a> {
     state: &'a ClusterState,
     node: NodeId,
-    plan: OnceCell<Vec<Replicas>>,
+    plans: OnceCell<[Vec<Replicas>; 2]>,
 }
 
 impl<'a> Return<'a> {
@@ -104,18 +104,27 @@ impl<'a> Return<'a> {
         Self {
             state,
             node,
-            plan: OnceCell::new(),
+            plans: OnceCell::new(),
         }
     }
 
-    /// Of a node that is down nobody can say: it stays ready. Of one that is up the plan says.
+    /// Of a node that is down nobody can say: it stays ready. Of one that is up the plan says, that of those who wait for
+    /// others too.
     pub(crate) fn is_expected(&self, shard: ShardId) -> bool {
         match self.state.nodes.get(&self.node).map(|node| node.state) {
             Some(NodeState::Down) => true,
             Some(NodeState::Up) => {
-                let plan = self.plan.get_or_init(|| planned(self.state));
-                let replicas = plan.get(usize::from(shard.0));
-                replicas.is_some_and(|replicas| replicas.contains(&self.node))
+                let plans = self.plans.get_or_init(|| {
+                    let down = self.state.nodes.iter();
+                    let down = down.filter(|(_, node)| node.state == NodeState::Down);
+                    let candidates = candidates(self.state).into_iter();
+                    let all = candidates.chain(down.map(|(id, _)| *id));
+                    [planned(self.state), plan_on(self.state, all)]
+                });
+                plans.iter().any(|plan| {
+                    let replicas = plan.get(usize::from(shard.0));
+                    replicas.is_some_and(|replicas| replicas.contains(&self.node))
+                })
             }
             _ => false,
         }

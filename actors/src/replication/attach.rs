@@ -17,7 +17,8 @@ use super::decided::first_repeated;
 use super::intake::{BeginShard, Begun};
 use crate::buggify::Site;
 use crate::limits::{
-    ATTACH_RETRY_MS, BEGIN_DEADLINE_MS, BEGIN_SHARDS, FRAME_RAW_BYTES, REPLICATE_DEADLINE_MS,
+    ATTACH_RETRY_MS, BEGIN_DEADLINE_MS, BEGIN_SHARDS, CATCH_UP_FRAMES, CATCH_UP_ROUNDS,
+    FRAME_RAW_BYTES, REPLICATE_DEADLINE_MS,
 };
 use crate::link::{Link, LinkClass, PeerService};
 use crate::meters::Stage;
@@ -296,11 +297,13 @@ impl With<'_> {
         until: Option<Lsn>,
     ) -> Result<Level, String> {
         let mut from = reached.to;
+        let (mut target, mut rounds) = (until.unwrap_or(from), 0);
         loop {
-            let target = match until {
-                Some(until) => until,
-                None => self.shared.journal.last_valid(one.shard),
-            };
+            // What has come meanwhile, for some rounds: a shard under load is held for the rest.
+            if until.is_none() && from >= target && rounds < CATCH_UP_ROUNDS {
+                target = self.shared.journal.last_valid(one.shard);
+                rounds += 1;
+            }
             if self.shared.env.buggify.strikes(Site::CatchUpFails) {
                 return Err("the simulation lets it fail".to_owned());
             }
@@ -317,7 +320,7 @@ impl With<'_> {
             }
             let (shared, shard) = (std::sync::Arc::clone(self.shared), one.shard);
             let read = move || {
-                let records = next_records(&shared, shard, from)?;
+                let records = next_records(&shared, shard, from, target)?;
                 match reached.went_on && is_trimmed(&shared, shard, from)? {
                     true => Err("the journal was trimmed meanwhile".to_owned()),
                     false => Ok(records),
@@ -378,49 +381,56 @@ fn is_trimmed(shared: &Shared, shard: ShardId, lsn: Lsn) -> Result<bool, String>
     Ok(lsn > Lsn(0) && floor != Some(lsn))
 }
 
-/// The shard's records of the first journal frame that has some behind `from`, in frames of their own, and the last of
-/// them.
-fn next_records(shared: &Shared, shard: ShardId, from: Lsn) -> Result<(Vec<Bytes>, Lsn), String> {
+/// The shard's first records behind `from`, up to `target` or as many as a frame holds, in frames of their own, and the
+/// last of them.
+fn next_records(
+    shared: &Shared,
+    shard: ShardId,
+    from: Lsn,
+    target: Lsn,
+) -> Result<(Vec<Bytes>, Lsn), String> {
     let journal = &shared.journal;
-    let mut at = from.next();
-    let (frame, heads) = loop {
-        let located = journal.locate_from(shard, at);
-        let located = located.map_err(|error| error.to_string())?;
-        let (lsn, id) = located.ok_or_else(|| format!("no record behind {}", from.0))?;
-        let frame = journal.frame(id).map_err(|error| error.to_string())?;
-        let heads = frame.records().iter().enumerate();
-        let heads: Vec<_> = heads
-            .filter(|(_, head)| {
-                head.shard == shard && head.lsn > from && !journal.is_void(shard, head.lsn)
-            })
-            .map(|(number, head)| (number, *head))
-            .collect();
-        if !heads.is_empty() {
-            break (frame, heads);
-        }
-        at = lsn.next();
-    };
-    let last = heads.iter().map(|(_, head)| head.lsn).max().unwrap_or(from);
     let mut builder = FrameBuilder::new(FRAME_LEVEL).map_err(|error| error.to_string())?;
-    let mut frames = Vec::new();
-    for (number, head) in heads {
-        copy_record(
-            &frame,
-            number,
-            (head.shard, head.term, head.lsn),
-            head.kind,
-            &mut builder,
-        )?;
-        if builder.raw_bytes() >= FRAME_RAW_BYTES {
-            let finished = builder.finish().map_err(|error| error.to_string())?;
-            frames.push(finished.bytes().clone());
+    let (mut frames, mut last, mut at) = (Vec::new(), from, from.next());
+    let mut raw_bytes = 0;
+    // A frame holds spans or verdicts.
+    let mut of_verdicts = None;
+    loop {
+        let located = journal.locate_from(shard, at);
+        let Some((lsn, id)) = located.map_err(|error| error.to_string())? else {
+            break;
+        };
+        let frame = journal.frame(id).map_err(|error| error.to_string())?;
+        for (number, head) in frame.records().iter().enumerate() {
+            let is_new = head.shard == shard && head.lsn > last;
+            if !is_new || journal.is_void(shard, head.lsn) {
+                continue;
+            }
+            let changes = of_verdicts.replace(head.kind.is_verdicts());
+            let changes = changes.is_some_and(|before| before != head.kind.is_verdicts());
+            if builder.raw_bytes() >= FRAME_RAW_BYTES || changes {
+                raw_bytes += builder.raw_bytes();
+                let finished = builder.finish().map_err(|error| error.to_string())?;
+                frames.push(finished.bytes().clone());
+            }
+            let place = (head.shard, head.term, head.lsn);
+            copy_record(&frame, number, place, head.kind, &mut builder)?;
+            last = head.lsn;
+        }
+        at = last.max(lsn).next();
+        let is_full = raw_bytes + builder.raw_bytes() >= FRAME_RAW_BYTES;
+        if last >= target || is_full || frames.len() >= CATCH_UP_FRAMES {
+            break;
         }
     }
     if !builder.is_empty() {
         let finished = builder.finish().map_err(|error| error.to_string())?;
         frames.push(finished.bytes().clone());
     }
-    Ok((frames, last))
+    match frames.is_empty() {
+        true => Err(format!("no record behind {}", from.0)),
+        false => Ok((frames, last)),
+    }
 }
 
 fn copy_record(

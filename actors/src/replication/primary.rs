@@ -56,6 +56,12 @@ impl Copy {
         !self.filling || self.was_full || self.phase == CopyPhase::Live
     }
 
+    /// Whether it can only be filled, or go on by what it says itself. Once it was full it goes on like one that is in
+    /// sync: to empty it could empty one that was let in.
+    fn is_filled(&self) -> bool {
+        self.filling && (!self.was_full || self.unfit)
+    }
+
     fn becomes_full(&mut self, full: bool) {
         self.full = full;
         self.was_full |= full;
@@ -67,7 +73,7 @@ impl Copy {
 pub struct Due {
     /// Which node.
     pub node: NodeId,
-    /// It joins.
+    /// It joins, and may have to be filled.
     pub filling: bool,
     /// The number of the attempt within the term.
     pub attempt: u64,
@@ -252,8 +258,9 @@ impl<W> PrimaryShard<W> {
     }
 
     /// The next follower that something has to be arranged with; it counts as being arranged with from now on. A joining
-    /// one waits until all that was inherited is on the in-sync copies: it is told that this is settled.
-    pub fn attach(&mut self) -> Option<Due> {
+    /// one waits until all that was inherited is on the in-sync copies: it is told that this is settled. `may_be_let_in`:
+    /// the keeper may have proposed it, and one that was full is left alone.
+    pub fn attach(&mut self, may_be_let_in: bool) -> Option<Due> {
         let in_sync = self.copies.iter().filter(|copy| !copy.filling);
         let in_sync = in_sync.map(|copy| copy.acked).fold(self.local, Lsn::min);
         let fills = in_sync >= self.inherited;
@@ -261,15 +268,20 @@ impl<W> PrimaryShard<W> {
         let first = self.pending.front();
         let settled = first.map_or(last, |(lsn, _)| Lsn(lsn.0.saturating_sub(1)));
         let mut copies = self.copies.iter_mut();
-        let is_due =
-            |copy: &&mut Copy| copy.phase == CopyPhase::Detached && (fills || !copy.filling);
+        let is_due = |copy: &&mut Copy| {
+            let waits = match copy.is_filled() {
+                true => !fills || (copy.was_full && may_be_let_in),
+                false => false,
+            };
+            copy.phase == CopyPhase::Detached && !waits
+        };
         let copy = copies.find(is_due)?;
         copy.phase = CopyPhase::Attaching;
         self.attempts += 1;
         copy.attempt = self.attempts;
         Some(Due {
             node: copy.node,
-            filling: copy.filling,
+            filling: copy.is_filled(),
             attempt: copy.attempt,
             settled,
             last,

@@ -79,7 +79,9 @@ impl WriterState {
                 continue;
             };
             let term = primary.term;
-            while let Some(due) = primary.attach() {
+            let held = self.held.get(&shard);
+            let may_be_let_in = held.is_some_and(|held| held.contains(&HeldFor::Keeper));
+            while let Some(due) = primary.attach(may_be_let_in) {
                 attachments.entry(due.node).or_default().push(Attachment {
                     shard,
                     term,

@@ -222,8 +222,9 @@ impl World {
             return;
         };
         for shard in 0..process.sides.len() {
+            let may_be_let_in = process.sides[shard].held.contains(&Hold::Keeper);
             while let Role::Primary(primary) = &mut process.sides[shard].role
-                && let Some(due) = primary.attach()
+                && let Some(due) = primary.attach(may_be_let_in)
             {
                 let term = primary.term;
                 let number = process.number();
