@@ -48,6 +48,12 @@ async fn a_follower_stores_the_pages_of_its_primary() {
     // Due for all; a follower would build pages of its own ten seconds later.
     pass(105).await;
     for node in &nodes {
+        // The disk takes time of its own.
+        for _ in 0..3 {
+            if node.node.admin().status().await.unpaged_traces > 0 {
+                pass(1).await;
+            }
+        }
         assert_eq!(node.node.admin().status().await.unpaged_traces, 0);
         let both: BTreeSet<SpanId> = [1, 2].map(|id| SpanId([id; 8])).into();
         for trace in TRACES {
