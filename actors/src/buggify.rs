@@ -27,11 +27,12 @@ pub enum Site {
     CopyRefused,
     AnswerSlow,
     QuestionRefused,
+    LifeRenewed,
 }
 
 impl Site {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::SmallFrame,
         Self::SpansNotTaken,
         Self::SpansSentTwice,
@@ -50,6 +51,7 @@ impl Site {
         Self::CopyRefused,
         Self::AnswerSlow,
         Self::QuestionRefused,
+        Self::LifeRenewed,
     ];
 
     /// Its name, without spaces, and what happens there.
@@ -119,6 +121,10 @@ impl Site {
                 "question-refused",
                 "a node refuses a part of a query, as if it had too many",
             ),
+            Self::LifeRenewed => (
+                "life-renewed",
+                "a node begins another life, long before it is due",
+            ),
         }
     }
 }
@@ -175,7 +181,7 @@ mod tests {
         let sites: BTreeSet<Site> = Site::ALL.into_iter().collect();
         let names: BTreeSet<&str> = Site::ALL.iter().map(|site| site.describe().0).collect();
         assert_eq!([sites.len(), names.len()], [Site::ALL.len(); 2]);
-        assert_eq!(Site::QuestionRefused as usize + 1, Site::ALL.len());
+        assert_eq!(Site::LifeRenewed as usize + 1, Site::ALL.len());
     }
 
     #[test]

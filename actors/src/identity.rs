@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use spandrel_raft::limits::MAX_EARLIER_LIVES;
@@ -89,27 +90,27 @@ impl Identity {
             }
         };
         identity.boot = identity.boot.saturating_add(1);
-        // Past the bound the last one is used again: to forget one that the cluster knows would lock the node out.
-        if identity.lives.len() <= MAX_EARLIER_LIVES {
-            identity.lives.push(drawn.life);
-        }
+        identity.begin(drawn.life);
         identity.write(disk, data_dir)?;
         Ok(identity)
     }
 
-    /// The cluster knows this life: it will never ask for an earlier one. Durable when this returns.
-    pub(crate) fn confirm(
-        &mut self,
-        disk: &dyn Disk,
-        data_dir: &Path,
-    ) -> Result<(), IdentityError> {
-        let earlier = self.lives.len().saturating_sub(1);
-        self.lives.drain(..earlier);
-        self.write(disk, data_dir)
+    /// Past the bound the last life is used again: to forget one that the cluster knows would lock the node out.
+    fn begin(&mut self, life: u64) {
+        if self.lives.len() <= MAX_EARLIER_LIVES {
+            self.lives.push(life);
+        }
+    }
+
+    /// The cluster knows this life: it will never ask for an earlier one.
+    fn forget_before(&mut self, life: u64) {
+        if let Some(at) = self.lives.iter().position(|known| *known == life) {
+            self.lives.drain(..at);
+        }
     }
 
     /// Which life this is, for the cluster.
-    pub(crate) fn life(&self) -> NodeLife {
+    fn life(&self) -> NodeLife {
         match self.lives.split_last() {
             Some((life, earlier)) => NodeLife {
                 life: *life,
@@ -161,6 +162,72 @@ impl Identity {
     }
 }
 
+/// The identity of a node that runs, and its file.
+///
+/// Invariant: a life that was told is in the file.
+pub(crate) struct Lives {
+    /// As [`Identity::disk_id`].
+    pub(crate) disk_id: u64,
+    /// As [`Identity::boot`].
+    pub(crate) boot: u64,
+    disk: Arc<dyn Disk>,
+    data_dir: PathBuf,
+    identity: Mutex<Identity>,
+}
+
+impl Lives {
+    pub(crate) fn new(disk: Arc<dyn Disk>, data_dir: PathBuf, identity: Identity) -> Self {
+        Self {
+            disk_id: identity.disk_id,
+            boot: identity.boot,
+            disk,
+            data_dir,
+            identity: Mutex::new(identity),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which life this is, for the cluster.
+    pub(crate) fn life(&self) -> NodeLife {
+        self.lock().life()
+    }
+
+    /// Begins another life, unless the cluster has not confirmed the last one. Durable when this returns: the cluster
+    /// never knows a life that the directory does not. Blocks.
+    pub(crate) fn renew(&self, life: u64) -> Result<NodeLife, IdentityError> {
+        let current = self.life();
+        if !current.earlier.is_empty() {
+            return Ok(current);
+        }
+        self.change(|identity| identity.begin(life))
+    }
+
+    /// The cluster knows this life: it will never ask for an earlier one. Durable when this returns. Blocks.
+    pub(crate) fn confirm(&self, life: u64) -> Result<(), IdentityError> {
+        self.change(|identity| identity.forget_before(life))
+            .map(drop)
+    }
+
+    /// What cannot be written is not so.
+    fn change(&self, change: impl FnOnce(&mut Identity)) -> Result<NodeLife, IdentityError> {
+        let mut held = self.lock();
+        let mut changed = held.clone();
+        change(&mut changed);
+        changed.write(self.disk.as_ref(), &self.data_dir)?;
+        *held = changed;
+        Ok(held.life())
+    }
+}
+
+impl std::fmt::Debug for Lives {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.lock().fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,6 +235,10 @@ mod tests {
 
     fn open(disk: &SimulatedDisk, disk_id: u64, life: u64) -> Result<Identity, IdentityError> {
         Identity::open(disk, Path::new("/data"), Drawn { disk_id, life })
+    }
+
+    fn lives(disk: &SimulatedDisk, identity: Identity) -> Lives {
+        Lives::new(Arc::new(disk.clone()), "/data".into(), identity)
     }
 
     #[test]
@@ -188,18 +259,50 @@ mod tests {
         assert!(earlier(11).is_empty());
         assert_eq!(earlier(12), [11]);
         disk.power_loss();
-        let mut third = open(&disk, 7, 13).unwrap();
+        let third = lives(&disk, open(&disk, 7, 13).unwrap());
         assert_eq!(third.life().earlier, [11, 12]);
-        third.confirm(&disk, Path::new("/data")).unwrap();
+        third.confirm(13).unwrap();
         disk.power_loss();
         assert_eq!(earlier(14), [13]);
     }
 
     #[test]
+    fn a_life_that_was_renewed_is_told_with_those_that_the_cluster_may_know() {
+        let disk = SimulatedDisk::new(1);
+        let earlier = |life| open(&disk, 7, life).unwrap().life().earlier;
+        let first = lives(&disk, open(&disk, 7, 11).unwrap());
+        first.confirm(11).unwrap();
+        let renewed = first.renew(12).unwrap();
+        assert_eq!((renewed.life, renewed.earlier.as_slice()), (12, &[11][..]));
+        // nobody has heard whether the cluster took it: it is told again
+        assert_eq!(first.renew(13).unwrap(), renewed);
+        disk.power_loss();
+        assert_eq!(earlier(14), [11, 12]);
+        let third = lives(&disk, open(&disk, 7, 15).unwrap());
+        third.confirm(15).unwrap();
+        third.renew(16).unwrap();
+        third.confirm(16).unwrap();
+        disk.power_loss();
+        assert_eq!(earlier(17), [16]);
+    }
+
+    #[test]
+    fn a_life_that_cannot_be_written_is_not_told() {
+        let disk = SimulatedDisk::new(1);
+        let first = lives(&disk, open(&disk, 7, 11).unwrap());
+        disk.set_capacity(disk.used_bytes());
+        first.renew(12).unwrap_err();
+        assert_eq!((first.life().life, first.life().earlier.len()), (11, 0));
+        disk.set_capacity(u64::MAX);
+        assert_eq!(first.renew(13).unwrap().earlier, [11]);
+    }
+
+    #[test]
     fn the_life_that_was_confirmed_is_never_forgotten() {
         let disk = SimulatedDisk::new(1);
-        let mut first = open(&disk, 7, 11).unwrap();
-        first.confirm(&disk, Path::new("/data")).unwrap();
+        lives(&disk, open(&disk, 7, 11).unwrap())
+            .confirm(11)
+            .unwrap();
         for life in 0..100 {
             let told = open(&disk, 7, life).unwrap().life();
             assert!(told.earlier.len() <= MAX_EARLIER_LIVES);

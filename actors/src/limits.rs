@@ -224,6 +224,9 @@ pub const MAX_SHARD_CHANGES: usize = 1_024;
 /// Milliseconds before a node that is taken for dead registers again: by then the leader has heard it, or will set it
 /// down again only after [`DOWN_AFTER_MS`].
 pub const REGISTER_RETRY_MS: u64 = 1_000;
+/// Milliseconds between two lives of a node that runs: an image of its directory that is older than this is known for
+/// one. Each is a command and two small files.
+pub const LIFE_MS: u64 = 60_000;
 /// Requests of the settings' group, and of membership, that are answered at once: a few a peer; beyond it they are
 /// refused and come again.
 pub const MAX_PEER_CALLS: usize = 256;

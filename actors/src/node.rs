@@ -17,7 +17,7 @@ use crate::admin::AdminPort;
 use crate::assembler_message::AssemblerMessage;
 use crate::credit_account::CreditAccount;
 use crate::env::Env;
-use crate::identity::{Drawn, Identity};
+use crate::identity::{Drawn, Identity, Lives};
 use crate::indexer::IndexerMessage;
 use crate::ingest::IngestPort;
 use crate::inventory::ComparerMessage;
@@ -120,11 +120,13 @@ impl Node {
                 life: env.random_number(),
             };
             let (disk, data_dir) = (env.disk.as_ref(), &options.data_dir);
-            let mut identity = Identity::open(disk, data_dir, drawn)
+            let identity = Identity::open(disk, data_dir, drawn)
                 .map_err(|error| start_error("open the data directory")(&error))?;
-            let member = Member::open(&options, &env, &identity).await?;
-            let started = match identity.confirm(disk, data_dir) {
-                Ok(()) => Self::start_registered(&member, options, &env, &identity).await,
+            let lives = Lives::new(Arc::clone(&env.disk), data_dir.clone(), identity);
+            let lives = Arc::new(lives);
+            let member = Member::open(&options, &env, &lives).await?;
+            let started = match lives.confirm(lives.life().life) {
+                Ok(()) => Self::start_registered(&member, options, &env, lives.boot).await,
                 Err(error) => Err(start_error("open the data directory")(&error)),
             };
             if started.is_err() {
@@ -140,12 +142,12 @@ impl Node {
         member: &Member,
         options: Arc<NodeOptions>,
         env: &Env,
-        identity: &Identity,
+        boot: u64,
     ) -> Result<Self, StartError> {
         let supervisor = start_controller(member, env)
             .await
             .map_err(|error| start_error("start the actors")(&error))?;
-        let recovered = Self::recover(member, &options, env, identity).await;
+        let recovered = Self::recover(member, &options, env, boot).await;
         let (shared, recovered, recovery) = match recovered {
             Ok(recovered) => recovered,
             Err(error) => {
@@ -169,12 +171,12 @@ impl Node {
         member: &Member,
         options: &Arc<NodeOptions>,
         env: &Env,
-        identity: &Identity,
+        boot: u64,
     ) -> Result<(Arc<Shared>, Vec<Recovered>, Recovery), StartError> {
         (env.start_phase)(StartPhase::Replaying);
         let state = member.settings.state();
         let epoch = Arc::new(compile(&state, &[])?);
-        let (node, boot) = (member.node(), identity.boot);
+        let node = member.node();
         let opened = open_storage(options, env, node, boot, &state, Arc::clone(&epoch));
         let (shared, damage) = opened.await?;
         let shared = Arc::new(shared);

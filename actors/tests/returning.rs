@@ -14,6 +14,7 @@ use spandrel_model::cluster::NodeUse;
 use spandrel_model::ids::{NodeId, TenantId};
 use spandrel_raft::ClusterState;
 use spandrel_raft::state::ShardRecord;
+use spandrel_storage::disk::SimulatedDisk;
 use support::counts::Counts;
 use support::members::{
     Cluster, PATIENCE_S, address, at, same_state, set_shards, stop_all, until, used, voters,
@@ -142,6 +143,38 @@ async fn an_image_of_the_start_before_is_refused_and_does_no_harm() {
     // then the node itself can still come back
     std::fs::remove_dir_all(&dir).unwrap();
     std::fs::rename(&last, &dir).unwrap();
+    let third = cluster.restart(3).await;
+    until(&first, |view| used(view, 3) == Some(NodeUse::Up)).await;
+    stop_all([first, second, third]).await;
+}
+
+/// It was let in: nothing told it from the node after a crash. Its settings never caught up, and it was a copy of what
+/// it did not have.
+#[tokio::test(start_paused = true)]
+async fn an_image_that_was_taken_while_the_node_ran_is_refused_a_minute_later() {
+    let mut cluster = Cluster::new();
+    let disk = SimulatedDisk::new(3);
+    cluster.disks.insert(3, disk.clone());
+    let [first, second, third] = cluster.three().await;
+    same_state(&[&first, &second, &third]).await;
+    let before = first.cluster().nodes[&NodeId(3)].clone();
+    let image = disk.image();
+    pass(62).await;
+    let after = first.cluster().nodes[&NodeId(3)].clone();
+    assert_eq!(after, before, "for the others it goes on as it was");
+    third.stop().await;
+    let last = disk.image();
+
+    // when the image is put back
+    disk.restore(&image);
+    let refused = cluster.try_start(3, NodeStart::Found).await.err().unwrap();
+    assert!(
+        refused.reason.contains("an image of its directory"),
+        "{refused}"
+    );
+
+    // then the node itself can still come back
+    disk.restore(&last);
     let third = cluster.restart(3).await;
     until(&first, |view| used(view, 3) == Some(NodeUse::Up)).await;
     stop_all([first, second, third]).await;

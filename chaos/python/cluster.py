@@ -2,7 +2,7 @@
 
 usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
        [--victim leader|other] [--signal KILL|STOP|TERM] [NODE FLAGS...]
-       cost   closed loop at node 1: spans a second, processor time a span of all nodes together
+       cost   closed loop at node 1, with --rate an open one: spans a second, processor time a span of all nodes together
        kill   open loop at one node, a signal to another: how long exports took at most, how many were refused
        join   open loop at one node, one more joins: the same, seconds until every shard is where it should be, and how
               long shards acknowledged nothing
@@ -24,6 +24,8 @@ import time
 TICKS = os.sysconf("SC_CLK_TCK")
 READY_DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
+# Spans a second, where nothing else is asked for.
+OPEN_LOOP_RATE = 10_000
 
 
 def label(line, name):
@@ -140,7 +142,7 @@ def demo(arguments, node, *flags):
 def cost(arguments, flags, directory):
     nodes = start(arguments, flags, directory)
     before = sum(node.cpu_seconds() for node in nodes)
-    sent = json.loads(subprocess.check_output(demo(arguments, nodes[0], "--rate", "0", "--spans", str(arguments.spans))))
+    sent = json.loads(subprocess.check_output(demo(arguments, nodes[0], "--rate", str(arguments.rate or 0), "--spans", str(arguments.spans))))
     most = max(node.anonymous_bytes() for node in nodes)
     # Everything is decided 12 s after its last span, on every copy.
     time.sleep(15)
@@ -165,7 +167,7 @@ def cost(arguments, flags, directory):
 
 
 def open_loop(arguments, node, seconds):
-    flags = ["--rate", str(arguments.rate), "--duration", f"{seconds}s"]
+    flags = ["--rate", str(arguments.rate or OPEN_LOOP_RATE), "--duration", f"{seconds}s"]
     return subprocess.Popen(demo(arguments, node, *flags), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
@@ -225,7 +227,7 @@ def main():
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", type=int, default=2)
     parser.add_argument("--spans", type=int, default=1_200_000)
-    parser.add_argument("--rate", type=int, default=10_000)
+    parser.add_argument("--rate", type=int)
     parser.add_argument("--victim", choices=["leader", "other"], default="other")
     parser.add_argument("--signal", choices=["KILL", "STOP", "TERM"], default="KILL")
     arguments, flags = parser.parse_known_args()

@@ -146,7 +146,7 @@ impl FaultKind {
             ),
             Self::OldDisk => (
                 "old-disk",
-                "an image of the directory from before the node's last start comes back, and is refused",
+                "an image of the directory from before the node's last start, or the last life that it began while it ran, comes back, and is refused",
             ),
             Self::LostIndex => (
                 "lost-index",

@@ -206,7 +206,9 @@ impl ShardState {
 
     /// Looks at every entry: decides those that are due, and readies kept ones for their page.
     pub fn tick(&mut self, step: &Step<'_>, effects: &mut Effects) {
-        self.late.forget(step.now, self.first_held());
+        if self.late.low_water().is_some() {
+            self.late.forget(step.now, self.first_held());
+        }
         self.late_keeps.forget(step.now);
         for number in 0..self.slots.len() {
             let Some(entry) = self.slots[number].as_ref() else {

@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use spandrel_model::ids::NodeId;
 use spandrel_raft::state::NodeState;
-use spandrel_raft::{ClusterState, Command, ProposeError, Response, Settings};
+use spandrel_raft::{ClusterState, Command, Conflict, ProposeError, Response, Settings};
 use tokio::time::Instant;
 
 use super::duties::{Duty, View, duties};
@@ -20,7 +20,7 @@ use super::failover::waiting_shards;
 use super::leadership::Leadership;
 use crate::buggify::Site;
 use crate::env::Env;
-use crate::limits::{CONTROLLER_TICK_MS, DOWN_AFTER_MS, REGISTER_RETRY_MS};
+use crate::limits::{CONTROLLER_TICK_MS, DOWN_AFTER_MS, LIFE_MS, REGISTER_RETRY_MS};
 use crate::link::Link;
 use crate::membership::{Registration, refused};
 
@@ -47,6 +47,8 @@ pub(crate) enum Job {
     Members,
     /// This node registers again.
     Registration,
+    /// It begins another life.
+    Life,
 }
 
 pub(crate) enum ControllerMessage {
@@ -62,6 +64,8 @@ pub(crate) struct ControllerState {
     arguments: ControllerArguments,
     leadership: Leadership,
     registered_at: Option<Instant>,
+    /// When the last life began.
+    lives_since: Instant,
     running: Vec<Job>,
     waiting_shards: usize,
 }
@@ -82,6 +86,7 @@ impl Actor for Controller {
             arguments,
             leadership: Leadership::default(),
             registered_at: None,
+            lives_since: Instant::now(),
             running: Vec::new(),
             waiting_shards: 0,
         })
@@ -150,8 +155,15 @@ impl ControllerState {
         let pause = Duration::from_millis(REGISTER_RETRY_MS);
         let waited = self.registered_at.is_none_or(|at| at.elapsed() >= pause);
         let stopping = self.arguments.stopping.load(Ordering::Relaxed);
-        let is_well = record.state != NodeState::Down || stopping;
-        if is_well || !waited || self.runs(Job::Registration) {
+        // One at a time: what one says of the lives must not come too late for the other.
+        if stopping || self.runs(Job::Registration) || self.runs(Job::Life) {
+            return;
+        }
+        if record.state != NodeState::Down {
+            let incarnation = record.incarnation;
+            return self.live_on(cluster, incarnation, myself);
+        }
+        if !waited {
             return;
         }
         self.registered_at = Some(Instant::now());
@@ -170,6 +182,51 @@ impl ControllerState {
                 halt(&refused(conflict));
             }
             note("register node", proposed)
+        });
+    }
+
+    /// Begins another life once a minute, so that an image of the directory from before is known for one. A node that
+    /// is alone is the only one that could know.
+    fn live_on(
+        &mut self,
+        cluster: &ClusterState,
+        incarnation: u64,
+        myself: &ActorRef<ControllerMessage>,
+    ) {
+        let env = &self.arguments.env;
+        let is_due = self.lives_since.elapsed() >= Duration::from_millis(LIFE_MS)
+            || env.buggify.strikes(Site::LifeRenewed);
+        if cluster.nodes.len() < 2 || !is_due {
+            return;
+        }
+        self.lives_since = Instant::now();
+        let (env, settings) = (env.clone(), self.arguments.settings.clone());
+        let Registration { node, lives } = self.arguments.registration.clone();
+        self.run(Job::Life, myself, async move {
+            let (drawn, worker) = (env.random_number(), Arc::clone(&lives));
+            let life = match env.block(move || worker.renew(drawn)).await {
+                Ok(life) => life,
+                Err(error) => {
+                    tracing::warn!(%error, "no further life begins");
+                    return false;
+                }
+            };
+            let renewed = life.life;
+            let proposed = settings.propose(Command::RenewLife {
+                node: node.node,
+                expected_incarnation: incarnation,
+                life,
+            });
+            let proposed = proposed.await;
+            if let Err(ProposeError::Conflict(conflict @ Conflict::ImageOfNode { .. })) = &proposed
+            {
+                (env.halt)(&refused(conflict));
+            }
+            let has_changed = note("renew life", proposed);
+            if has_changed && let Err(error) = env.block(move || lives.confirm(renewed)).await {
+                tracing::warn!(%error, "earlier lives are not forgotten yet");
+            }
+            has_changed
         });
     }
 

@@ -14,7 +14,7 @@ use super::register::{Registration, register};
 use super::{LinkIdentity, NodeStart, PeerRouter};
 use crate::controller::{ControllerArguments, peer_addresses};
 use crate::env::Env;
-use crate::identity::Identity;
+use crate::identity::Lives;
 use crate::limits::STEP_DOWN_MS;
 use crate::link::{Link, PeerService};
 use crate::node::{NodeOptions, StartError, start_error};
@@ -54,21 +54,21 @@ impl Member {
     pub(crate) async fn open(
         options: &NodeOptions,
         env: &Env,
-        identity: &Identity,
+        lives: &Arc<Lives>,
     ) -> Result<Self, StartError> {
-        let beginning = begin(options, env, identity).await?;
+        let beginning = begin(options, env, lives).await?;
         let router = Arc::new(PeerRouter::default());
         let link_identity = LinkIdentity {
             cluster_id: beginning.cluster_id,
             node: Some(beginning.node),
-            boot: identity.boot,
+            boot: lives.boot,
         };
         let link = env
             .links
             .start(link_identity, Arc::clone(&router) as _)
             .await
             .map_err(|error| start_error("open the links to other nodes")(&error))?;
-        let opened = Self::open_settings(options, env, identity, &beginning, &link, &router);
+        let opened = Self::open_settings(options, env, lives, &beginning, &link, &router);
         match opened.await {
             Ok(member) => Ok(member),
             Err(error) => {
@@ -82,7 +82,7 @@ impl Member {
     async fn open_settings(
         options: &NodeOptions,
         env: &Env,
-        identity: &Identity,
+        lives: &Arc<Lives>,
         beginning: &Beginning,
         link: &Arc<dyn Link>,
         router: &Arc<PeerRouter>,
@@ -118,10 +118,10 @@ impl Member {
                     node: beginning.node,
                     addresses: options.addresses.clone(),
                     zone: options.zone.clone(),
-                    disk_id: identity.disk_id,
-                    boot: identity.boot,
+                    disk_id: lives.disk_id,
+                    boot: lives.boot,
                 },
-                life: identity.life(),
+                lives: Arc::clone(lives),
             },
             peers,
             stopping: Arc::default(),
@@ -244,7 +244,7 @@ pub fn settings_dir(data_dir: &Path) -> PathBuf {
 async fn begin(
     options: &NodeOptions,
     env: &Env,
-    identity: &Identity,
+    lives: &Arc<Lives>,
 ) -> Result<Beginning, StartError> {
     let (disk, dir) = (Arc::clone(&env.disk), settings_dir(&options.data_dir));
     let known = env
@@ -252,7 +252,7 @@ async fn begin(
         .await
         .map_err(|error| start_error("open the settings")(&error))?;
     let join = |cluster_id, token, expected_shards| Join {
-        disk_id: identity.disk_id,
+        disk_id: lives.disk_id,
         addresses: options.addresses.clone(),
         zone: options.zone.clone(),
         program: describe(),
@@ -269,7 +269,7 @@ async fn begin(
         }),
         (Some(known), NodeStart::Join { addresses, .. }) => {
             let join = join(Some(known.cluster_id), None, None);
-            let link = joining_link(env, identity).await?;
+            let link = joining_link(env, lives).await?;
             let fits = check_membership(link.as_ref(), addresses, &join).await;
             link.close().await;
             let members = fits?.map(|joined| joined.members).unwrap_or_default();
@@ -297,7 +297,7 @@ async fn begin(
             },
         ) => {
             let join = join(None, token.clone(), *expected_shards);
-            let link = joining_link(env, identity).await?;
+            let link = joining_link(env, lives).await?;
             let joined = ask_to_join(link.as_ref(), addresses, &join).await;
             link.close().await;
             let joined = joined?;
@@ -320,11 +320,11 @@ async fn begin(
 }
 
 /// Links of a node that has no id yet.
-async fn joining_link(env: &Env, identity: &Identity) -> Result<Arc<dyn Link>, StartError> {
+async fn joining_link(env: &Env, lives: &Arc<Lives>) -> Result<Arc<dyn Link>, StartError> {
     let stranger = LinkIdentity {
         cluster_id: 0,
         node: None,
-        boot: identity.boot,
+        boot: lives.boot,
     };
     env.links
         .start(stranger, Arc::new(PeerRouter::default()))

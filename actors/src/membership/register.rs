@@ -1,11 +1,13 @@
 //! Says to the cluster that this node has started.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use spandrel_raft::state::{NodeLife, NodeRegistration};
+use spandrel_raft::state::NodeRegistration;
 use spandrel_raft::{Applied, ClusterState, Command, Conflict, ProposeError, Settings};
 
 use crate::env::Env;
+use crate::identity::Lives;
 use crate::limits::{REGISTER_RETRY_MS, WAITING_LOG_MS};
 use crate::node::{StartError, start_error};
 use crate::start_phase::StartPhase;
@@ -14,14 +16,14 @@ use crate::start_phase::StartPhase;
 #[derive(Debug, Clone)]
 pub(crate) struct Registration {
     pub(crate) node: NodeRegistration,
-    pub(crate) life: NodeLife,
+    pub(crate) lives: Arc<Lives>,
 }
 
 impl Registration {
     pub(crate) fn command(&self) -> Command {
         Command::RegisterLife {
             registration: self.node.clone(),
-            life: self.life.clone(),
+            life: self.lives.life(),
         }
     }
 }

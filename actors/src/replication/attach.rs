@@ -31,8 +31,8 @@ use crate::writer::{FRAME_LEVEL, WriterMessage};
 pub(crate) struct Attachment {
     pub(crate) shard: ShardId,
     pub(crate) term: Term,
-    /// It joins.
-    pub(crate) filling: bool,
+    /// It joins, and what the shard holds is sent to it again unless it can go on.
+    pub(crate) may_be_filled: bool,
     pub(crate) attempt: u64,
     /// Where a joining follower begins: records up to this one are sent again later.
     pub(crate) settled: Lsn,
@@ -40,6 +40,20 @@ pub(crate) struct Attachment {
     pub(crate) last: Lsn,
     /// What an earlier part of the attempt has reached; no further record is given out meanwhile.
     pub(crate) resume: Option<Level>,
+}
+
+impl Attachment {
+    /// What the follower is told and asked: which of its records count, and whether it begins anew.
+    fn ask(&self, keep: Option<Lsn>, fill: bool) -> BeginShard {
+        BeginShard {
+            shard: self.shard,
+            term: self.term,
+            keep,
+            fill,
+            attempt: self.attempt,
+            settled: self.settled,
+        }
+    }
 }
 
 /// How far a follower was brought.
@@ -146,15 +160,7 @@ impl With<'_> {
     /// Begins with the follower: asks for its last record of each shard, then says which ones count. It may lack the
     /// one that it is told to keep (another primary had it void): then it names a lower one, until both hold the same.
     async fn begin(&self, shards: &[Attachment]) -> Vec<(Attachment, Outcome)> {
-        let ask = |one: &Attachment, fill| BeginShard {
-            shard: one.shard,
-            term: one.term,
-            keep: None,
-            fill,
-            attempt: one.attempt,
-            settled: one.settled,
-        };
-        let first = shards.iter().map(|one| ask(one, one.filling));
+        let first = shards.iter().map(|one| one.ask(None, one.may_be_filled));
         let asked = self.call_begin(first.collect()).await;
         let (mut open, mut outcomes) = (Vec::new(), Vec::new());
         for (one, begun) in begun_of(shards.iter().copied(), asked) {
@@ -162,59 +168,69 @@ impl With<'_> {
                 Ok(last) => open.push(Beginning {
                     one,
                     last,
-                    goes_on: !one.filling || begun.whole,
+                    goes_on: !one.may_be_filled || begun.whole,
                 }),
                 Err(error) => outcomes.push((one, Err(error))),
             }
         }
         while !open.is_empty() {
-            let mut settled = Vec::new();
-            for mut beginning in open.drain(..) {
-                match self.common(&mut beginning).await {
-                    Ok(keep) => settled.push((beginning, keep)),
-                    Err(error) => outcomes.push((beginning.one, Err(error))),
+            open = self.settle(open, &mut outcomes).await;
+        }
+        outcomes
+    }
+
+    /// Says which records of the followers count. Returns those that have to be told again.
+    async fn settle(
+        &self,
+        beginnings: Vec<Beginning>,
+        outcomes: &mut Vec<(Attachment, Outcome)>,
+    ) -> Vec<Beginning> {
+        let (mut told, mut asked) = (Vec::new(), Vec::new());
+        for mut beginning in beginnings {
+            let one = beginning.one;
+            match self.common(&mut beginning).await {
+                Ok(keep) => {
+                    asked.push(one.ask(Some(keep), !beginning.goes_on));
+                    told.push((beginning, keep));
                 }
+                Err(error) => outcomes.push((one, Err(error))),
             }
-            if settled.is_empty() {
-                break;
-            }
-            let settle = |(beginning, keep): &(Beginning, Lsn)| BeginShard {
-                keep: Some(*keep),
-                ..ask(&beginning.one, !beginning.goes_on)
-            };
-            let asked = self.call_begin(settled.iter().map(settle).collect()).await;
-            let shards: Vec<Attachment> = settled.iter().map(|(it, _)| it.one).collect();
-            for ((beginning, keep), (one, begun)) in
-                settled.into_iter().zip(begun_of(shards, asked))
-            {
-                match begun.outcome {
-                    Ok(last) if last < keep => open.push(Beginning { last, ..beginning }),
-                    // It holds records that do not count.
-                    Err((_, true)) if one.filling && beginning.goes_on => open.push(Beginning {
-                        goes_on: false,
-                        ..beginning
-                    }),
-                    outcome => {
-                        let begun = outcome.map(|from| Level {
-                            from,
-                            to: from,
-                            went_on: beginning.goes_on,
-                        });
-                        outcomes.push((one, begun));
-                    }
+        }
+        let mut open = Vec::new();
+        if told.is_empty() {
+            return open;
+        }
+        let answer = self.call_begin(asked).await;
+        let shards: Vec<Attachment> = told.iter().map(|(beginning, _)| beginning.one).collect();
+        for ((beginning, keep), (one, begun)) in told.into_iter().zip(begun_of(shards, answer)) {
+            let Beginning { goes_on, .. } = beginning;
+            match begun.outcome {
+                Ok(last) if last < keep => open.push(Beginning { last, ..beginning }),
+                // It holds records that do not count.
+                Err((_, true)) if one.may_be_filled && goes_on => open.push(Beginning {
+                    goes_on: false,
+                    ..beginning
+                }),
+                outcome => {
+                    let begun = outcome.map(|from| Level {
+                        from,
+                        to: from,
+                        went_on: goes_on,
+                    });
+                    outcomes.push((one, begun));
                 }
             }
         }
-        outcomes
+        open
     }
 
     /// The last record that the follower and this node both may hold. Numbers are of one primary each, so what both hold
     /// up to there is the same. A follower that joins does not go on when this node may lack something behind it, or when
     /// a fill is less.
     async fn common(&self, beginning: &mut Beginning) -> Result<Lsn, (String, bool)> {
-        let Beginning { one, last, .. } = *beginning;
+        let Beginning { one, last, goes_on } = *beginning;
         if last == Lsn(0) {
-            beginning.goes_on &= !one.filling;
+            beginning.goes_on &= !one.may_be_filled;
             return Ok(last);
         }
         // The follower may be quicker: what is on its way to the disk here is not lacking here.
@@ -224,17 +240,22 @@ impl With<'_> {
             let Some(keep) = shared.journal.floor(shard, last)? else {
                 return Ok(None);
             };
-            let has_all = keep >= shared.checkpoints.all_behind(shard);
-            let first = first_repeated(&shared.journal.slices(), shard, shared.env.now());
-            Ok(Some((keep, has_all && keep.next() >= first)))
+            let is_worth_it = || {
+                let first = first_repeated(&shared.journal.slices(), shard, shared.env.now());
+                keep >= shared.checkpoints.all_behind(shard) && keep.next() >= first
+            };
+            Ok(Some((
+                keep,
+                goes_on && (!one.may_be_filled || is_worth_it()),
+            )))
         };
         let found = self.shared.block(Stage::Commit, look).await;
         match found.map_err(|error| (error.to_string(), false))? {
-            Some((keep, is_worth_it)) => {
-                beginning.goes_on &= is_worth_it || !one.filling;
+            Some((keep, goes_on)) => {
+                beginning.goes_on = goes_on;
                 Ok(keep)
             }
-            None if one.filling => {
+            None if one.may_be_filled => {
                 beginning.goes_on = false;
                 Ok(Lsn(0))
             }

@@ -73,8 +73,8 @@ impl Copy {
 pub struct Due {
     /// Which node.
     pub node: NodeId,
-    /// It joins, and may have to be filled.
-    pub filling: bool,
+    /// It joins, and is filled unless it can go on.
+    pub may_be_filled: bool,
     /// The number of the attempt within the term.
     pub attempt: u64,
     /// The last record before the first one that does not count yet: a joining follower needs all behind it.
@@ -281,7 +281,7 @@ impl<W> PrimaryShard<W> {
         copy.attempt = self.attempts;
         Some(Due {
             node: copy.node,
-            filling: copy.is_filled(),
+            may_be_filled: copy.is_filled(),
             attempt: copy.attempt,
             settled,
             last,

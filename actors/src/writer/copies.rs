@@ -85,7 +85,7 @@ impl WriterState {
                 attachments.entry(due.node).or_default().push(Attachment {
                     shard,
                     term,
-                    filling: due.filling,
+                    may_be_filled: due.may_be_filled,
                     attempt: due.attempt,
                     settled: due.settled,
                     last: due.last,
@@ -141,7 +141,7 @@ impl WriterState {
                 self.release(shard, held);
                 self.advance(vec![shard]);
                 self.attach_next(myself, shard);
-                if attachment.filling && level.went_on {
+                if attachment.may_be_filled && level.went_on {
                     replicas_joined("went_on", 1);
                 }
             }

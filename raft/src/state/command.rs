@@ -149,6 +149,16 @@ pub enum Command {
         /// Which life of its directory it is.
         life: NodeLife,
     },
+    /// A node that runs begins another life, so that an image of its directory from before is known for one. Compared:
+    /// that its directory knows the last life of it that the cluster knows, and its incarnation.
+    RenewLife {
+        /// Which one.
+        node: NodeId,
+        /// Its incarnation.
+        expected_incarnation: u64,
+        /// Its next life.
+        life: NodeLife,
+    },
 }
 
 impl Command {
@@ -195,6 +205,7 @@ impl Command {
             Self::SetHolders { .. } => "set holders",
             Self::ForgetBuckets { .. } => "forget buckets",
             Self::AddJoinToken { .. } => "add join token",
+            Self::RenewLife { .. } => "renew life",
         }
     }
 }

@@ -91,8 +91,8 @@ pub(super) struct Place {
     slow_ms: u64,
     /// Until when what is begun on the disk does not end.
     hangs_until_ms: u64,
-    /// An image of the directory that was taken in this life.
-    pub(super) image: Option<(u64, DiskImage)>,
+    /// An image of the directory.
+    pub(super) image: Option<DiskImage>,
     /// The directory is an old image: it must not be let in.
     pub(super) is_image: bool,
     /// Why the last start was refused for good.

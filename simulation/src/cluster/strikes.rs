@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use serde_json::Value;
 use spandrel_raft::ClusterState;
-use spandrel_storage::disk::Disk;
+use spandrel_storage::disk::{Disk, DiskImage};
 
 use super::fleet::Order;
 use super::machine::Presence;
@@ -94,10 +95,13 @@ impl Player {
                 return self.postponed.push(planned.clone());
             }
             FaultKind::OldDisk if self.serves(place) => {
-                let lives = fleet.places()[place].lives;
                 let image = fleet.disks[place].image();
-                fleet.places()[place].image = Some((lives, image));
-                return self.end(place, self.now_ms() + RESTART_MS / 4);
+                fleet.places()[place].image = Some(image);
+                // The next start begins another life, or the node does while it runs.
+                if planned.amount.is_multiple_of(2) {
+                    self.end(place, self.now_ms() + RESTART_MS / 4);
+                }
+                return;
             }
             FaultKind::ClockSkew | FaultKind::ClockJump | FaultKind::ClockDrift if runs => {
                 fleet.world.demands().clocks_differ = true;
@@ -251,13 +255,11 @@ impl Player {
                 fleet.order(place, Order::Leave);
             }
             FaultKind::OldDisk => {
-                let image = {
-                    let mut places = fleet.places();
-                    let lives = places[place].lives;
-                    let image = places[place].image.take();
-                    image.filter(|(taken, _)| *taken < lives)
-                };
-                let Some((_, image)) = image else { return };
+                let image = fleet.places()[place].image.take();
+                let node = fleet.places()[place].node;
+                let life = node.and_then(|node| state.lives.get(&node)).copied();
+                let image = image.filter(|image| life.is_some_and(|life| !knows(image, life)));
+                let Some(image) = image else { return };
                 self.end(place, self.now_ms() + RESTART_MS);
                 fleet.disks[place].restore(&image);
                 fleet.places()[place].is_image = true;
@@ -309,4 +311,14 @@ impl Player {
         }
         found
     }
+}
+
+/// Whether an image knows a life of its directory, so that it cannot be told from the node itself.
+fn knows(image: &DiskImage, life: u64) -> bool {
+    let identity = image.file(&data_dir().join("identity.json"));
+    let identity = identity.and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok());
+    let lives = identity
+        .as_ref()
+        .and_then(|identity| identity["lives"].as_array());
+    lives.is_none_or(|lives| lives.iter().any(|known| known.as_u64() == Some(life)))
 }

@@ -234,7 +234,7 @@ impl World {
                     term,
                     epoch: process.epoch,
                     stage: Stage::Ask,
-                    goes_on: !due.filling,
+                    goes_on: !due.may_be_filled,
                     last: Lsn(0),
                     from: Lsn(0),
                     to: Lsn(0),
@@ -302,7 +302,7 @@ impl World {
             }
             // It holds records that do not count.
             (Stage::Settle(_), Some(Answer::Begun(Err(true), _)))
-                if attach.due.filling && attach.goes_on =>
+                if attach.due.may_be_filled && attach.goes_on =>
             {
                 attach.goes_on = false;
                 let last = attach.last;
@@ -359,8 +359,8 @@ impl World {
         let is_worth_it = floor.is_some_and(|keep| {
             keep >= log.start && log.behind(keep).take(GO_ON_RECORDS).count() < GO_ON_RECORDS
         });
-        attach.goes_on &= !attach.due.filling || is_worth_it;
-        let begins_at_0 = last == Lsn(0) || attach.due.filling;
+        attach.goes_on &= !attach.due.may_be_filled || is_worth_it;
+        let begins_at_0 = last == Lsn(0) || attach.due.may_be_filled;
         let keep = floor.or_else(|| begins_at_0.then_some(Lsn(0)));
         match keep {
             Some(keep) => {

@@ -221,14 +221,12 @@ impl World {
 
     fn begun(&mut self, node: usize, call: Call, begin: Begin) {
         let from = self.nodes[call.node].id;
-        let Node { disk, process, .. } = &mut self.nodes[node];
-        let Some(process) = process.as_mut() else {
+        let Some((side, log)) = self.nodes[node].shard(begin.shard) else {
             return;
         };
-        let log = &mut disk[begin.shard];
         let lower = lacks(log, begin);
         let keep = begin.keep.map(super::checks::show);
-        let outcome = match &mut process.sides[begin.shard].role {
+        let outcome = match &mut side.role {
             Role::Follower(follower) if follower.is_of(from, begin.term, begin.attempt) => {
                 match (lower, begin.keep) {
                     (Some(lower), _) => Ok(lower),

@@ -289,5 +289,13 @@ pub(crate) struct Node {
     pub(crate) heard: u64,
 }
 
+impl Node {
+    /// What its process is to a shard, and what its disk has of it; nothing while no process runs.
+    pub(crate) fn shard(&mut self, shard: usize) -> Option<(&mut Side, &mut ShardLog)> {
+        let process = self.process.as_mut()?;
+        Some((&mut process.sides[shard], &mut self.disk[shard]))
+    }
+}
+
 /// What a decision is about, for the checks: the counted verdicts about a trace, in order.
 pub(crate) type Decisions = BTreeMap<TraceId, Vec<(Lsn, VerdictRecord)>>;

@@ -198,10 +198,9 @@ impl World {
                     }
                 });
                 self.perform(node, shard);
-                let Node { disk, process, .. } = &mut self.nodes[node];
-                if let Some(process) = process.as_mut() {
-                    set_mark(&process.sides[shard], &mut disk[shard]);
-                    disk[shard].counted = disk[shard].counted.max(process.sides[shard].counted);
+                if let Some((side, log)) = self.nodes[node].shard(shard) {
+                    set_mark(side, log);
+                    log.counted = log.counted.max(side.counted);
                 }
             }
         }

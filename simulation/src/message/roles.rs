@@ -79,12 +79,10 @@ impl World {
     }
 
     fn follow(&mut self, node: usize, shard: usize, record: &ShardRecord) {
-        let Node { disk, process, .. } = &mut self.nodes[node];
-        let Some(process) = process.as_mut() else {
+        let Some((side, log)) = self.nodes[node].shard(shard) else {
             return;
         };
-        let side = &mut process.sides[shard];
-        let last = disk[shard].last_valid();
+        let last = log.last_valid();
         let follower = match std::mem::replace(&mut side.role, Role::None) {
             Role::Primary(mut led) => {
                 let mut follower = FollowerShard::new(record.term, record.primary, led.last);
@@ -133,11 +131,9 @@ impl World {
 
     /// The shard is elsewhere: the assembler lets go of it.
     fn leave(&mut self, node: usize, shard: usize, term: Term) {
-        let Node { disk, process, .. } = &mut self.nodes[node];
-        let Some(process) = process.as_mut() else {
+        let Some((side, log)) = self.nodes[node].shard(shard) else {
             return;
         };
-        let (side, log) = (&mut process.sides[shard], &mut disk[shard]);
         log.let_go = term;
         side.role = Role::None;
         side.emptied = true;

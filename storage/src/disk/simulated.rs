@@ -58,6 +58,14 @@ pub struct DiskImage {
     dirs: BTreeSet<PathBuf>,
 }
 
+impl DiskImage {
+    /// The bytes of a file.
+    #[must_use]
+    pub fn file(&self, path: &Path) -> Option<&[u8]> {
+        self.files.get(path).map(Vec::as_slice)
+    }
+}
+
 #[derive(Debug)]
 enum NameChange {
     Link(PathBuf, File),

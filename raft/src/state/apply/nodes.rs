@@ -40,8 +40,7 @@ impl ClusterState {
         life: Option<&NodeLife>,
     ) -> Result<Applied, Conflict> {
         check_place(&new.addresses, &new.zone)?;
-        let told = life.map_or(0, |life| life.earlier.len() as u64);
-        in_range("earlier lives", "", (0, MAX_EARLIER_LIVES as u64), told)?;
+        life.map_or(Ok(()), check_life)?;
         let known_life = self.lives.get(&new.node).copied();
         let applied = if self.nodes.contains_key(&new.node) {
             self.register_known(new, known_life, life)?
@@ -72,11 +71,7 @@ impl ClusterState {
                 known_boot: known.boot,
             });
         }
-        let continues = |known_life| life.is_some_and(|life| life.continues(known_life));
-        if let Some(known_life) = known_life.filter(|known_life| !continues(*known_life)) {
-            let node = new.node;
-            return Err(Conflict::ImageOfNode { node, known_life });
-        }
+        not_an_image(new.node, known_life, life)?;
         let same_life = life.is_none_or(|life| known_life == Some(life.life));
         let is_repeated = new.boot == known.boot && known.incarnation > 0 && same_life;
         if is_repeated && known.state != NodeState::Down {
@@ -117,6 +112,22 @@ impl ClusterState {
         };
         self.add_node(new.node, record)?;
         Ok(Applied::Incarnation(1))
+    }
+
+    pub(super) fn renew_life(
+        &mut self,
+        node: NodeId,
+        expected_incarnation: u64,
+        life: &NodeLife,
+    ) -> Result<Applied, Conflict> {
+        check_life(life)?;
+        let Some(known) = self.nodes.get(&node) else {
+            return Err(Conflict::UnknownNode { node });
+        };
+        not_an_image(node, self.lives.get(&node).copied(), Some(life))?;
+        unchanged("incarnation", expected_incarnation, known.incarnation)?;
+        self.lives.insert(node, life.life);
+        Ok(Applied::Done)
     }
 
     fn add_node(&mut self, id: NodeId, record: NodeRecord) -> Result<(), Conflict> {
@@ -199,4 +210,22 @@ fn check_place(addresses: &NodeAddresses, zone: &str) -> Result<(), Conflict> {
         )?;
     }
     Ok(())
+}
+
+fn check_life(life: &NodeLife) -> Result<(), Conflict> {
+    let told = life.earlier.len() as u64;
+    in_range("earlier lives", "", (0, MAX_EARLIER_LIVES as u64), told)
+}
+
+/// Refuses who does not know the last life that the cluster knows of a node.
+fn not_an_image(
+    node: NodeId,
+    known_life: Option<u64>,
+    life: Option<&NodeLife>,
+) -> Result<(), Conflict> {
+    let continues = |known_life| life.is_some_and(|life| life.continues(known_life));
+    match known_life.filter(|known_life| !continues(*known_life)) {
+        Some(known_life) => Err(Conflict::ImageOfNode { node, known_life }),
+        None => Ok(()),
+    }
 }
