@@ -305,6 +305,7 @@ impl Node {
             let _ = self.supervisor.cast(Stop);
             let _ = self.supervisor.wait(Some(Duration::from_secs(5))).await;
             self.member.close().await;
+            self.shared.end_jobs().await;
         }
         .boxed()
     }

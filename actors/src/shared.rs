@@ -14,6 +14,8 @@ use spandrel_model::verdict::{NO_POLICY, PROMOTED_POLICY, Verdict, VerdictRecord
 use spandrel_storage::block::BlockStore;
 use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::assembler::Earlier;
 use crate::buggify::Site;
@@ -161,6 +163,10 @@ pub(crate) struct Shared {
     pub(crate) comparing: AtomicU64,
     /// The bucket that older data is being copied to; `u64::MAX`: none.
     pub(crate) copying: AtomicU64,
+    /// What runs beside the actors.
+    jobs: TaskTracker,
+    /// Jobs go no further: the node stops.
+    stopping: CancellationToken,
 }
 
 /// What [`Shared::new`] takes.
@@ -205,6 +211,8 @@ impl Shared {
             differing: AtomicU64::new(0),
             comparing: AtomicU64::new(u64::MAX),
             copying: AtomicU64::new(u64::MAX),
+            jobs: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -303,13 +311,25 @@ impl Shared {
         job: impl Future<Output = ()> + Send + 'static,
     ) {
         let halt = Arc::clone(&self.env.halt);
-        let buggify = self.env.buggify.clone();
-        tokio::spawn(async move {
-            buggify.pause(Site::JobLate).await;
-            if AssertUnwindSafe(job).catch_unwind().await.is_err() {
+        let (buggify, stopping) = (self.env.buggify.clone(), self.stopping.clone());
+        self.jobs.spawn(async move {
+            let job = async move {
+                buggify.pause(Site::JobLate).await;
+                job.await;
+            };
+            let job = AssertUnwindSafe(stopping.run_until_cancelled(job));
+            if job.catch_unwind().await.is_err() {
                 halt(&format!("a job of the {what} panicked"));
             }
         });
+    }
+
+    /// Lets jobs go no further, and waits until none is left: the last of them hold the journal open, and whoever starts
+    /// on the directory would share it. The actors have stopped: nobody waits for what a job would say.
+    pub(crate) async fn end_jobs(&self) {
+        self.stopping.cancel();
+        self.jobs.close();
+        self.jobs.wait().await;
     }
 
     /// The shard of a trace.

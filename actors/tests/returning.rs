@@ -372,11 +372,9 @@ async fn a_replica_that_was_let_go_is_filled_also_when_its_node_was_restarted() 
     for _ in 0..3 {
         two_in_sync(&first).await;
         second.stop().await;
-        pass(5).await;
         second = cluster.restart(2).await;
         two_in_sync(&first).await;
         third.stop().await;
-        pass(5).await;
         third = cluster.restart(3).await;
         // when those join that were let go
         two_in_sync(&first).await;

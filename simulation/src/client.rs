@@ -8,7 +8,7 @@ use rand::RngExt;
 use spandrel_model::error::ErrorClass;
 use spandrel_model::ports::{Ingest, Query};
 
-use crate::check::{violation, visible_once_acknowledged};
+use crate::check::{Patience, violation, visible_once_acknowledged};
 use crate::limits::MAX_TRIES;
 use crate::model::Tally;
 use crate::workload::Request;
@@ -21,12 +21,14 @@ pub(crate) struct Client {
     pub(crate) query: Arc<dyn Query>,
     /// What it knows of its requests, together with others of the same process.
     pub(crate) tally: Arc<Mutex<Tally>>,
+    /// How long its requests may wait.
+    pub(crate) patience: Option<Patience>,
 }
 
 impl Client {
     /// Sends until the queue is empty.
     pub(crate) async fn run(self) {
-        let mut tries = 0;
+        let (mut tries, mut first_ms) = (0, None);
         loop {
             let next = self
                 .world
@@ -36,10 +38,13 @@ impl Client {
             let Some(request) = next else { return };
             let wait_ms = request.at_ms.saturating_sub(self.world.elapsed_ms());
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
-            match self.send(&request).await {
+            let since_ms = *first_ms.get_or_insert(self.world.elapsed_ms());
+            let sent = self.send(&request).await;
+            self.waited(since_ms);
+            match sent {
                 Ok(()) => {
                     self.done();
-                    tries = 0;
+                    (tries, first_ms) = (0, None);
                     let visible =
                         visible_once_acknowledged(&self.world, &self.query, &request).await;
                     let faulted = self.world.faulted.load(Ordering::Relaxed);
@@ -55,11 +60,20 @@ impl Client {
                         self.world
                             .note(format!("client {} gives up a request", self.number));
                         self.done();
-                        tries = 0;
+                        (tries, first_ms) = (0, None);
                     }
                     tokio::time::sleep(Duration::from_millis(after_ms)).await;
                 }
             }
+        }
+    }
+
+    /// A request that was tried first then has been answered.
+    fn waited(&self, since_ms: u64) {
+        let now_ms = self.world.elapsed_ms();
+        let kept = self.patience.as_ref();
+        if let Some(Err(found)) = kept.map(|patience| patience.check(since_ms, now_ms)) {
+            self.world.violate(found);
         }
     }
 

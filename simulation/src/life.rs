@@ -398,6 +398,7 @@ fn clients(world: &Arc<World>, node: &Node) -> tokio::task::JoinSet<()> {
             ingest: node.ingest(),
             query: node.query(),
             tally: world.shared_tally(),
+            patience: None,
         };
         tasks.spawn(client.run());
     }

@@ -21,6 +21,7 @@ pub(crate) enum Stream {
     SitePlan = 11,
     Sites = 12,
     Retention = 13,
+    Lone = 14,
 }
 
 /// The generator of a stream.

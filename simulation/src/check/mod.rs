@@ -15,6 +15,7 @@ mod p2_recomputed;
 mod p5_search;
 mod p6_visible;
 mod p7_retention;
+mod waits;
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ pub(crate) use p2_recomputed::verdicts_follow_from_their_records;
 pub(crate) use p5_search::search_is_exact;
 pub(crate) use p6_visible::visible_once_acknowledged;
 pub(crate) use p7_retention::{expired_traces_are_gone, gone_from, retained_until};
+pub(crate) use waits::Patience;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]

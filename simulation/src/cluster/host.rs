@@ -1,7 +1,7 @@
 //! What a process is: a node, from its start to its end, and the clients that export to it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
@@ -26,6 +26,7 @@ use crate::disk::{LifeDisk, LifeDiskParts};
 use crate::faults::FaultKind;
 use crate::life::options_of;
 use crate::random::{Stream, stream};
+use crate::world::lock;
 
 /// Times that a node whose disk is lost is to be removed without loss, before the loss is accepted.
 const REMOVALS_WITHOUT_LOSS: u32 = 8;
@@ -173,6 +174,7 @@ async fn export(fleet: &Arc<Fleet>, place: usize, node: &Node, clients: &mut Joi
                     ingest: node.ingest(),
                     query: node.query(),
                     tally: Arc::clone(&tally),
+                    patience: fleet.plan.patience(place),
                 };
                 clients.spawn(client.run());
             }
@@ -285,12 +287,12 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk, kernel: Kernel
             told.halted(place, reason);
         }
     });
+    // Others for each start, by its time.
+    let of_start = fleet.world.plan.seed ^ fleet.world.elapsed_ms() ^ ((place as u64) << 40);
+    let mut secrets = stream(of_start, Stream::Runtime);
     let mut seed = [0; 32];
-    stream(
-        fleet.world.plan.seed ^ fleet.world.elapsed_ms() ^ ((place as u64) << 40),
-        Stream::Runtime,
-    )
-    .fill_bytes(&mut seed);
+    secrets.fill_bytes(&mut seed);
+    let secrets = Mutex::new(secrets);
     let (slow, rare) = (Arc::clone(fleet), Arc::clone(fleet));
     let links = SimulatedLinks {
         place,
@@ -306,8 +308,11 @@ fn environment(fleet: &Arc<Fleet>, place: usize, disk: &LifeDisk, kernel: Kernel
         links: Arc::new(links),
         start_phase: Arc::new(drop),
         buggify: Buggify::new(move |site| rare.strikes(place, site)),
-        // Another one for each start, by its time: a process draws one life.
-        secret: Arc::new(move || seed),
+        secret: Arc::new(move || {
+            let mut secret = [0; 32];
+            lock(&secrets).fill_bytes(&mut secret);
+            secret
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
 use spandrel_actors::Site;
 
+use crate::check::Patience;
 use crate::faults::FaultKind;
 use crate::plan::{Canary, Extras, Plan, SHORT_RETENTION_SECONDS};
 use crate::random::{Stream, stream};
@@ -31,6 +32,22 @@ const MAX_JUMP_MS: i64 = 20_000;
 const MAX_SKEW_MS: i64 = 3_000;
 /// Milliseconds by which a clock that drifts gains or loses each second at most: six seconds while it lasts.
 const MAX_DRIFT_PER_MILLE: i64 = 500;
+/// Share of the runs in which one node at a time is at fault, and all is well before the next one is.
+const LONE_SHARE: f64 = 0.2;
+/// Kinds that may strike then.
+const LONE_KINDS: [FaultKind; 7] = [
+    FaultKind::Kill,
+    FaultKind::PowerLoss,
+    FaultKind::Stop,
+    FaultKind::Pause,
+    FaultKind::HungDisk,
+    FaultKind::Isolation,
+    FaultKind::HalfOpen,
+];
+/// Most faults of such a run.
+const MAX_LONE_FAULTS: usize = 3;
+/// Milliseconds from the end of one of them until all is as it was.
+const RECOVERY_MS: u64 = 12_000;
 /// Share of the runs in which all that was kept expires at last.
 const EXPIRY_SHARE: f64 = 0.25;
 /// Seconds of the recovery window: no jump of a clock reaches its end.
@@ -62,6 +79,8 @@ pub struct ClusterPlan {
     /// Milliseconds that a message takes at most; at least one.
     pub(crate) latency_ms: u64,
     pub(crate) faults: Vec<Planned>,
+    /// One node at a time is at fault.
+    pub(crate) is_lone: bool,
     /// Where something rare happens within nodes, and how often of 1,000 times.
     pub(crate) sites: BTreeMap<Site, u32>,
     /// The settings and the spans.
@@ -97,15 +116,59 @@ impl ClusterPlan {
         if expiry.random_bool(EXPIRY_SHARE) && !has_wrong_clocks(&faults) {
             node.retention_seconds = expiry.random_range(SHORT_RETENTION_SECONDS);
         }
-        Self {
+        let plan = Self {
             nodes,
             places: nodes + usize::from(joins),
             replication,
             latency_ms: random.random_range(1..20),
             faults,
+            is_lone: false,
             sites: sites(&mut stream(seed, Stream::SitePlan)),
             node,
+        };
+        let mut lone = stream(seed, Stream::Lone);
+        match lone.random_bool(LONE_SHARE) {
+            true => plan.with_lone_faults(&mut lone),
+            false => plan,
         }
+    }
+
+    /// The same with other faults, one at a time, and nothing else that makes anybody wait.
+    fn with_lone_faults(mut self, random: &mut ChaCha8Rng) -> Self {
+        self.is_lone = true;
+        self.places = self.nodes;
+        self.sites.clear();
+        self.node.extras.giants = 0;
+        self.node.traces = random.random_range(60..120);
+        self.faults.clear();
+        let mut at_ms = QUIET_START_MS;
+        for _ in 0..random.random_range(1..=MAX_LONE_FAULTS) {
+            at_ms += random.random_range(2_000..6_000);
+            let mut one = fault(random, &LONE_KINDS, self.nodes, at_ms + 1);
+            one.at_ms = at_ms;
+            if one.kind == FaultKind::PowerLoss {
+                // At once.
+                one.amount &= !1;
+            }
+            at_ms += one.for_ms + RECOVERY_MS;
+            self.faults.push(one);
+        }
+        self.node.span_ms = at_ms;
+        self
+    }
+
+    /// How long the requests of clients at a place may wait, where that can be said.
+    pub(crate) fn patience(&self, place: usize) -> Option<Patience> {
+        let span = |one: &Planned| one.at_ms..one.at_ms + one.for_ms + RECOVERY_MS;
+        let (away, others): (Vec<_>, Vec<_>) =
+            self.faults.iter().partition(|one| one.place == place);
+        let hangs = others.into_iter();
+        let hangs = hangs.filter(|one| one.kind == FaultKind::HungDisk);
+        self.is_lone.then(|| Patience {
+            from_ms: QUIET_START_MS,
+            away: away.into_iter().map(span).collect(),
+            hangs: hangs.map(span).collect(),
+        })
     }
 
     /// The same plan with a defect of the truth put in.
