@@ -340,10 +340,18 @@ impl ShardState {
         let Some(slot) = self.find(tenant, trace_id) else {
             return;
         };
-        let entry = self.slots[slot as usize].as_ref();
-        let Some(Phase::Unconfirmed(repeated)) = entry.map(|entry| &entry.phase) else {
+        let Some(entry) = self.slots[slot as usize].as_ref() else {
             return;
         };
+        let Phase::Unconfirmed(repeated) = &entry.phase else {
+            return;
+        };
+        // The journal of a follower is ahead of its shards: a verdict that has read these spans comes in its turn.
+        let is_earlier = |found: &Earlier| {
+            let mut held = entry.references.iter();
+            held.all(|lsn| *lsn > found.record.input_lsn)
+        };
+        let found = found.filter(is_earlier);
         // The one that was repeated may have come when the journal had been read.
         let is_newer = |drop: &VerdictRecord| {
             let found = found.as_ref();

@@ -279,6 +279,33 @@ fn late_spans_that_are_repeated_for_a_replica_that_knows_the_drop_are_late_ones(
     assert_eq!(join(false), None);
 }
 
+/// The journal of a follower is ahead of its shards, which found there what had been decided of spans that they were still
+/// to apply, and took these for late ones. An entry with late spans alone knows only some of the trace: a quarter of the
+/// pages of primaries were refused for one such trace each.
+#[test]
+fn a_verdict_that_has_read_the_spans_does_not_make_them_late_ones() {
+    let mut primary = World::new(ERRORS_ONLY);
+    primary.send(1, &[failed(1, 0)]);
+    let kept = primary.commit();
+    assert_eq!(
+        (kept[0].verdict, kept[0].input_lsn),
+        (Verdict::Keep, Lsn(1))
+    );
+
+    let mut follower = World::new(ERRORS_ONLY);
+    follower.horizon.verdicts.insert(trace(1), kept[0].clone());
+    follower.send(1, &[failed(1, 0)]);
+    follower.confirm();
+    let place = follower.next_lsn;
+    follower.step(|state, step, effects| {
+        state.verdicts_committed(place, &kept, step, effects);
+    });
+    let taken = follower
+        .state
+        .collect_kept(UnixNanos(u64::MAX), EVERYTHING, &|_| "p".into());
+    assert!(taken[0].summary.is_some(), "it has seen the whole trace");
+}
+
 /// A replica that joined long after a trace had been kept got a late span of it, was told no verdict, and waited with it
 /// for ever: its journal grew. The primary, which finds the keep in its own journal, repeats it.
 #[test]
