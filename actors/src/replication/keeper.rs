@@ -43,8 +43,8 @@ pub struct ShardProgress {
 pub(crate) enum Look {
     /// The map has changed.
     Changed,
-    /// Time has passed.
-    Again,
+    /// Time has passed: the look of this number is due.
+    Again(u64),
 }
 
 impl ractor::Message for Look {}
@@ -59,6 +59,14 @@ pub(crate) struct KeeperArguments {
     pub(crate) writer: ActorRef<WriterMessage>,
 }
 
+/// A look on its way.
+#[derive(Debug, Clone, Copy)]
+struct Next {
+    number: u64,
+    /// It comes when a node that is alone would look.
+    is_far: bool,
+}
+
 /// Invariant: at most one round of proposals is under way.
 pub(crate) struct KeeperState {
     arguments: KeeperArguments,
@@ -67,8 +75,10 @@ pub(crate) struct KeeperState {
     /// Since when nodes have been down.
     down_since: BTreeMap<NodeId, Instant>,
     proposals: Proposals,
-    /// A look is on its way.
-    looks: bool,
+    /// The look that comes next.
+    next: Option<Next>,
+    /// Counts looks that were to come.
+    looks: u64,
 }
 
 impl Actor for Keeper {
@@ -113,7 +123,8 @@ impl Actor for Keeper {
             plan: Default::default(),
             down_since: BTreeMap::new(),
             proposals,
-            looks: false,
+            next: None,
+            looks: 0,
         })
     }
 
@@ -123,19 +134,26 @@ impl Actor for Keeper {
         look: Look,
         state: &mut KeeperState,
     ) -> Result<(), ActorProcessingErr> {
-        state.looks &= matches!(look, Look::Changed);
+        if let Look::Again(number) = look {
+            // Another one may have been wanted sooner.
+            if state.next.is_none_or(|next| next.number != number) {
+                return Ok(());
+            }
+            state.next = None;
+        }
         state.look().await;
-        if !state.looks {
-            state.looks = true;
-            // Alone there is nothing to look after but the next bucket, until the map changes.
-            let alone = state.arguments.settings.state().nodes.len() < 2;
-            let tick = if alone {
+        // Alone there is nothing to look after but the next bucket, until the map changes.
+        let is_far = state.arguments.settings.state().nodes.len() < 2;
+        if state.next.is_none_or(|next| next.is_far && !is_far) {
+            state.looks += 1;
+            let number = state.looks;
+            state.next = Some(Next { number, is_far });
+            let tick = if is_far {
                 KEEPER_ALONE_TICK_MS
             } else {
                 KEEPER_TICK_MS
             };
-            let tick = Duration::from_millis(tick);
-            myself.send_after(tick, || Look::Again);
+            myself.send_after(Duration::from_millis(tick), move || Look::Again(number));
         }
         Ok(())
     }
