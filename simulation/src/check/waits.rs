@@ -56,8 +56,8 @@ mod tests {
     fn only_what_a_node_at_fault_has_to_do_with_may_wait_long() {
         let patience = Patience {
             from_ms: 4_000,
-            away: vec![10_000..20_000],
-            hangs: vec![40_000..50_000],
+            away: std::iter::once(10_000..20_000).collect(),
+            hangs: std::iter::once(40_000..50_000).collect(),
         };
         let kept = |first_ms, waited_ms| patience.check(first_ms, first_ms + waited_ms).is_ok();
         assert!(kept(30_000, WAIT_MS) && !kept(30_000, WAIT_MS + 1));
