@@ -1,8 +1,9 @@
 """Drives a cluster of its own on this machine, and says what that took: for the tables of docs/benchmarks.md.
 
-usage: cluster.py cost|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
+usage: cluster.py cost|form|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
        [--victim leader|other] [--signal KILL|STOP|TERM] [NODE FLAGS...]
        cost   closed loop at node 1, with --rate an open one: spans a second, processor time a span of all nodes together
+       form   nothing is sent: seconds from the start of node 1 until every shard has its copies where they should be
        kill   open loop at one node, a signal to another: how long exports took at most, how many were refused
        join   open loop at one node, one more joins: the same, seconds until every shard is where it should be, and how
               long shards acknowledged nothing
@@ -80,6 +81,12 @@ class Node:
         counted = [line for line in lines if line.startswith("spandrel_stage_cpu_nanoseconds_total")]
         return {label(line, "stage"): float(line.rsplit(" ", 1)[1]) / 1e9 for line in counted}
 
+    def pages_received(self):
+        """Pages that primaries have shipped here, by what became of them."""
+        lines = self.ask("/metrics")[1].decode().splitlines()
+        counted = [line for line in lines if line.startswith("spandrel_pages_received_total")]
+        return {label(line, "outcome"): int(float(line.rsplit(" ", 1)[1])) for line in counted}
+
     def pauses(self):
         """How many pauses of shards lasted at most so long, by reason."""
         lines = self.ask("/metrics")[1].decode().splitlines()
@@ -142,7 +149,8 @@ def demo(arguments, node, *flags):
 def cost(arguments, flags, directory):
     nodes = start(arguments, flags, directory)
     before = sum(node.cpu_seconds() for node in nodes)
-    sent = json.loads(subprocess.check_output(demo(arguments, nodes[0], "--rate", str(arguments.rate or 0), "--spans", str(arguments.spans))))
+    load = demo(arguments, nodes[0], "--rate", str(arguments.rate or 0), "--spans", str(arguments.spans))
+    sent = json.loads(subprocess.check_output(load))
     most = max(node.anonymous_bytes() for node in nodes)
     # Everything is decided 12 s after its last span, on every copy.
     time.sleep(15)
@@ -150,10 +158,12 @@ def cost(arguments, flags, directory):
         node.ask("/v1/admin/flush", "POST")
     time.sleep(1)
     used = sum(node.cpu_seconds() for node in nodes) - before
-    stages = {}
+    stages, pages = {}, {}
     for node in nodes:
         for stage, seconds in node.stages().items():
             stages[stage] = stages.get(stage, 0) + seconds
+        for outcome, count in node.pages_received().items():
+            pages[outcome] = pages.get(outcome, 0) + count
     stop(nodes)
     spans = sent["acknowledgedSpans"]
     print(
@@ -164,6 +174,14 @@ def cost(arguments, flags, directory):
     rest = used - sum(stages.values())
     print("  us a span: " + ", ".join(f"{stage} {seconds * 1e6 / spans:.2f}" for stage, seconds in stages.items())
           + f", the rest {rest * 1e6 / spans:.2f}")
+    if pages:
+        print("  pages that followers got: " + ", ".join(f"{outcome} {count}" for outcome, count in pages.items()))
+
+
+def form(arguments, flags, directory):
+    began = time.monotonic()
+    stop(start(arguments, flags, directory))
+    print(f"{arguments.nodes} nodes, {arguments.replication} copies: settled after {time.monotonic() - began:.1f} s")
 
 
 def open_loop(arguments, node, seconds):
@@ -222,7 +240,7 @@ def join(arguments, flags, directory):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "kill", "join"])
+    parser.add_argument("what", choices=["cost", "form", "kill", "join"])
     parser.add_argument("--binary", default="target/release/spandrel")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", type=int, default=2)
@@ -232,7 +250,7 @@ def main():
     parser.add_argument("--signal", choices=["KILL", "STOP", "TERM"], default="KILL")
     arguments, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        {"cost": cost, "kill": kill, "join": join}[arguments.what](arguments, flags, directory)
+        {"cost": cost, "form": form, "kill": kill, "join": join}[arguments.what](arguments, flags, directory)
 
 
 if __name__ == "__main__":
