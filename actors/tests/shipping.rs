@@ -6,30 +6,55 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use spandrel_actors::Node;
 use spandrel_model::ids::{SpanId, TenantId};
 use spandrel_model::search::SearchFilter;
-use support::members::{Cluster, place, stop_all};
+use support::members::{Cluster, stop_all};
 use support::{TestNode, pass, span};
 
 const TRACES: std::ops::Range<u8> = 1..40;
+/// Some on each shard.
+const EARLY: std::ops::Range<u8> = 1..13;
 /// Seconds after which a kept trace has waited long enough for its page.
 const DUE_S: u64 = 600;
 
-/// Three nodes; the first one leads all shards.
-async fn led_by_the_first(cluster: &Cluster) -> [TestNode; 3] {
-    let nodes = cluster.three().await.map(|node| TestNode {
+/// Seconds for which the shards of a settled cluster have stayed where they are.
+const CALM_S: u64 = 5;
+
+/// Three nodes, each of which has all shards, and leads some: none of them moves any more. A shard that did would be
+/// filled elsewhere, and a trace with records that repeat its spans is paged by each node itself.
+async fn settled(cluster: &Cluster) -> [TestNode; 3] {
+    let nodes = cluster.three().await;
+    let settling = async {
+        loop {
+            let [before, ..] = nodes.each_ref().map(Node::cluster);
+            pass(CALM_S).await;
+            let is_calm = |node: &Node| node.cluster().shard_map == before.shard_map;
+            let is_whole = before
+                .shard_map
+                .iter()
+                .all(|record| record.isr.len() == 3 && record.filling.is_empty());
+            if is_whole && nodes.iter().all(is_calm) {
+                break;
+            }
+        }
+    };
+    let limit = Duration::from_secs(10 * CALM_S);
+    tokio::time::timeout(limit, settling)
+        .await
+        .expect("in time");
+    nodes.map(|node| TestNode {
         node,
         clock: Arc::clone(&cluster.clock),
-    });
-    place(&nodes[0].node, 1, &[1, 2, 3]).await;
-    nodes
+    })
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_stores_the_pages_of_its_primary() {
     let cluster = Cluster::new();
-    let nodes = led_by_the_first(&cluster).await;
+    let nodes = settled(&cluster).await;
     let tenant = TenantId::default();
     for trace in TRACES {
         let spans = [span(trace, 1, 0), span(trace, 2, 1)];
@@ -38,12 +63,7 @@ async fn a_follower_stores_the_pages_of_its_primary() {
     pass(DUE_S - 100).await;
     for node in &nodes {
         let waiting = node.node.admin().status().await.unpaged_traces;
-        assert_eq!(
-            waiting,
-            TRACES.len() as u64,
-            "node {:?}",
-            node.node.cluster().shard_map
-        );
+        assert_eq!(waiting, TRACES.len() as u64);
     }
     // Due for all; a follower would build pages of its own ten seconds later.
     pass(105).await;
@@ -75,19 +95,20 @@ async fn a_follower_stores_the_pages_of_its_primary() {
 #[tokio::test(start_paused = true)]
 async fn a_follower_builds_the_pages_that_do_not_come() {
     let cluster = Cluster::new();
-    let nodes = led_by_the_first(&cluster).await;
+    let nodes = settled(&cluster).await;
     let tenant = TenantId::default();
-    nodes[0].send(&tenant, &[span(1, 1, 0)]).await;
-    nodes[0].send(&tenant, &[span(2, 1, 0)]).await;
-    pass(70).await;
-    // The second one stores it by itself: the page of the first one, with a trace more, is not what it waits for.
-    nodes[1].flush().await;
-    for trace in TRACES.skip(2) {
+    for trace in EARLY {
         nodes[0].send(&tenant, &[span(trace, 1, 0)]).await;
     }
-    pass(DUE_S).await;
-    nodes[0].flush().await;
-    pass(80).await;
+    pass(70).await;
+    // Two store them by themselves: their primaries' pages, which have more traces, are not what those wait for.
+    nodes[1].flush().await;
+    nodes[2].flush().await;
+    for trace in TRACES.skip(EARLY.len()) {
+        nodes[0].send(&tenant, &[span(trace, 1, 0)]).await;
+    }
+    // All are due a moment after the early ones, those of refused pages later.
+    pass(DUE_S + 80).await;
     for node in &nodes {
         assert_eq!(node.node.admin().status().await.unpaged_traces, 0);
         for trace in TRACES {
