@@ -166,10 +166,6 @@ impl Identity {
 ///
 /// Invariant: a life that was told is in the file.
 pub(crate) struct Lives {
-    /// As [`Identity::disk_id`].
-    pub(crate) disk_id: u64,
-    /// As [`Identity::boot`].
-    pub(crate) boot: u64,
     disk: Arc<dyn Disk>,
     data_dir: PathBuf,
     identity: Mutex<Identity>,
@@ -178,8 +174,6 @@ pub(crate) struct Lives {
 impl Lives {
     pub(crate) fn new(disk: Arc<dyn Disk>, data_dir: PathBuf, identity: Identity) -> Self {
         Self {
-            disk_id: identity.disk_id,
-            boot: identity.boot,
             disk,
             data_dir,
             identity: Mutex::new(identity),
@@ -188,6 +182,16 @@ impl Lives {
 
     fn lock(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Identity::disk_id`].
+    pub(crate) fn disk_id(&self) -> u64 {
+        self.lock().disk_id
+    }
+
+    /// As [`Identity::boot`].
+    pub(crate) fn boot(&self) -> u64 {
+        self.lock().boot
     }
 
     /// Which life this is, for the cluster.

@@ -126,7 +126,7 @@ impl Node {
             let lives = Arc::new(lives);
             let member = Member::open(&options, &env, &lives).await?;
             let started = match lives.confirm(lives.life().life) {
-                Ok(()) => Self::start_registered(&member, options, &env, lives.boot).await,
+                Ok(()) => Self::start_registered(&member, options, &env, lives.boot()).await,
                 Err(error) => Err(start_error("open the data directory")(&error)),
             };
             if started.is_err() {

@@ -45,8 +45,13 @@ impl Client {
                 Ok(()) => {
                     self.done();
                     (tries, first_ms) = (0, None);
-                    let visible =
-                        visible_once_acknowledged(&self.world, &self.query, &request).await;
+                    let visible = visible_once_acknowledged(
+                        &self.world,
+                        &self.query,
+                        &request,
+                        self.patience.as_ref(),
+                    )
+                    .await;
                     let faulted = self.world.faulted.load(Ordering::Relaxed);
                     if let (Err(found), false) = (visible, faulted) {
                         self.world.violate(found);

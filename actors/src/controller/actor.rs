@@ -152,18 +152,16 @@ impl ControllerState {
             ));
             return;
         };
-        let pause = Duration::from_millis(REGISTER_RETRY_MS);
-        let waited = self.registered_at.is_none_or(|at| at.elapsed() >= pause);
         let stopping = self.arguments.stopping.load(Ordering::Relaxed);
         // One at a time: what one says of the lives must not come too late for the other.
         if stopping || self.runs(Job::Registration) || self.runs(Job::Life) {
             return;
         }
         if record.state != NodeState::Down {
-            let incarnation = record.incarnation;
-            return self.live_on(cluster, incarnation, myself);
+            return self.live_on(cluster, myself);
         }
-        if !waited {
+        let pause = Duration::from_millis(REGISTER_RETRY_MS);
+        if self.registered_at.is_some_and(|at| at.elapsed() < pause) {
             return;
         }
         self.registered_at = Some(Instant::now());
@@ -187,12 +185,7 @@ impl ControllerState {
 
     /// Begins another life once a minute, so that an image of the directory from before is known for one. A node that
     /// is alone is the only one that could know.
-    fn live_on(
-        &mut self,
-        cluster: &ClusterState,
-        incarnation: u64,
-        myself: &ActorRef<ControllerMessage>,
-    ) {
+    fn live_on(&mut self, cluster: &ClusterState, myself: &ActorRef<ControllerMessage>) {
         let env = &self.arguments.env;
         let is_due = self.lives_since.elapsed() >= Duration::from_millis(LIFE_MS)
             || env.buggify.strikes(Site::LifeRenewed);
@@ -201,32 +194,9 @@ impl ControllerState {
         }
         self.lives_since = Instant::now();
         let (env, settings) = (env.clone(), self.arguments.settings.clone());
-        let Registration { node, lives } = self.arguments.registration.clone();
+        let registration = self.arguments.registration.clone();
         self.run(Job::Life, myself, async move {
-            let (drawn, worker) = (env.random_number(), Arc::clone(&lives));
-            let life = match env.block(move || worker.renew(drawn)).await {
-                Ok(life) => life,
-                Err(error) => {
-                    tracing::warn!(%error, "no further life begins");
-                    return false;
-                }
-            };
-            let renewed = life.life;
-            let proposed = settings.propose(Command::RenewLife {
-                node: node.node,
-                expected_incarnation: incarnation,
-                life,
-            });
-            let proposed = proposed.await;
-            if let Err(ProposeError::Conflict(conflict @ Conflict::ImageOfNode { .. })) = &proposed
-            {
-                (env.halt)(&refused(conflict));
-            }
-            let has_changed = note("renew life", proposed);
-            if has_changed && let Err(error) = env.block(move || lives.confirm(renewed)).await {
-                tracing::warn!(%error, "earlier lives are not forgotten yet");
-            }
-            has_changed
+            renew_life(&env, &settings, &registration).await
         });
     }
 
@@ -321,6 +291,31 @@ impl ControllerState {
             let _ = myself.cast(ControllerMessage::Done(job, has_changed));
         });
     }
+}
+
+/// Begins another life and tells the cluster; whether it has heard.
+async fn renew_life(env: &Env, settings: &Settings, registration: &Registration) -> bool {
+    let lives = &registration.lives;
+    let (drawn, worker) = (env.random_number(), Arc::clone(lives));
+    let life = match env.block(move || worker.renew(drawn)).await {
+        Ok(life) => life,
+        Err(error) => {
+            tracing::warn!(%error, "no further life begins");
+            return false;
+        }
+    };
+    let renewed = life.life;
+    let node = registration.node.node;
+    let proposed = settings.propose(Command::RenewLife { node, life }).await;
+    if let Err(ProposeError::Conflict(conflict @ Conflict::ImageOfNode { .. })) = &proposed {
+        (env.halt)(&refused(conflict));
+    }
+    let has_changed = note("renew life", proposed);
+    let worker = Arc::clone(lives);
+    if has_changed && let Err(error) = env.block(move || worker.confirm(renewed)).await {
+        tracing::warn!(%error, "earlier lives are not forgotten yet");
+    }
+    has_changed
 }
 
 /// Stops the process when its settings have stopped: without them it would neither learn who leads its shards nor tell

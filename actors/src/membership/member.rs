@@ -61,7 +61,7 @@ impl Member {
         let link_identity = LinkIdentity {
             cluster_id: beginning.cluster_id,
             node: Some(beginning.node),
-            boot: lives.boot,
+            boot: lives.boot(),
         };
         let link = env
             .links
@@ -118,8 +118,8 @@ impl Member {
                     node: beginning.node,
                     addresses: options.addresses.clone(),
                     zone: options.zone.clone(),
-                    disk_id: lives.disk_id,
-                    boot: lives.boot,
+                    disk_id: lives.disk_id(),
+                    boot: lives.boot(),
                 },
                 lives: Arc::clone(lives),
             },
@@ -252,7 +252,7 @@ async fn begin(
         .await
         .map_err(|error| start_error("open the settings")(&error))?;
     let join = |cluster_id, token, expected_shards| Join {
-        disk_id: lives.disk_id,
+        disk_id: lives.disk_id(),
         addresses: options.addresses.clone(),
         zone: options.zone.clone(),
         program: describe(),
@@ -324,7 +324,7 @@ async fn joining_link(env: &Env, lives: &Arc<Lives>) -> Result<Arc<dyn Link>, St
     let stranger = LinkIdentity {
         cluster_id: 0,
         node: None,
-        boot: lives.boot,
+        boot: lives.boot(),
     };
     env.links
         .start(stranger, Arc::new(PeerRouter::default()))

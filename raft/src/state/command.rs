@@ -150,12 +150,10 @@ pub enum Command {
         life: NodeLife,
     },
     /// A node that runs begins another life, so that an image of its directory from before is known for one. Compared:
-    /// that its directory knows the last life of it that the cluster knows, and its incarnation.
+    /// that its directory knows the last life of it that the cluster knows.
     RenewLife {
         /// Which one.
         node: NodeId,
-        /// Its incarnation.
-        expected_incarnation: u64,
         /// Its next life.
         life: NodeLife,
     },

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use spandrel_model::ports::Query;
 
-use super::{Violation, may_be_unreachable, observe, violation};
+use super::{Patience, Violation, may_be_unreachable, observe, violation};
 use crate::limits::{ALWAYS_READ_SPANS, LATE_MS, LATE_TRIES};
 use crate::model::{Fingerprint, TraceRecord};
 use crate::workload::Request;
@@ -22,6 +22,7 @@ pub(crate) async fn visible_once_acknowledged(
     world: &World,
     query: &Arc<dyn Query>,
     request: &Request,
+    patience: Option<&Patience>,
 ) -> Result<(), Violation> {
     let mut by_trace: BTreeMap<usize, Vec<Fingerprint>> = BTreeMap::new();
     for (trace, fingerprint) in &request.spans {
@@ -32,7 +33,13 @@ pub(crate) async fn visible_once_acknowledged(
             continue;
         }
         let mut tries = 0;
-        while let Err(found) = visible(world, query, request, number, &expected).await {
+        loop {
+            let asked_ms = world.elapsed_ms();
+            let seen = visible(world, query, request, number, &expected).await;
+            if let Some(patience) = patience {
+                patience.check_read(asked_ms, world.elapsed_ms())?;
+            }
+            let Err(found) = seen else { break };
             // A replica answers whose primary is out of reach.
             if world.scene == Scene::Alone || tries >= LATE_TRIES {
                 return Err(found);

@@ -1,7 +1,8 @@
-//! `waits`: while one node at a time is at fault, what clients send to the others is acknowledged soon.
+//! `waits`: while one node at a time is at fault, joins or leaves, what clients send to the others is acknowledged soon,
+//! and a trace that is asked for there is answered soon.
 //!
 //! Not verified: runs in which several nodes are at fault at once, or rare things happen within nodes; requests at the
-//! node that is at fault; how many attempts a request takes.
+//! node that is at fault; how many attempts a request takes; searches; whether an answer is complete.
 
 use std::ops::Range;
 
@@ -12,6 +13,10 @@ use super::{Violation, violation};
 const WAIT_MS: u64 = 5_000;
 /// The same where a disk does not answer, which is noticed after five seconds.
 const HANG_WAIT_MS: u64 = 11_000;
+
+/// Milliseconds within which a fetch of a trace is answered, whoever is at fault: where a node is silent the next holder
+/// is asked.
+const READ_WAIT_MS: u64 = 5_000;
 
 /// What the clients of a place may expect.
 #[derive(Debug, Clone, Default)]
@@ -27,25 +32,32 @@ pub(crate) struct Patience {
 impl Patience {
     /// A request was tried first at `first_ms` and is, or is not, acknowledged by `now_ms`.
     pub(crate) fn check(&self, first_ms: u64, now_ms: u64) -> Result<(), Violation> {
-        let meets = |spans: &[Range<u64>]| {
-            let mut spans = spans.iter();
-            spans.any(|span| span.start <= now_ms && first_ms < span.end)
+        let most_ms = match meets(&self.hangs, first_ms, now_ms) {
+            true => HANG_WAIT_MS,
+            false => WAIT_MS,
         };
-        if first_ms < self.from_ms || meets(&self.away) {
-            return Ok(());
-        }
-        let most_ms = if meets(&self.hangs) {
-            HANG_WAIT_MS
-        } else {
-            WAIT_MS
-        };
+        self.bound("a request", first_ms, now_ms, most_ms)
+    }
+
+    /// A trace was asked for at `first_ms`, and the answer is there.
+    pub(crate) fn check_read(&self, first_ms: u64, now_ms: u64) -> Result<(), Violation> {
+        self.bound("a fetch", first_ms, now_ms, READ_WAIT_MS)
+    }
+
+    fn bound(&self, what: &str, first_ms: u64, now_ms: u64, most_ms: u64) -> Result<(), Violation> {
         let waited_ms = now_ms - first_ms;
-        if waited_ms <= most_ms {
+        let is_excused = first_ms < self.from_ms || meets(&self.away, first_ms, now_ms);
+        if is_excused || waited_ms <= most_ms {
             return Ok(());
         }
-        let problem = format!("a request waits for {waited_ms} ms, {most_ms} at most");
+        let problem = format!("{what} waits for {waited_ms} ms, {most_ms} at most");
         Err(violation("waits", problem))
     }
+}
+
+fn meets(spans: &[Range<u64>], first_ms: u64, now_ms: u64) -> bool {
+    let mut spans = spans.iter();
+    spans.any(|span| span.start <= now_ms && first_ms < span.end)
 }
 
 #[cfg(test)]
@@ -68,5 +80,9 @@ mod tests {
         );
         assert!(!kept(20_000, WAIT_MS + 1));
         assert!(kept(41_000, HANG_WAIT_MS) && !kept(41_000, HANG_WAIT_MS + 1));
+        let read =
+            |first_ms, waited_ms| patience.check_read(first_ms, first_ms + waited_ms).is_ok();
+        assert!(read(41_000, READ_WAIT_MS) && !read(41_000, READ_WAIT_MS + 1));
+        assert!(read(15_000, 60_000), "its node is away");
     }
 }

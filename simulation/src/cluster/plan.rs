@@ -35,7 +35,7 @@ const MAX_DRIFT_PER_MILLE: i64 = 500;
 /// Share of the runs in which one node at a time is at fault, and all is well before the next one is.
 const LONE_SHARE: f64 = 0.2;
 /// Kinds that may strike then.
-const LONE_KINDS: [FaultKind; 7] = [
+const LONE_KINDS: [FaultKind; 9] = [
     FaultKind::Kill,
     FaultKind::PowerLoss,
     FaultKind::Stop,
@@ -43,7 +43,11 @@ const LONE_KINDS: [FaultKind; 7] = [
     FaultKind::HungDisk,
     FaultKind::Isolation,
     FaultKind::HalfOpen,
+    FaultKind::Join,
+    FaultKind::Leave,
 ];
+/// Milliseconds for which a disk does not answer then: mostly longer than until it is noticed.
+const LONE_HANG_MS: std::ops::Range<u64> = 5_000..40_000;
 /// Most faults of such a run.
 const MAX_LONE_FAULTS: usize = 3;
 /// Milliseconds from the end of one of them until all is as it was.
@@ -136,32 +140,45 @@ impl ClusterPlan {
     /// The same with other faults, one at a time, and nothing else that makes anybody wait.
     fn with_lone_faults(mut self, random: &mut ChaCha8Rng) -> Self {
         self.is_lone = true;
-        self.places = self.nodes;
         self.sites.clear();
         self.node.extras.giants = 0;
         self.node.traces = random.random_range(60..120);
         self.faults.clear();
+        let mut kinds = LONE_KINDS.to_vec();
+        kinds.retain(|kind| can_strike(*kind, self.nodes, self.replication));
         let mut at_ms = QUIET_START_MS;
         for _ in 0..random.random_range(1..=MAX_LONE_FAULTS) {
             at_ms += random.random_range(2_000..6_000);
-            let mut one = fault(random, &LONE_KINDS, self.nodes, at_ms + 1);
+            let mut one = fault(random, &kinds, self.nodes, at_ms + 1);
             one.at_ms = at_ms;
-            if one.kind == FaultKind::PowerLoss {
+            match one.kind {
                 // At once.
-                one.amount &= !1;
+                FaultKind::PowerLoss => one.amount &= !1,
+                FaultKind::HungDisk => one.for_ms = random.random_range(LONE_HANG_MS),
+                // Once each: there is one place more, and whoever has left does not come back.
+                FaultKind::Join | FaultKind::Leave => kinds.retain(|kind| *kind != one.kind),
+                _ => {}
             }
             at_ms += one.for_ms + RECOVERY_MS;
             self.faults.push(one);
         }
+        let joins = self.faults.iter().any(|one| one.kind == FaultKind::Join);
+        self.places = self.nodes + usize::from(joins);
         self.node.span_ms = at_ms;
         self
     }
 
     /// How long the requests of clients at a place may wait, where that can be said.
     pub(crate) fn patience(&self, place: usize) -> Option<Patience> {
-        let span = |one: &Planned| one.at_ms..one.at_ms + one.for_ms + RECOVERY_MS;
-        let (away, others): (Vec<_>, Vec<_>) =
-            self.faults.iter().partition(|one| one.place == place);
+        let span = |one: &Planned| match one.kind {
+            // It leaves when nobody else is away, and for good.
+            FaultKind::Leave => one.at_ms..u64::MAX,
+            _ => one.at_ms..one.at_ms + one.for_ms + RECOVERY_MS,
+        };
+        // Who joins has a place of its own.
+        let faults = self.faults.iter();
+        let faults = faults.filter(|one| one.kind != FaultKind::Join);
+        let (away, others): (Vec<_>, Vec<_>) = faults.partition(|one| one.place == place);
         let hangs = others.into_iter();
         let hangs = hangs.filter(|one| one.kind == FaultKind::HungDisk);
         self.is_lone.then(|| Patience {
@@ -206,21 +223,21 @@ fn takes_data(kind: FaultKind) -> bool {
     )
 }
 
-fn faults(random: &mut ChaCha8Rng, nodes: usize, replication: u8, span_ms: u64) -> Vec<Planned> {
-    let can_strike = |kind: &FaultKind| match kind {
+fn can_strike(kind: FaultKind, nodes: usize, replication: u8) -> bool {
+    match kind {
         // A consequence of others.
         FaultKind::TornWrite => false,
         // The others must be able to take the shards, and to vote.
         FaultKind::Leave => nodes > usize::from(replication) && nodes > 3,
         FaultKind::Partition => nodes > 3,
         _ => true,
-    };
-    let kinds: Vec<FaultKind> = FaultKind::ALL.into_iter().filter(can_strike).collect();
-    let mut allowed: Vec<FaultKind> = kinds
-        .iter()
-        .copied()
-        .filter(|_| random.random_bool(KINDS_SHARE))
-        .collect();
+    }
+}
+
+fn faults(random: &mut ChaCha8Rng, nodes: usize, replication: u8, span_ms: u64) -> Vec<Planned> {
+    let kinds = FaultKind::ALL.into_iter();
+    let kinds = kinds.filter(|kind| can_strike(*kind, nodes, replication));
+    let mut allowed: Vec<FaultKind> = kinds.filter(|_| random.random_bool(KINDS_SHARE)).collect();
     if allowed.is_empty() {
         allowed.push(FaultKind::Kill);
     }

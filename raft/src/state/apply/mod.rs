@@ -65,11 +65,7 @@ impl ClusterState {
             Command::RegisterLife { registration, life } => {
                 self.register_node(registration, Some(life))
             }
-            Command::RenewLife {
-                node,
-                expected_incarnation,
-                life,
-            } => self.renew_life(*node, *expected_incarnation, life),
+            Command::RenewLife { node, life } => self.renew_life(*node, life),
             Command::SetNodeState {
                 node,
                 expected_incarnation,
