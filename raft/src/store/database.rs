@@ -256,10 +256,27 @@ impl Database {
             .open_table(LOG)
             .map_err(redb_error)
             .map_err(fail)?;
-        let mut seen_bytes = 0;
-        for row in table.range(range).map_err(redb_error).map_err(fail)? {
+        let (mut seen_bytes, mut before) = (0, None);
+        for row in table
+            .range(range.clone())
+            .map_err(redb_error)
+            .map_err(fail)?
+        {
             let (index, bytes) = row.map_err(redb_error).map_err(fail)?;
-            visit(self.entry(index.value(), bytes.value())?)?;
+            let index = index.value();
+            // redb goes by what its branches say: a page in the place of another one has other entries than were asked for.
+            let follows = before
+                .replace(index)
+                .is_none_or(|before| before + 1 == index);
+            if !follows || !range.contains(&index) {
+                let reason = "the entries are not in their order";
+                return Err(StoreError::corrupt(
+                    &self.path,
+                    format!("entry {index}"),
+                    reason,
+                ));
+            }
+            visit(self.entry(index, bytes.value())?)?;
             seen_bytes += bytes.value().len();
             if seen_bytes >= most_bytes {
                 break;

@@ -53,7 +53,7 @@ impl BlockStore {
     /// The summaries of a block after a sequence, in order, at most `limit` and 100,000.
     ///
     /// # Errors
-    /// When the block cannot be read, or a batch is corrupt.
+    /// When the block cannot be read, or a batch is corrupt or not in its place.
     pub fn summaries(
         &self,
         bucket: Bucket,
@@ -65,25 +65,36 @@ impl BlockStore {
             let view = self.view(bucket)?;
             let batches = view.table(SUMMARIES)?;
             let next = after_sequence.saturating_add(1);
-            let first = match batches.range(..=next)?.next_back() {
-                Some(row) => row?.0.value(),
-                None => next,
-            };
+            let last = view.meta()?.last_sequence;
             let mut found = Vec::new();
+            if next > last {
+                return Ok(found);
+            }
+            let holds_next = batches.range(..=next)?.next_back();
+            let mut first = holds_next.ok_or_else(lost_batch)??.0.value();
             // Read past the cache: a walk over all batches would push out those that searches come back to.
             for row in batches.range(first..)? {
-                let (first, stored) = row?;
+                let (key, stored) = row?;
                 let batch = open_batch(stored.value(), bucket)?;
-                for (sequence, number) in (first.value()..).zip(0..batch.len()) {
+                let end = first.saturating_add(batch.len() as u64);
+                // Sequences have no gaps: what is not in its place was lost, whatever the checksums say.
+                if key.value() != first || end <= next {
+                    return Err(lost_batch());
+                }
+                for (sequence, number) in (first..end).zip(0..) {
                     if sequence >= next && found.len() < limit {
                         found.push((sequence, summary_in(&batch, number)?));
                     }
                 }
+                first = end;
                 if found.len() >= limit {
-                    break;
+                    return Ok(found);
                 }
             }
-            Ok(found)
+            match first > last {
+                true => Ok(found),
+                false => Err(lost_batch()),
+            }
         })
     }
 
@@ -109,7 +120,7 @@ impl BlockStore {
         fragments: &[FragmentLocation],
     ) -> Result<Option<TraceSummary>, BlockError> {
         match newest_with_summary(fragments) {
-            Some(newest) => self.summary_at(newest.bucket, newest.sequence),
+            Some(newest) => self.summary_at(newest.bucket, newest.sequence).map(Some),
             None => Ok(None),
         }
     }
@@ -130,17 +141,18 @@ impl BlockStore {
         let mut found: Vec<_> = traces.iter().map(|_| Ok(None)).collect();
         for (bucket, sequence, index) in order {
             if let Some(place) = found.get_mut(index) {
-                *place = self.summary_at(bucket, sequence);
+                *place = self.summary_at(bucket, sequence).map(Some);
             }
         }
         found
     }
 
+    /// The summary that a locator speaks of.
     pub(super) fn summary_at(
         &self,
         bucket: Bucket,
         sequence: u64,
-    ) -> Result<Option<TraceSummary>, BlockError> {
+    ) -> Result<TraceSummary, BlockError> {
         guarded(|| {
             let file = self.file(bucket)?;
             let block_id = file.meta().block_id;
@@ -149,19 +161,17 @@ impl BlockStore {
                 None => {
                     let view = file.view(&self.open)?;
                     let table = view.table(SUMMARIES)?;
-                    let Some(row) = table.range(..=sequence)?.next_back() else {
-                        return Ok(None);
-                    };
-                    let (first, stored) = row?;
+                    let row = table.range(..=sequence)?.next_back();
+                    let (first, stored) = row.ok_or_else(lost_batch)??;
                     let batch = Arc::new(open_batch(stored.value(), bucket)?);
                     self.batches.insert(block_id, first.value(), &batch);
                     (first.value(), batch)
                 }
             };
-            let number = usize::try_from(sequence - first).unwrap_or(usize::MAX);
-            match number < batch.len() {
-                true => summary_in(&batch, number).map(Some),
-                false => Ok(None),
+            let number = sequence.checked_sub(first).map(usize::try_from);
+            match number {
+                Some(Ok(number)) if number < batch.len() => summary_in(&batch, number),
+                _ => Err(lost_batch()),
             }
         })
     }
@@ -174,6 +184,10 @@ fn newest_with_summary(fragments: &[FragmentLocation]) -> Option<&FragmentLocati
 
 fn open_batch(stored: &[u8], bucket: Bucket) -> Result<Batch, BlockError> {
     Batch::open(stored, bucket).ok_or_else(|| corrupt("batch of summaries"))
+}
+
+fn lost_batch() -> BlockError {
+    corrupt("place of a batch of summaries")
 }
 
 fn summary_in(batch: &Batch, number: usize) -> Result<TraceSummary, BlockError> {

@@ -106,6 +106,29 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, BlockError>) -> Result<
     guard::guarded(run).unwrap_or_else(|| Err(corrupt("pages of the database")))
 }
 
+/// The keys of a walk over a table. redb goes by what its branches say: a page that was written in the place of another
+/// one yields rows that nobody asked for, or the same again, with keys that are right for themselves.
+#[derive(Debug)]
+pub(super) struct Walk<K> {
+    part: &'static str,
+    last: Option<K>,
+}
+
+impl<K: Ord + Copy> Walk<K> {
+    /// Of a part of a block, as errors name it.
+    pub(super) fn over(part: &'static str) -> Self {
+        Self { part, last: None }
+    }
+
+    /// A row has this key; it is one of those that were asked for.
+    pub(super) fn comes_to(&mut self, key: K, is_asked: bool) -> Result<(), BlockError> {
+        let ascends = self.last.replace(key).is_none_or(|last| last < key);
+        (is_asked && ascends)
+            .then_some(())
+            .ok_or_else(|| corrupt(self.part))
+    }
+}
+
 pub(super) fn corrupt(part: &'static str) -> BlockError {
     BlockError::Corrupt { part }
 }

@@ -9,7 +9,7 @@ use spandrel_model::summary::TraceSummary;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::commit::BlockWrite;
-use super::error::{BlockError, corrupt, guarded};
+use super::error::{BlockError, Walk, corrupt, guarded};
 use super::file::View;
 use super::limits::{EXPORT_BYTES, EXPORT_PAGES, SUMMARY_BATCH};
 use super::read::stored_page;
@@ -109,11 +109,12 @@ impl BlockStore {
                 other => other?,
             };
             let mut filling = Filling::new(from);
-            let mut last = after;
+            let (mut last, mut walk) = (after, Walk::over("list of pages"));
             let mut next = None;
             let first = (after.tenant, after.page.saturating_add(1));
             for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
                 let (tenant, page) = row?.0.value();
+                walk.comes_to((tenant, page), (tenant, page) >= first)?;
                 let is_full = filling.tenant.is_some_and(|of| of != tenant) || read >= EXPORT_PAGES;
                 if is_full
                     || !self.fill(&view, &mut filling, bucket, (tenant, page), wanted, |_| {
@@ -194,9 +195,7 @@ impl BlockStore {
         if located.sequence == 0 {
             return Ok(None);
         }
-        let summary = self.summary_at(bucket, located.sequence)?;
-        let summary = summary.ok_or_else(|| corrupt("summary of a fragment"))?;
-        Ok(Some(summary))
+        self.summary_at(bucket, located.sequence).map(Some)
     }
 }
 

@@ -8,7 +8,7 @@ use spandrel_model::ids::{Bucket, Lsn, NodeId, ShardId, TenantId, TraceId};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::commit;
-use super::error::{BlockError, corrupt, guarded};
+use super::error::{BlockError, Walk, corrupt, guarded};
 use super::export::{BlockExport, Filling, PagePlace, tenant_name};
 use super::file::View;
 use super::limits::{EXPORT_PAGES, INVENTORY_SLICES};
@@ -16,7 +16,7 @@ use super::open_files::Purpose;
 use super::read::{fragments_of, stored_page};
 use super::schema::{CHUNKS, LOCATOR, Located, PAGES, RESOURCES, locator_key, split_locator_key};
 use super::store::BlockStore;
-use super::stored_page::{of_page, read_resource};
+use super::stored_page::{of_page, read_resource, remove_chunks};
 use crate::page::{CorruptPage, FragmentHead, PageError, PageReader, PlacedFragment};
 
 /// Distinct spans, whatever their order and the pages that they are in: how many there are, and the sum of their hashes
@@ -110,9 +110,10 @@ impl BlockStore {
             };
             let first = (after.tenant, after.page.saturating_add(1));
             let mut name = None;
-            let mut last = after;
+            let (mut last, mut walk) = (after, Walk::over("list of pages"));
             for (row, read) in view.table(PAGES)?.range(first..)?.zip(0..) {
                 let (tenant, page) = row?.0.value();
+                walk.comes_to((tenant, page), (tenant, page) >= first)?;
                 if read >= EXPORT_PAGES {
                     return Ok(Some(last));
                 }
@@ -168,10 +169,11 @@ impl BlockStore {
             let first = locator_key(tenant, slice.shard, trace, fragment);
             let end = TraceId([u8::MAX; 16]);
             let last = locator_key(tenant, slice.shard, end, Lsn(u64::MAX));
-            let mut traces: Vec<TraceId> = Vec::new();
+            let (mut traces, mut walk): (Vec<TraceId>, _) = (Vec::new(), Walk::over("locator"));
             for row in view.table(LOCATOR)?.range::<&[u8; 28]>(&first..=&last)? {
-                let (_, _, trace, _) =
-                    split_locator_key(row?.0.value()).ok_or_else(|| corrupt("locator"))?;
+                let key = *row?.0.value();
+                walk.comes_to(key, (first..=last).contains(&key))?;
+                let (_, _, trace, _) = split_locator_key(&key).ok_or_else(|| corrupt("locator"))?;
                 let is_known = traces.last() == Some(&trace) || after == Some(trace);
                 if is_known || Slice::number_of(trace) != slice.number {
                     continue;
@@ -249,7 +251,7 @@ impl BlockStore {
                     locator.remove(&locator_key(tenant, shard, trace, fragment))?;
                 }
                 let mut chunks = transaction.open_table(CHUNKS)?;
-                chunks.retain_in((tenant, page, 0)..=(tenant, page, u32::MAX), |_, _| false)?;
+                remove_chunks(&mut chunks, (tenant, page))?;
                 if let Some(row) = transaction.open_table(PAGES)?.remove((tenant, page))? {
                     meta.spans = meta.spans.saturating_sub(u64::from(row.value().0));
                 }
@@ -275,12 +277,12 @@ impl BlockStore {
             return Ok(false);
         };
         match self.summary_at(bucket, newest.sequence) {
-            Ok(Some(summary)) => {
+            Ok(summary) => {
                 let tally = count_trace(view, bucket, of, Some(page))?;
                 Ok(tally.spans >= u64::from(summary.span_count))
             }
             Err(error) if !error.is_damage() => Err(error),
-            Ok(None) | Err(_) => Ok(false),
+            Err(_) => Ok(false),
         }
     }
 

@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use spandrel_model::ids::{Bucket, ShardId};
+use spandrel_model::ids::{Bucket, ShardId, TraceId, UnixNanos};
+use spandrel_model::search::SpanCondition;
+use spandrel_model::summary::TraceSummary;
 
 use super::block_test::{DIR, open, spans, tenant, trace, write};
 use super::*;
@@ -13,6 +16,8 @@ use crate::disk::{Disk, SimulatedDisk};
 
 const BUCKET: Bucket = Bucket(5);
 const TRACES: [(&str, std::ops::Range<u64>); 2] = [("a", 0..200), ("b", 200..220)];
+/// Traces of a commit, and so of a batch of summaries: locators and batches of all fill some pages of redb.
+const STEP: usize = 5;
 /// Bytes of a page of redb.
 const PAGE: usize = 4_096;
 
@@ -48,6 +53,66 @@ fn ask(store: &BlockStore, name: &str, number: u64) -> Answer {
     }
 }
 
+/// The traces of a walk over all summaries, as many at a time as an odd number; `None`: it says that some cannot be read.
+fn walk(store: &BlockStore) -> Option<BTreeSet<TraceId>> {
+    let (mut found, mut done) = (BTreeSet::new(), 0);
+    loop {
+        let next = store.summaries(BUCKET, done, 33).ok()?;
+        let Some((last, _)) = next.last() else {
+            return Some(found);
+        };
+        done = *last;
+        found.extend(next.iter().map(|(_, summary)| summary.trace_id));
+    }
+}
+
+/// The traces of a scan that all spans of a tenant meet; `None`: it says that some cannot be read.
+fn scan(store: &BlockStore, name: &str) -> Option<BTreeSet<TraceId>> {
+    let tenant = tenant(name);
+    let request = ScanRequest {
+        bucket: BUCKET,
+        tenant: &tenant,
+        condition: &SpanCondition::default(),
+        from: UnixNanos(0),
+        to: UnixNanos(u64::MAX),
+    };
+    let mut scan = store.scan(&request).ok()??;
+    let mut found = BTreeSet::new();
+    while let Some(page) = scan.next_page().ok()? {
+        if page.corrupt {
+            return None;
+        }
+        found.extend(page.found.iter().map(|found| found.trace_id));
+    }
+    Some(found)
+}
+
+/// What a search finds is all that there is, or it is told that something cannot be read: nobody compares summaries.
+fn hides_from_searches(store: &BlockStore) -> Option<&'static str> {
+    let of = |numbers: &std::ops::Range<u64>| numbers.clone().map(trace).collect::<BTreeSet<_>>();
+    let all: BTreeSet<TraceId> = TRACES.iter().flat_map(|(_, numbers)| of(numbers)).collect();
+    if walk(store).is_some_and(|found| found != all) {
+        return Some("summaries");
+    }
+    for (name, numbers) in &TRACES {
+        if scan(store, name).is_some_and(|found| found != of(numbers)) {
+            return Some("pages");
+        }
+        let tenant = tenant(name);
+        for number in numbers.clone() {
+            let shard = ShardId(u16::try_from(number % 8).unwrap());
+            let located = store.fragments(&tenant, shard, trace(number));
+            let is_located = located.is_ok_and(|found| !found.is_empty());
+            let is_other = |summary: &TraceSummary| summary.trace_id != trace(number);
+            let summary = store.summary_of(&tenant, shard, trace(number));
+            if is_located && summary.is_ok_and(|found| found.as_ref().is_none_or(is_other)) {
+                return Some("a summary");
+            }
+        }
+    }
+    None
+}
+
 fn inventory(store: &BlockStore) -> Result<Inventory, BlockError> {
     let (mut inventory, mut after) = (Inventory::default(), PagePlace::default());
     while let Some(next) = store.count_spans(BUCKET, after, &mut inventory)? {
@@ -64,9 +129,9 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
         let disk = SimulatedDisk::new(1);
         let store = open(&disk, 1);
         for (name, numbers) in TRACES {
-            for start in numbers.step_by(20) {
+            for start in numbers.step_by(STEP) {
                 store
-                    .commit(&write(BUCKET.0, name, start..start + 20))
+                    .commit(&write(BUCKET.0, name, start..start + STEP as u64))
                     .unwrap();
             }
         }
@@ -93,6 +158,8 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
                 let answers: Vec<Answer> = numbers
                     .map(|(name, number)| ask(&store, name, number))
                     .collect();
+                let hidden_from_searches = hides_from_searches(&store);
+                assert_eq!(hidden_from_searches, None, "page {to} is as {from}");
                 let counted = inventory(&store);
                 let differs = counted.as_ref().map_or(true, |counted| {
                     !counted.damaged.is_empty() || counted.tallies != whole.tallies

@@ -1,11 +1,12 @@
 //! Reading traces, summaries and names from blocks.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::otlp::{RawContext, visit_resource_attributes};
 
-use super::error::{BlockError, corrupt, guarded};
+use super::error::{BlockError, Walk, corrupt, guarded};
 use super::file::{Residency, View};
 use super::schema::{
     CHUNKS, LOCATOR, Located, PAGES, RESOURCES, locator_key, resource_key, split_locator_key,
@@ -205,8 +206,10 @@ impl BlockStore {
             self.visit_resources(&view, tenant, &mut |key, _, _| {
                 keys.insert((key.to_owned(), AttributeScope::Resource));
             })?;
+            let mut walk = Walk::over("list of pages");
             for row in view.table(PAGES)?.range((tenant, 0)..=(tenant, u64::MAX))? {
-                let (_, page) = row?.0.value();
+                let (of, page) = row?.0.value();
+                walk.comes_to(page, of == tenant)?;
                 let source = stored_page(&view, tenant, page)?;
                 let read = PageReader::open(&source).and_then(|mut reader| reader.attribute_keys());
                 match read {
@@ -250,8 +253,10 @@ impl BlockStore {
                 }
             })?;
             let pages = view.table(PAGES)?;
+            let mut walk = Walk::over("list of pages");
             for row in pages.range((tenant, 0)..=(tenant, u64::MAX))?.rev() {
-                let (_, page) = row?.0.value();
+                let (of, page) = row?.0.value();
+                walk.comes_to(Reverse(page), of == tenant)?;
                 let source = stored_page(&view, tenant, page)?;
                 let read = PageReader::open(&source)
                     .and_then(|mut reader| reader.attribute_texts(key, &mut add));
@@ -273,8 +278,11 @@ impl BlockStore {
     ) -> Result<(), BlockError> {
         let first = resource_key(tenant, ContextHash([0; 16]));
         let last = resource_key(tenant, ContextHash([u8::MAX; 16]));
+        let mut walk = Walk::over("resource");
         for row in view.table(RESOURCES)?.range::<&[u8; 18]>(&first..=&last)? {
-            let (_, stored) = row?;
+            let (key, stored) = row?;
+            let key = *key.value();
+            walk.comes_to(key, (first..=last).contains(&key))?;
             let Some(context) = read_context(stored.value()) else {
                 continue;
             };
@@ -346,11 +354,12 @@ pub(super) fn fragments_of(
 ) -> Result<Vec<(Lsn, Located)>, BlockError> {
     let first = locator_key(tenant, shard, trace, Lsn(0));
     let last = locator_key(tenant, shard, trace, Lsn(u64::MAX));
-    let mut found = Vec::new();
+    let (mut found, mut walk) = (Vec::new(), Walk::over("locator"));
     for row in view.table(LOCATOR)?.range::<&[u8; 28]>(&first..=&last)? {
         let (key, located) = row?;
-        let (_, _, _, fragment) =
-            split_locator_key(key.value()).ok_or_else(|| corrupt("locator"))?;
+        let key = *key.value();
+        walk.comes_to(key, (first..=last).contains(&key))?;
+        let (_, _, _, fragment) = split_locator_key(&key).ok_or_else(|| corrupt("locator"))?;
         let located = Located::decode(located.value()).ok_or_else(|| corrupt("locator"))?;
         found.push((fragment, located));
     }

@@ -1,10 +1,10 @@
 //! Searching the columns of a block, page by page.
 
-use redb::ReadOnlyTable;
+use redb::{ReadOnlyTable, ReadableTable};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId, UnixNanos};
 use spandrel_model::search::SpanCondition;
 
-use super::error::{BlockError, guarded};
+use super::error::{BlockError, Walk, corrupt, guarded};
 use super::file::View;
 use super::matching::ResourceMatches;
 use super::read::stored_page;
@@ -86,13 +86,22 @@ impl BlockStore {
                 return Ok(None);
             };
             let table: ReadOnlyTable<_, _> = view.table(PAGES)?;
-            let mut pages = Vec::new();
-            for row in table.range((tenant, 0)..=(tenant, u64::MAX))? {
+            let (mut pages, mut all_spans) = (Vec::new(), 0);
+            let mut walk = Walk::over("list of pages");
+            for row in table.iter()? {
                 let (key, row) = row?;
+                let (of, page) = key.value();
+                walk.comes_to((of, page), true)?;
                 let (spans, _, min_start, max_start) = row.value();
-                if max_start >= request.from.0 && min_start < request.to.0 {
-                    pages.push((max_start, key.value().1, spans));
+                all_spans += u64::from(spans);
+                let is_in_range = max_start >= request.from.0 && min_start < request.to.0;
+                if of == tenant && is_in_range {
+                    pages.push((max_start, page, spans));
                 }
+            }
+            // A page that is not listed any more would be passed over without a word.
+            if all_spans != view.meta()?.spans {
+                return Err(corrupt("list of pages"));
             }
             pages.sort_unstable();
             Ok(Some(BlockScan {

@@ -6,14 +6,14 @@ use redb::{ReadableTable, WriteTransaction};
 use spandrel_model::ids::{Bucket, UnixNanos};
 
 use super::commit::{self, Key};
-use super::error::BlockError;
+use super::error::{BlockError, Walk};
 use super::file::exact_filter;
 use super::open_files::Purpose;
 use super::schema::{
     CHUNKS, FILTER, LOCATOR, Located, Meta, PAGES, RESOURCES, TENANTS, locator_key,
 };
 use super::store::BlockStore;
-use super::stored_page::{ReadFragment, StoredPage, page_spans, read_fragments};
+use super::stored_page::{ReadFragment, StoredPage, page_spans, read_fragments, remove_chunks};
 use crate::page::{EncodedPage, PageBuilder};
 
 /// A page of less than this part of a full one is rewritten.
@@ -92,15 +92,16 @@ fn merge_pages(
     full_page_spans: u32,
     meta: &mut Meta,
 ) -> Result<usize, BlockError> {
-    let mut small = Vec::new();
+    let (mut small, mut walk) = (Vec::new(), Walk::over("list of pages"));
     for row in transaction
         .open_table(PAGES)?
         .range((tenant, 0)..=(tenant, u64::MAX))?
     {
         let (key, row) = row?;
-        let (spans, ..) = row.value();
+        let ((of, page), (spans, ..)) = (key.value(), row.value());
+        walk.comes_to(page, of == tenant)?;
         if spans < full_page_spans / SMALL_PART {
-            small.push((key.value().1, spans));
+            small.push((page, spans));
         }
     }
     let mut replaced = 0;
@@ -181,7 +182,7 @@ fn replace(
         let mut chunks = transaction.open_table(CHUNKS)?;
         let mut pages = transaction.open_table(PAGES)?;
         for (page, _) in old {
-            chunks.retain_in((tenant, *page, 0)..=(tenant, *page, u32::MAX), |_, _| false)?;
+            remove_chunks(&mut chunks, (tenant, *page))?;
             if let Some(row) = pages.remove((tenant, *page))? {
                 latest_start = latest_start.max(UnixNanos(row.value().3));
             }

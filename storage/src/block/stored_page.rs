@@ -97,6 +97,15 @@ impl<T: ReadableTable<(u16, u64, u32), &'static [u8]>> PageBytes for StoredPage<
     }
 }
 
+/// Takes a page's chunks out, and no other ones, whatever the database takes for its neighbours.
+pub(super) fn remove_chunks(
+    chunks: &mut redb::Table<'_, (u16, u64, u32), &'static [u8]>,
+    (tenant, page): (u16, u64),
+) -> Result<(), BlockError> {
+    let of_page = (tenant, page, 0)..=(tenant, page, u32::MAX);
+    Ok(chunks.retain_in(of_page.clone(), |key, _| !of_page.contains(&key))?)
+}
+
 /// A resource and scope, verified against its hash.
 pub(super) fn read_resource(
     resources: &impl ReadableTable<&'static [u8; 18], &'static [u8]>,

@@ -315,7 +315,8 @@ impl Slice {
             for (expected, piece) in (0_u32..).zip(pieces.range((id.0, 0)..=(id.0, u32::MAX))?) {
                 let (key, piece) = piece?;
                 let payload = piece.value().get(HEADER_BYTES..).unwrap_or_default();
-                if key.value().1 != expected || bytes.len() + payload.len() > MAX_FRAME_BYTES {
+                if key.value() != (id.0, expected) || bytes.len() + payload.len() > MAX_FRAME_BYTES
+                {
                     return Err(damaged("pieces of the frame are missing"));
                 }
                 bytes.extend_from_slice(payload);
@@ -347,11 +348,9 @@ impl Slice {
                 return Ok(None);
             };
             let (key, chunk) = chunk?;
-            decoded(location::find_in_chunk(
-                key.value().1,
-                open_blob(chunk.value())?,
-                lsn,
-            ))
+            let first = first_of(key.value(), shard)?;
+            let chunk = open_blob(chunk.value())?;
+            decoded(location::find_in_chunk(first, chunk, lsn))
         })?;
         Ok(frame.map(|frame| FrameId(first_sequence + u64::from(frame))))
     }
@@ -383,7 +382,7 @@ impl Slice {
             let behind = table.range((shard.0, lsn.0.saturating_add(1))..=(shard.0, u64::MAX))?;
             for chunk in before.into_iter().chain(behind.take(1)) {
                 let (key, chunk) = chunk?;
-                let first = key.value().1;
+                let first = first_of(key.value(), shard)?;
                 let chunk = open_blob(chunk.value())?;
                 let found = decoded(location::find_from_in_chunk(first, chunk, lsn))?;
                 if found.is_some() {
@@ -414,8 +413,9 @@ impl Slice {
                 return Ok(None);
             };
             let (key, chunk) = chunk?;
+            let first = first_of(key.value(), shard)?;
             let chunk = open_blob(chunk.value())?;
-            decoded(location::floor_in_chunk(key.value().1, chunk, lsn))
+            decoded(location::floor_in_chunk(first, chunk, lsn))
         })
     }
 
@@ -522,6 +522,15 @@ impl Slice {
             } => locations.memory_bytes() + verdicts.memory_bytes(),
             Index::Sealed(filter) => filter.memory_bytes(),
         }
+    }
+}
+
+/// The first record of a chunk of locations. redb goes by what its branches say: where a page was written in the place of
+/// another one, that may be a chunk of another shard.
+fn first_of((of, first): (u16, u64), shard: ShardId) -> Result<u64, StoreError> {
+    match of == shard.0 {
+        true => Ok(first),
+        false => Err(damaged("locations of another shard")),
     }
 }
 
