@@ -13,6 +13,7 @@ use spandrel_model::summary::TraceSummary;
 use super::block_test::{DIR, open, spans, tenant, trace, write};
 use super::*;
 use crate::disk::{Disk, SimulatedDisk};
+use redb::ReadableTable;
 
 const BUCKET: Bucket = Bucket(5);
 const TRACES: [(&str, std::ops::Range<u64>); 2] = [("a", 0..200), ("b", 200..220)];
@@ -181,4 +182,52 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
         );
         assert!(pages.len() > 20 && noticed > pages.len() && hidden > 0);
     }
+}
+
+/// What a row's loss looks like whatever became of its page: the rows beside it are whole.
+fn without_row(take: impl FnOnce(&redb::WriteTransaction)) -> BlockStore {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    for start in [0, 10, 20] {
+        store
+            .commit(&write(BUCKET.0, "a", start..start + 10))
+            .unwrap();
+    }
+    drop(store);
+    let path = Path::new(DIR).join("bucket-5.block");
+    let backend = crate::disk::Backend(disk.open(&path).unwrap());
+    let database = redb::Builder::new().create_with_backend(backend).unwrap();
+    let transaction = database.begin_write().unwrap();
+    take(&transaction);
+    transaction.commit().unwrap();
+    drop(database);
+    open(&disk, 2)
+}
+
+/// A search would leave their traces out, and say that it is complete.
+#[test]
+fn a_batch_of_summaries_that_is_not_in_its_place_is_told() {
+    for first in [1, 11, 21] {
+        let store = without_row(|transaction| {
+            let mut batches = transaction.open_table(schema::SUMMARIES).unwrap();
+            assert!(batches.remove(first).unwrap().is_some());
+        });
+        assert_eq!(walk(&store), None, "the batch from {first} on");
+        let lost = store.summary_of(
+            &tenant("a"),
+            ShardId(u16::try_from(first % 8).unwrap()),
+            trace(first),
+        );
+        assert!(matches!(lost, Err(BlockError::Corrupt { .. })));
+    }
+}
+
+#[test]
+fn a_page_that_is_not_listed_is_told() {
+    let store = without_row(|transaction| {
+        let mut pages = transaction.open_table(schema::PAGES).unwrap();
+        let first = pages.first().unwrap().unwrap().0.value();
+        assert!(pages.remove(first).unwrap().is_some());
+    });
+    assert_eq!(scan(&store, "a"), None);
 }
