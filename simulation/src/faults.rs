@@ -24,6 +24,7 @@ pub enum FaultKind {
     SlowDisk,
     HungDisk,
     Rot,
+    Misdirected,
     LostDisk,
     OldDisk,
     LostIndex,
@@ -55,7 +56,7 @@ pub enum Setting {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::Kill,
         Self::PowerLoss,
         Self::Blackout,
@@ -71,6 +72,7 @@ impl FaultKind {
         Self::SlowDisk,
         Self::HungDisk,
         Self::Rot,
+        Self::Misdirected,
         Self::LostDisk,
         Self::OldDisk,
         Self::LostIndex,
@@ -139,6 +141,10 @@ impl FaultKind {
             Self::Rot => (
                 "rot",
                 "bits of a block or an index flip while the node does not run",
+            ),
+            Self::Misdirected => (
+                "misdirected",
+                "a page of a block lies in another page's place, too, since the node did not run",
             ),
             Self::LostDisk => (
                 "lost-disk",

@@ -44,9 +44,14 @@ pub(crate) fn commit_pages(
     let (blocks, bucket) = (&shared.blocks, write.bucket);
     // First: should the node stop in between, what was restated speaks of spans that are written again.
     for (bucket, restated) in unite(shared, &mut write, from)? {
-        let sequences = blocks.restate(bucket, &write.tenant, &restated);
-        let sequences = sequences.map_err(|error| error.to_string())?;
-        show(shared, bucket, sequences.zip(restated));
+        match blocks.restate(bucket, &write.tenant, &restated) {
+            Ok(sequences) => show(shared, bucket, sequences.zip(restated)),
+            // What the block says of the spans that it has stays as it is.
+            Err(error) if error.is_damage() => {
+                tracing::error!(bucket = bucket.0, %error, "summaries of a damaged block stay as they are");
+            }
+            Err(error) => return Err(error.to_string()),
+        }
     }
     let committed = match from {
         SpansFrom::Node { unreadable } => blocks.commit_over(&write, unreadable),

@@ -226,7 +226,7 @@ fn takes_data(kind: FaultKind) -> bool {
 fn can_strike(kind: FaultKind, nodes: usize, replication: u8) -> bool {
     match kind {
         // A consequence of others.
-        FaultKind::TornWrite => false,
+        FaultKind::TornWrite | FaultKind::Misdirected => false,
         // The others must be able to take the shards, and to vote.
         FaultKind::Leave => nodes > usize::from(replication) && nodes > 3,
         FaultKind::Partition => nodes > 3,
@@ -364,7 +364,10 @@ mod tests {
             assert!(plan.node.window_seconds * 1_000 > plan.quiet_ms() + 60_000);
         }
         let missed = FaultKind::ALL.iter().filter(|kind| !met.contains(kind));
-        assert_eq!(missed.collect::<Vec<_>>(), [&FaultKind::TornWrite]);
+        assert_eq!(
+            missed.collect::<Vec<_>>(),
+            [&FaultKind::TornWrite, &FaultKind::Misdirected]
+        );
         assert_eq!(sites.len(), Site::ALL.len());
         assert!((100..300).contains(&without), "{without}");
     }

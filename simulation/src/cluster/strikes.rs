@@ -1,11 +1,11 @@
 //! How each kind of fault strikes, and how it ends.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 use spandrel_raft::ClusterState;
-use spandrel_storage::disk::{Disk, DiskImage};
+use spandrel_storage::disk::{Disk, DiskImage, SimulatedDisk};
 
 use super::fleet::Order;
 use super::machine::Presence;
@@ -19,6 +19,10 @@ use crate::life::data_dir;
 const STORM_MS: u64 = 1_500;
 /// Operations of the disk after which the power fails, at most.
 const POWER_OPERATIONS: u64 = 3_000;
+/// Bytes of a page of redb.
+const REDB_PAGE: usize = 4_096;
+/// Two pages that differ are looked for so often.
+const MISDIRECTIONS: u32 = 200;
 
 impl Player {
     pub(super) fn strike(&mut self, planned: &Planned) {
@@ -81,7 +85,11 @@ impl Player {
             FaultKind::HungDisk if runs => fleet.hang(place, again_ms),
             FaultKind::Rot if runs => {
                 self.end(place, again_ms);
-                if !self.rot(place) {
+                let misdirects = planned.amount % 2 == 1;
+                if misdirects && self.misdirect(place) {
+                    return fleet.fired(FaultKind::Misdirected);
+                }
+                if misdirects || !self.rot(place) {
                     return;
                 }
             }
@@ -271,29 +279,51 @@ impl Player {
     /// Flips bits in blocks and indexes. False when there are none.
     fn rot(&mut self, place: usize) -> bool {
         let disk = &self.fleet.disks[place];
-        let rots = [data_dir().join("blocks"), data_dir().join("index")];
-        let paths = disk.paths().into_iter();
-        let files: Vec<_> = paths
-            .filter(|path| rots.iter().any(|dir| path.starts_with(dir)))
-            .collect();
+        let files = files_in(disk, &["blocks", "index"]);
         let mut has_rotted = false;
         for _ in 0..1 + self.fleet.below(3) {
-            let number = usize::try_from(self.fleet.below(files.len() as u64)).unwrap_or_default();
-            let Some(path) = files.get(number) else {
+            let Some(path) = self.one_of(&files) else {
                 return false;
             };
             let offset = self.fleet.below(disk.len_of(path).unwrap_or_default());
             let mask = 1 << self.fleet.below(8);
             if disk.flip(path, offset, mask) {
-                let name = path.display();
-                self.fleet.note(place, &format!("{name} rots at {offset}"));
+                self.note_damage(place, &format!("{} rots at {offset}", path.display()));
                 has_rotted = true;
-                let node = self.fleet.places()[place].node;
-                self.fleet.world.demands().rotted.extend(node);
-                crate::panics::expect_damage();
             }
         }
         has_rotted
+    }
+
+    /// Puts a page of a block in another one's place. False when none is changed by that.
+    fn misdirect(&mut self, place: usize) -> bool {
+        let disk = &self.fleet.disks[place];
+        let Some(path) = self.one_of(&files_in(disk, &["blocks"])).cloned() else {
+            return false;
+        };
+        let pages = disk.len_of(&path).unwrap_or_default() / REDB_PAGE as u64;
+        // Most of a small file has never been written.
+        for _ in 0..MISDIRECTIONS {
+            let [from, to] = [(); 2].map(|()| self.fleet.below(pages) * REDB_PAGE as u64);
+            if disk.misdirect(&path, from, to, REDB_PAGE) {
+                let name = path.display();
+                self.note_damage(place, &format!("{name}: what is at {from} is at {to}, too"));
+                return true;
+            }
+        }
+        false
+    }
+
+    fn one_of<'a>(&self, paths: &'a [PathBuf]) -> Option<&'a PathBuf> {
+        let number = self.fleet.below(paths.len() as u64);
+        paths.get(usize::try_from(number).unwrap_or_default())
+    }
+
+    fn note_damage(&self, place: usize, what: &str) {
+        self.fleet.note(place, what);
+        let node = self.fleet.places()[place].node;
+        self.fleet.world.demands().rotted.extend(node);
+        crate::panics::expect_damage();
     }
 
     /// False when there is none.
@@ -311,6 +341,15 @@ impl Player {
         }
         found
     }
+}
+
+/// The files of some directories of a node.
+fn files_in(disk: &SimulatedDisk, dirs: &[&str]) -> Vec<PathBuf> {
+    let dirs: Vec<PathBuf> = dirs.iter().map(|dir| data_dir().join(dir)).collect();
+    let paths = disk.paths().into_iter();
+    paths
+        .filter(|path| dirs.iter().any(|dir| path.starts_with(dir)))
+        .collect()
 }
 
 /// Whether an image knows a life of its directory, so that it cannot be told from the node itself.

@@ -76,15 +76,27 @@ fn tenant_number(transaction: &WriteTransaction, tenant: &TenantId) -> Result<u1
     if let Some(number) = tenants.get(tenant.as_str())? {
         return Ok(number.value());
     }
-    let mut next = 0u16;
+    let (mut known, mut largest) = (0usize, None);
     for row in tenants.iter()? {
-        next = next.max(row?.1.value().saturating_add(1));
+        largest = largest.max(Some(row?.1.value()));
+        known += 1;
     }
-    if usize::from(next) >= MAX_BLOCK_TENANTS {
+    // A list of tenants that is not what was written must not give a number twice.
+    let pages = transaction.open_table(PAGES)?;
+    let of_pages = pages.last()?.map(|row| row.0.value().0);
+    if largest
+        .max(of_pages)
+        .map_or(0, |largest| usize::from(largest) + 1)
+        != known
+    {
+        return Err(corrupt("tenants"));
+    }
+    let next = u16::try_from(known).ok();
+    let Some(next) = next.filter(|next| usize::from(*next) < MAX_BLOCK_TENANTS) else {
         return Err(BlockError::TooManyTenants {
             limit: MAX_BLOCK_TENANTS,
         });
-    }
+    };
     tenants.insert(tenant.as_str(), next)?;
     Ok(next)
 }
@@ -284,7 +296,7 @@ fn only_fragments(
         .iter()
         .map(|context| (context.hash, &context.bytes))
         .collect();
-    let invalid = |_| corrupt("page that is to be written");
+    let invalid = |_| BlockError::Invalid { part: "page" };
     let mut reader = PageReader::open(&page.bytes).map_err(invalid)?;
     for fragment in wanted {
         let mut spans = Vec::with_capacity(fragment.rows as usize);
@@ -294,7 +306,7 @@ fn only_fragments(
         for (context, span) in &spans {
             let stored = contexts.get(context).and_then(|bytes| read_context(bytes));
             page_spans.push(PageSpan {
-                context: stored.ok_or_else(|| corrupt("resource that is to be written"))?,
+                context: stored.ok_or(BlockError::Invalid { part: "resource" })?,
                 span,
             });
         }
@@ -302,7 +314,7 @@ fn only_fragments(
     }
     builder
         .finish()?
-        .ok_or_else(|| corrupt("page that is to be written"))
+        .ok_or(BlockError::Invalid { part: "page" })
 }
 
 /// Writes the chunks, the directory row and the resources of a page.

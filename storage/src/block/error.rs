@@ -1,5 +1,6 @@
 //! What can go wrong with blocks.
 
+use std::cmp::Reverse;
 use std::io::{self, ErrorKind};
 
 use spandrel_model::ids::Bucket;
@@ -41,6 +42,12 @@ pub enum BlockError {
         page: u64,
         /// What is wrong.
         source: PageError,
+    },
+    /// What is to be written is not what its writer says that it is; the block is as it was.
+    #[error("a {part} that is to be written is malformed")]
+    Invalid {
+        /// Which part, for people.
+        part: &'static str,
     },
     /// What is to be written does not fit.
     #[error(transparent)]
@@ -114,7 +121,7 @@ pub(super) struct Walk<K> {
     last: Option<K>,
 }
 
-impl<K: Ord + Copy> Walk<K> {
+impl<K: Ord> Walk<K> {
     /// Of a part of a block, as errors name it.
     pub(super) fn over(part: &'static str) -> Self {
         Self { part, last: None }
@@ -122,10 +129,46 @@ impl<K: Ord + Copy> Walk<K> {
 
     /// A row has this key; it is one of those that were asked for.
     pub(super) fn comes_to(&mut self, key: K, is_asked: bool) -> Result<(), BlockError> {
-        let ascends = self.last.replace(key).is_none_or(|last| last < key);
+        let ascends = self.last.as_ref().is_none_or(|last| *last < key);
+        self.last = Some(key);
         (is_asked && ascends)
             .then_some(())
             .ok_or_else(|| corrupt(self.part))
+    }
+}
+
+/// A key is not in a table of so many rows: what is on both sides of its place, more rows than a leaf of redb holds, shows
+/// whether the leaf that was looked at is the one that belongs there. The rows before it are walked towards the front.
+///
+/// Not found: a page above the leaves that is not the one that belongs there, when what is below it is ordered.
+pub(super) fn check_absence<K: Ord, E: Into<BlockError>>(
+    part: &'static str,
+    key: &K,
+    (before, behind): (
+        impl Iterator<Item = Result<K, E>>,
+        impl Iterator<Item = Result<K, E>>,
+    ),
+    (leaf_rows, rows): (usize, u64),
+) -> Result<(), BlockError> {
+    let (mut seen_before, mut seen_behind) = (0, 0);
+    let mut walk = Walk::over(part);
+    for row in before.take(leaf_rows + 1) {
+        let row = row.map_err(Into::into)?;
+        let is_before = row < *key;
+        walk.comes_to(Reverse(row), is_before)?;
+        seen_before += 1;
+    }
+    let mut walk = Walk::over(part);
+    for row in behind.take(leaf_rows + 1) {
+        let row = row.map_err(Into::into)?;
+        let is_behind = row > *key;
+        walk.comes_to(row, is_behind)?;
+        seen_behind += 1;
+    }
+    let is_all = seen_before.max(seen_behind) <= leaf_rows;
+    match is_all && (seen_before + seen_behind) as u64 != rows {
+        true => Err(corrupt(part)),
+        false => Ok(()),
     }
 }
 

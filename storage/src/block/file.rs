@@ -1,13 +1,18 @@
 //! One block file: its database, its counters in memory and its filter.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{
+    AccessGuard, Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
+    ReadableTableMetadata, StorageError,
+};
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
-use super::error::{BlockError, corrupt, guarded};
-use super::filter::{Filter, stored_holds, stored_place, tenant_seed, trace_hash};
+use super::error::{BlockError, Walk, check_absence, corrupt, guarded};
+use super::filter::{Filter, open_row, stored_holds, stored_place, tenant_seed, trace_hash};
+use super::limits::{FILTER_ROW_BYTES, LEAF_TENANTS};
 use super::open_files::{OpenFiles, Purpose};
 use super::schema::{FILTER, LOCATOR, META, META_KEY, Meta, TENANTS, split_locator_key};
 
@@ -40,7 +45,18 @@ impl View {
     /// The number of a tenant; `None` when the block has nothing of it.
     pub(super) fn tenant(&self, tenant: &TenantId) -> Result<Option<u16>, BlockError> {
         let tenants = self.table(TENANTS)?;
-        Ok(tenants.get(tenant.as_str())?.map(|number| number.value()))
+        let name = tenant.as_str();
+        if let Some(number) = tenants.get(name)? {
+            return Ok(Some(number.value()));
+        }
+        let name_of = |row: Result<(AccessGuard<'_, &str>, _), StorageError>| {
+            row.map(|(name, _): (_, AccessGuard<'_, u16>)| name.value().to_owned())
+        };
+        let before = tenants.range(..name)?.rev().map(name_of);
+        let behind = tenants.range(name..)?.map(name_of);
+        let rows = (LEAF_TENANTS, tenants.len()?);
+        check_absence("tenants", &name.to_owned(), (before, behind), rows)?;
+        Ok(None)
     }
 
     pub(super) fn meta(&self) -> Result<Meta, BlockError> {
@@ -66,7 +82,7 @@ impl BlockFile {
         bucket: Bucket,
         path: PathBuf,
     ) -> Result<Self, BlockError> {
-        guarded(|| {
+        let opened = guarded(|| {
             let file = Self {
                 bucket,
                 path,
@@ -77,7 +93,9 @@ impl BlockFile {
             let meta = file.view(files)?.meta()?;
             file.set_meta(meta);
             Ok(file)
-        })
+        });
+        // Another file may take its place.
+        opened.inspect_err(|_| files.abandon(bucket))
     }
 
     pub(super) fn view(&self, files: &OpenFiles) -> Result<View, BlockError> {
@@ -122,7 +140,7 @@ impl BlockFile {
             Some(filter) => filter.bytes(),
             None => {
                 let rows = usize::try_from(self.meta().filter_rows).unwrap_or(usize::MAX);
-                rows.saturating_mul(super::limits::FILTER_ROW_BYTES)
+                rows.saturating_mul(FILTER_ROW_BYTES)
             }
         }
     }
@@ -158,34 +176,63 @@ impl BlockFile {
             return Ok(true);
         }
         let rows = view.table(FILTER)?;
-        let Some((_, last)) = rows.last()? else {
+        let stored =
+            |number: u32| -> Result<Option<Vec<u8>>, BlockError> {
+                let row = rows.get(number)?;
+                Ok(row.and_then(|row| {
+                    open_row(meta.block_id, number, row.value()).map(<[u8]>::to_vec)
+                }))
+            };
+        // What cannot be read cannot say no.
+        let last = u32::try_from(meta.filter_rows.saturating_sub(1)).unwrap_or(u32::MAX);
+        let Some(last_row) = stored(last)? else {
             return Ok(true);
         };
-        let full = super::limits::FILTER_ROW_BYTES / 64;
-        let before_last = usize::try_from(meta.filter_rows.saturating_sub(1)).unwrap_or(0);
-        let blocks = before_last * full + last.value().len() / 64;
+        let full = FILTER_ROW_BYTES / 64;
+        let blocks = last as usize * full + last_row.len() / 64;
         let (row, offset) = stored_place(hash, blocks);
-        let row = rows.get(row)?;
-        Ok(row.is_none_or(|row| stored_holds(row.value(), offset, hash)))
+        let row = stored(row)?;
+        Ok(row.is_none_or(|row| stored_holds(&row, offset, hash)))
     }
 }
 
-/// The filter of a block: the stored one of a sealed block, else made from the locator.
+/// The filter of a block: the stored one of a sealed block, else made from the locator. Of a locator with a page that does
+/// not belong there, one that says no to nothing.
 fn build_filter(view: &View) -> Result<Filter, BlockError> {
-    if view.meta()?.sealed {
-        let mut bytes = Vec::new();
-        for row in view.table(FILTER)?.iter()? {
-            bytes.extend_from_slice(row?.1.value());
-        }
-        if let Some(filter) = Filter::from_rows(bytes) {
-            return Ok(filter);
-        }
+    if let Some(filter) = stored_filter(view)? {
+        return Ok(filter);
     }
     let mut filter = Filter::growing();
     let tenants = view.table(TENANTS)?;
     let locator = view.table(LOCATOR)?;
-    fill_filter(&mut filter, &tenants, &locator)?;
-    Ok(filter)
+    match fill_filter(&mut filter, &tenants, &locator) {
+        Err(error) if error.is_damage() => {
+            tracing::error!(%error, "no filter of a block: each trace is looked for in it");
+            Ok(Filter::of_everything())
+        }
+        filled => filled.map(|()| filter),
+    }
+}
+
+/// `None` when the block is not sealed, or a row of the filter is not what was written.
+fn stored_filter(view: &View) -> Result<Option<Filter>, BlockError> {
+    let meta = view.meta()?;
+    if !meta.sealed {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let rows = view.table(FILTER)?;
+    for number in 0..u32::try_from(meta.filter_rows).unwrap_or(u32::MAX) {
+        let row = rows.get(number)?;
+        let Some(row) = row
+            .as_ref()
+            .and_then(|row| open_row(meta.block_id, number, row.value()))
+        else {
+            return Ok(None);
+        };
+        bytes.extend_from_slice(row);
+    }
+    Ok(Filter::from_rows(bytes))
 }
 
 /// A filter of one layer over a whole locator.
@@ -204,18 +251,26 @@ fn fill_filter(
     tenants: &impl ReadableTable<&'static str, u16>,
     locator: &impl ReadableTable<&'static [u8; 28], &'static [u8]>,
 ) -> Result<(), BlockError> {
-    let mut seeds = std::collections::BTreeMap::new();
+    let mut seeds = BTreeMap::new();
+    let mut walk = Walk::over("tenants");
     for row in tenants.iter()? {
         let (name, number) = row?;
+        walk.comes_to(name.value().to_owned(), true)?;
         let tenant: TenantId = name.value().parse().map_err(|_| corrupt("tenant"))?;
         seeds.insert(number.value(), tenant_seed(&tenant));
     }
+    let (mut found, mut walk) = (0, Walk::over("locator"));
     for row in locator.iter()? {
         let (key, _) = row?;
-        let (tenant, _, trace, _) =
-            split_locator_key(key.value()).ok_or_else(|| corrupt("locator"))?;
+        let key = *key.value();
+        walk.comes_to(key, true)?;
+        found += 1;
+        let (tenant, _, trace, _) = split_locator_key(&key).ok_or_else(|| corrupt("locator"))?;
         let seed = seeds.get(&tenant).ok_or_else(|| corrupt("tenant"))?;
         filter.add(trace_hash(*seed, trace));
     }
-    Ok(())
+    match found == locator.len()? && seeds.len() as u64 == tenants.len()? {
+        true => Ok(()),
+        false => Err(corrupt("locator")),
+    }
 }

@@ -102,6 +102,17 @@ impl Filter {
         Self::new(FIRST_FILTER_LAYER_TRACES)
     }
 
+    /// A filter that says no to nothing, of a block whose traces cannot all be listed.
+    pub(super) fn of_everything() -> Self {
+        Self {
+            layers: vec![Layer {
+                bytes: vec![u8::MAX; BLOCK_BYTES],
+                capacity: usize::MAX,
+                traces: 0,
+            }],
+        }
+    }
+
     /// False when the trace was certainly never added.
     pub(super) fn holds(&self, hash: u64) -> bool {
         self.layers.iter().any(|layer| layer.holds(hash))
@@ -153,6 +164,23 @@ impl Filter {
     }
 }
 
+/// A row as it is stored: with a checksum of it, its block and its place, since a bit that is lost hides traces.
+pub(super) fn close_row(block_id: u64, number: u32, row: &[u8]) -> Vec<u8> {
+    let mut stored = row.to_vec();
+    stored.extend_from_slice(&row_checksum(block_id, number, row));
+    stored
+}
+
+/// A stored row; `None` when it is not what was written.
+pub(super) fn open_row(block_id: u64, number: u32, stored: &[u8]) -> Option<&[u8]> {
+    let (row, checksum) = stored.split_last_chunk::<8>()?;
+    (*checksum == row_checksum(block_id, number, row)).then_some(row)
+}
+
+fn row_checksum(block_id: u64, number: u32, row: &[u8]) -> [u8; 8] {
+    xxh3_64_with_seed(row, block_id.rotate_left(32) ^ u64::from(number)).to_le_bytes()
+}
+
 /// Which row of a stored filter of `blocks` blocks answers for a hash, and where in the row.
 pub(super) fn stored_place(hash: u64, blocks: usize) -> (u32, usize) {
     const ROW_BLOCKS: usize = FILTER_ROW_BYTES / BLOCK_BYTES;
@@ -164,7 +192,7 @@ pub(super) fn stored_place(hash: u64, blocks: usize) -> (u32, usize) {
 /// The answer of a stored row.
 pub(super) fn stored_holds(row: &[u8], offset: usize, hash: u64) -> bool {
     let block = row.get(offset..offset + BLOCK_BYTES);
-    // What cannot be read cannot say no.
+    // There is such a block in every row that was written.
     block.is_none_or(|block| block_holds(block, hash))
 }
 

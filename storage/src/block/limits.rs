@@ -3,8 +3,13 @@
 /// Bytes of a page's chunk: with its key it just fits redb's page of 16 KiB; whole pages as one value are rounded up
 /// to a power of two and took half as much disk again (measured).
 pub const CHUNK_BYTES: usize = 16_300;
-/// Bytes of a row of the stored filter: 62 blocks of 64 bytes, which with its key fits redb's page of 4 KiB.
+/// Bytes of a row of the stored filter: 62 blocks of 64 bytes, which with its key and its checksum fits redb's page of 4
+/// KiB.
 pub const FILTER_ROW_BYTES: usize = 62 * 64;
+/// Most locators in a leaf of redb's page of 4 KiB: with a key of 28 bytes, a row of at least five and where it ends.
+pub const LEAF_LOCATORS: usize = 4_096 / 37;
+/// Most tenants in such a leaf: with a name of at least a byte, a number of two and where the name ends.
+pub const LEAF_TENANTS: usize = 4_096 / 7;
 /// Bits of the filter per trace: with seven bits set in one block of 512, one unknown trace in about 60 is looked up
 /// for nothing.
 pub const FILTER_BITS_PER_TRACE: usize = 11;

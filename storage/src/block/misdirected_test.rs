@@ -50,7 +50,8 @@ fn ask(store: &BlockStore, name: &str, number: u64) -> Answer {
     );
     match found.len() == expected.len() {
         true => Answer::Whole,
-        false => Answer::Hidden,
+        false if store.unopenable().is_empty() => Answer::Hidden,
+        false => Answer::Refused,
     }
 }
 
@@ -67,7 +68,8 @@ fn walk(store: &BlockStore) -> Option<BTreeSet<TraceId>> {
     }
 }
 
-/// The traces of a scan that all spans of a tenant meet; `None`: it says that some cannot be read.
+/// The traces of a scan that all spans of a tenant meet; none when the tenant is not known. `None`: it says that some cannot
+/// be read.
 fn scan(store: &BlockStore, name: &str) -> Option<BTreeSet<TraceId>> {
     let tenant = tenant(name);
     let request = ScanRequest {
@@ -77,8 +79,10 @@ fn scan(store: &BlockStore, name: &str) -> Option<BTreeSet<TraceId>> {
         from: UnixNanos(0),
         to: UnixNanos(u64::MAX),
     };
-    let mut scan = store.scan(&request).ok()??;
     let mut found = BTreeSet::new();
+    let Some(mut scan) = store.scan(&request).ok()? else {
+        return Some(found);
+    };
     while let Some(page) = scan.next_page().ok()? {
         if page.corrupt {
             return None;
@@ -145,7 +149,7 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
         let image = disk.read(&path).unwrap();
         let is_used = |page: &usize| image[page * PAGE..][..PAGE].iter().any(|byte| *byte != 0);
         let pages: Vec<usize> = (0..image.len() / PAGE).filter(is_used).collect();
-        let (mut noticed, mut hidden) = (0, 0);
+        let (mut noticed, mut hidden, mut written, mut placed) = (0, 0, 0, 0);
         for (number, &to) in pages.iter().enumerate() {
             for distance in [1, 2, 5, pages.len() / 2] {
                 let from = pages[(number + distance) % pages.len()];
@@ -153,10 +157,13 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
                 wrong.copy_within(from * PAGE..(from + 1) * PAGE, to * PAGE);
                 disk.write_atomically(&path, &wrong).unwrap();
                 let store = open(&disk, 2);
-                let numbers = TRACES
-                    .iter()
-                    .flat_map(|(name, numbers)| numbers.clone().map(move |number| (*name, number)));
-                let answers: Vec<Answer> = numbers
+                let numbers = || {
+                    let of_tenants = TRACES.iter();
+                    of_tenants.flat_map(|(name, numbers)| {
+                        numbers.clone().map(move |number| (*name, number))
+                    })
+                };
+                let answers: Vec<Answer> = numbers()
                     .map(|(name, number)| ask(&store, name, number))
                     .collect();
                 let hidden_from_searches = hides_from_searches(&store);
@@ -173,14 +180,41 @@ fn a_misdirected_page_is_noticed_by_who_reads_it_or_by_a_comparison() {
                     );
                 }
                 noticed += usize::from(differs);
+                placed += 1;
+                store
+                    .commit(&write(BUCKET.0, "c", 300..305))
+                    .unwrap_or_else(|error| panic!("page {to} is as {from}: {error}"));
+                let is_sealed = store.seal(BUCKET).is_ok();
+                assert!(is_sealed || !store.unopenable().is_empty());
+                // Behind the damage, in the same file or in another one: what redb cannot repair when it opens the file
+                // again is told.
+                for number in 300..305 {
+                    let answer = ask(&store, "c", number);
+                    assert_ne!(answer, Answer::Hidden, "page {to} is as {from}");
+                    written += u64::from(answer == Answer::Whole);
+                }
+                for ((name, number), before) in numbers().zip(&answers) {
+                    let after = ask(&store, name, number);
+                    let is_hidden = after == Answer::Hidden && *before != Answer::Hidden;
+                    assert!(
+                        !is_hidden,
+                        "page {to} is as {from}: {number} is hidden by a seal"
+                    );
+                }
                 std::mem::forget(store);
+                for path in disk.list(Path::new(DIR)).unwrap() {
+                    disk.remove(&path).unwrap();
+                }
             }
         }
         println!(
-            "{} pages, {noticed} noticed, {hidden} hide spans",
+            "{} pages, {noticed} of {placed} noticed, {hidden} hide spans, {written} traces written behind them",
             pages.len()
         );
-        assert!(pages.len() > 20 && noticed > pages.len() && hidden > 0);
+        assert!(pages.len() > 20 && noticed > pages.len());
+        // An older version of a page above the leaves: its rows are in order, and some are not there yet.
+        assert!(hidden <= 2, "{hidden}");
+        assert!(written > placed * 4, "{written} of {}", placed * 5);
     }
 }
 
@@ -230,4 +264,41 @@ fn a_page_that_is_not_listed_is_told() {
         assert!(pages.remove(first).unwrap().is_some());
     });
     assert_eq!(scan(&store, "a"), None);
+}
+
+/// A bit that is lost in a stored filter would hide traces: nothing else speaks of them.
+#[test]
+fn a_filter_that_is_not_what_was_written_hides_nothing() {
+    let disk = SimulatedDisk::new(1);
+    let store = open(&disk, 1);
+    store.commit(&write(BUCKET.0, "a", 0..200)).unwrap();
+    store.seal(BUCKET).unwrap();
+    drop(store);
+    let path = Path::new(DIR).join("bucket-5.block");
+    let backend = crate::disk::Backend(disk.open(&path).unwrap());
+    let database = redb::Builder::new().create_with_backend(backend).unwrap();
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut rows = transaction.open_table(schema::FILTER).unwrap();
+        let mut row = rows.get(0).unwrap().unwrap().value().to_vec();
+        let filter = row.len() - 8;
+        assert!(row[..filter].iter().any(|byte| *byte != 0));
+        row[..filter].fill(0);
+        rows.insert(0, row.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    // A row at a time, and as a whole.
+    for filter_bytes in [0, 1 << 20] {
+        let options = BlockOptions {
+            boot: 2,
+            filter_bytes,
+            ..BlockOptions::default()
+        };
+        let disk = std::sync::Arc::new(disk.clone());
+        let store = BlockStore::open(disk, Path::new(DIR), options).unwrap();
+        for number in 0..200 {
+            assert_eq!(ask(&store, "a", number), Answer::Whole, "trace {number}");
+        }
+    }
 }

@@ -146,6 +146,14 @@ impl OpenFiles {
             .retain(|database| Arc::strong_count(database) > 1);
     }
 
+    /// Forgets a bucket whose file is so damaged that the database has panicked over it, perhaps, and would again as it
+    /// closes the file: it stays open.
+    pub(super) fn abandon(&self, bucket: Bucket) {
+        if let Some(open) = self.state().open.remove(&bucket) {
+            std::mem::forget(open.database);
+        }
+    }
+
     /// Creates the file of a bucket: under a temporary name, since a crash while redb creates a file leaves one that
     /// never opens; then renamed. `fill` writes the first rows.
     pub(super) fn create(

@@ -6,8 +6,9 @@ use redb::{ReadableTable, WriteTransaction};
 use spandrel_model::ids::{Bucket, UnixNanos};
 
 use super::commit::{self, Key};
-use super::error::{BlockError, Walk};
-use super::file::exact_filter;
+use super::error::{BlockError, Walk, guarded};
+use super::file::{BlockFile, exact_filter};
+use super::filter::close_row;
 use super::open_files::Purpose;
 use super::schema::{
     CHUNKS, FILTER, LOCATOR, Located, Meta, PAGES, RESOURCES, TENANTS, locator_key,
@@ -21,18 +22,39 @@ const SMALL_PART: u32 = 2;
 
 impl BlockStore {
     /// Rewrites the small pages of each tenant together into full ones (one transaction a tenant), stores the filter
-    /// and closes the file. Corrupt pages stay as they are. A later commit opens the block again; then seal it again.
+    /// and closes the file. Corrupt pages stay as they are; a file with damage between its pages is sealed as it is, with no
+    /// filter, and one that takes no writes is given up. A later commit opens the block again; then seal it again.
     ///
     /// # Errors
-    /// When there is no such block or it cannot be read. After an error of the disk or the database the process must
-    /// stop.
+    /// When there is no such block or it cannot be read. After an error of the disk or the database that is no damage the
+    /// process must stop.
     pub fn seal(&self, bucket: Bucket) -> Result<(), BlockError> {
         let file = self.file(bucket)?;
-        let writer = file.lock_writer();
+        let _writer = file.lock_writer();
         if file.meta().sealed {
             return Ok(());
         }
-        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+        let sealed = guarded(|| self.seal_rewritten(&file)).or_else(|error| {
+            if !error.is_damage() {
+                return Err(error);
+            }
+            tracing::error!(bucket = bucket.0, %error, "a damaged block is sealed as it is");
+            guarded(|| {
+                self.seal_with(&file, |_, meta| {
+                    meta.filter_rows = 0;
+                    Ok(())
+                })
+            })
+        });
+        match &sealed {
+            Err(error) if error.is_damage() => self.give_up(&file, error),
+            _ => self.open.close(bucket),
+        }
+        sealed
+    }
+
+    fn seal_rewritten(&self, file: &BlockFile) -> Result<(), BlockError> {
+        let database = self.open.get(file.bucket, &file.path, Purpose::Write)?;
         let mut tenants = Vec::new();
         for row in file.view(&self.open)?.table(TENANTS)?.iter()? {
             tenants.push(row?.1.value());
@@ -54,23 +76,33 @@ impl BlockStore {
             transaction.commit()?;
             file.set_meta(meta);
         }
+        self.seal_with(file, |transaction, meta| {
+            meta.filter_rows = store_filter(transaction, meta.block_id)?;
+            Ok(())
+        })
+    }
+
+    /// Says of a block that it is sealed, in one transaction with what `last` changes.
+    fn seal_with(
+        &self,
+        file: &BlockFile,
+        last: impl FnOnce(&WriteTransaction, &mut Meta) -> Result<(), BlockError>,
+    ) -> Result<(), BlockError> {
+        let database = self.open.get(file.bucket, &file.path, Purpose::Write)?;
         let transaction = commit::begin(&database)?;
         let mut meta = commit::get_meta(&transaction)?;
-        meta.filter_rows = store_filter(&transaction)?;
+        last(&transaction, &mut meta)?;
         meta.sealed = true;
         commit::put_meta(&transaction, &meta)?;
         transaction.commit()?;
         // What is in memory grew by layers: the stored one is read when it is needed.
         file.set_filter(None);
         file.set_meta(meta);
-        drop(database);
-        self.open.close(bucket);
-        drop(writer);
         Ok(())
     }
 }
 
-fn store_filter(transaction: &WriteTransaction) -> Result<u64, BlockError> {
+fn store_filter(transaction: &WriteTransaction, block_id: u64) -> Result<u64, BlockError> {
     let filter = exact_filter(
         &transaction.open_table(TENANTS)?,
         &transaction.open_table(LOCATOR)?,
@@ -79,7 +111,7 @@ fn store_filter(transaction: &WriteTransaction) -> Result<u64, BlockError> {
     rows.retain(|_, _| false)?;
     let mut count = 0;
     for (row, number) in filter.rows().zip(0u32..) {
-        rows.insert(number, row)?;
+        rows.insert(number, close_row(block_id, number, row).as_slice())?;
         count += 1;
     }
     Ok(count)

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::batches::BatchCache;
 use super::commit::{self, BlockWrite, Present};
-use super::error::BlockError;
+use super::error::{BlockError, guarded};
 use super::file::{BlockFile, Residency, View};
 use super::filter::{tenant_seed, trace_hash};
 use super::limits::{COLUMN_CACHE_BYTES, SUMMARY_CACHE_BYTES};
@@ -227,20 +227,25 @@ impl BlockStore {
         let file = self.file_or_create(bucket)?;
         match self.open.get(bucket, &file.path, Purpose::Write) {
             Err(error) if error.is_damage() => {
-                tracing::error!(path = %file.path.display(), %error, "a block file does not open any more");
-                let unopenable = Unopenable {
-                    reason: error.to_string(),
-                    is_damaged: true,
-                };
-                let mut blocks = self.blocks_mut();
-                blocks.files.remove(&bucket);
-                let key = (bucket, file.path.clone());
-                blocks.unopenable.insert(key, unopenable);
-                drop(blocks);
+                self.give_up(&file, &error);
                 self.file_or_create(bucket)
             }
             opened => opened.map(|_| file),
         }
+    }
+
+    /// Nothing is written to a file any more: the next commit to its bucket begins a new one.
+    pub(super) fn give_up(&self, file: &BlockFile, error: &BlockError) {
+        tracing::error!(path = %file.path.display(), %error, "a block file takes no writes any more");
+        let unopenable = Unopenable {
+            reason: error.to_string(),
+            is_damaged: true,
+        };
+        let mut blocks = self.blocks_mut();
+        blocks.files.remove(&file.bucket);
+        let key = (file.bucket, file.path.clone());
+        blocks.unopenable.insert(key, unopenable);
+        self.open.abandon(file.bucket);
     }
 
     fn file_or_create(&self, bucket: Bucket) -> Result<Arc<BlockFile>, BlockError> {
@@ -285,6 +290,13 @@ impl BlockStore {
             "bucket-{}.block.{}{SET_ASIDE_SUFFIX}",
             bucket.0, self.options.boot
         ));
+        if blocks.unopenable.contains_key(&(bucket, aside.clone())) {
+            // The second one since the node began; its next start has another name for it.
+            return Err(BlockError::Unopenable {
+                bucket,
+                reason: unopenable.reason.clone(),
+            });
+        }
         self.disk.rename(path, &aside)?;
         self.disk.sync_dir(&self.dir)?;
         tracing::error!(path = %aside.display(), "a damaged block file is set aside");
@@ -316,6 +328,23 @@ impl BlockStore {
         unreadable: &BTreeSet<u64>,
     ) -> Result<Range<u64>, BlockError> {
         let file = self.writable(write.bucket)?;
+        match guarded(|| self.commit_to(&file, write, unreadable)) {
+            // The node would stop on it each time it starts. What is in the file, others have, or nobody could read it.
+            Err(error) if error.is_damage() => {
+                self.give_up(&file, &error);
+                let file = self.file_or_create(write.bucket)?;
+                self.commit_to(&file, write, unreadable)
+            }
+            committed => committed,
+        }
+    }
+
+    fn commit_to(
+        &self,
+        file: &BlockFile,
+        write: &BlockWrite,
+        unreadable: &BTreeSet<u64>,
+    ) -> Result<Range<u64>, BlockError> {
         let _writer = file.lock_writer();
         // The filter tells most traces from those whose fragments must be looked up: an eighth of the time of a commit.
         let mut traces = BTreeSet::new();
@@ -361,15 +390,17 @@ impl BlockStore {
         tenant: &TenantId,
         restated: &[TraceSummary],
     ) -> Result<Range<u64>, BlockError> {
-        let file = self.file(bucket)?;
-        let _writer = file.lock_writer();
-        let database = self.open.get(bucket, &file.path, Purpose::Write)?;
-        let transaction = commit::begin(&database)?;
-        let meta = commit::restate(&transaction, tenant, restated)?;
-        transaction.commit()?;
-        let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
-        file.set_meta(meta);
-        Ok(sequences)
+        guarded(|| {
+            let file = self.file(bucket)?;
+            let _writer = file.lock_writer();
+            let database = self.open.get(bucket, &file.path, Purpose::Write)?;
+            let transaction = commit::begin(&database)?;
+            let meta = commit::restate(&transaction, tenant, restated)?;
+            transaction.commit()?;
+            let sequences = file.meta().last_sequence + 1..meta.last_sequence + 1;
+            file.set_meta(meta);
+            Ok(sequences)
+        })
     }
 
     /// All blocks, oldest bucket first, also those that do not open.

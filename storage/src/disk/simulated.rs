@@ -194,6 +194,15 @@ impl SimulatedDisk {
         file.is_some_and(|file| lock(file).flip(offset, mask))
     }
 
+    /// Puts what is at `from` in a file at `to` as well, behind every cache: a write that went to the wrong place. False
+    /// when nothing changes.
+    #[must_use]
+    pub fn misdirect(&self, path: &Path, from: u64, to: u64, len: usize) -> bool {
+        let state = lock(&self.state);
+        let file = state.names.get(path);
+        file.is_some_and(|file| lock(file).misdirect(from, to, len))
+    }
+
     /// Length of a file in bytes; `None` when there is none.
     #[must_use]
     pub fn len_of(&self, path: &Path) -> Option<u64> {

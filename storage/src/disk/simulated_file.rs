@@ -174,6 +174,29 @@ impl Inode {
         }
         found
     }
+
+    /// What is at `from` lies at `to` as well. False when that changes nothing, or one of them was never written.
+    pub(super) fn misdirect(&mut self, from: u64, to: u64, len: usize) -> bool {
+        let (Ok(from), Ok(to)) = (index(from), index(to)) else {
+            return false;
+        };
+        let mut has_changed = false;
+        for image in [&mut self.bytes, &mut self.durable] {
+            let written = image.get(from..from + len).map(<[u8]>::to_vec);
+            let Some((written, place)) = written.zip(image.get_mut(to..to + len)) else {
+                continue;
+            };
+            if [&written[..], place]
+                .iter()
+                .any(|bytes| bytes.iter().all(|byte| *byte == 0))
+            {
+                continue;
+            }
+            has_changed |= written != place;
+            place.copy_from_slice(&written);
+        }
+        has_changed
+    }
 }
 
 /// Puts writes in another order, but none across a change of the length: file systems keep that order.
