@@ -29,33 +29,46 @@ impl ractor::Message for IndexerMessage {}
 /// The actor.
 pub(crate) struct Indexer;
 
+/// What it knows from tick to tick.
+pub(crate) struct IndexerState {
+    shared: Arc<Shared>,
+    /// Said once, not at each tick: what is damaged stays so.
+    last_error: Option<String>,
+}
+
 impl Actor for Indexer {
     type Msg = IndexerMessage;
-    type State = Arc<Shared>;
+    type State = IndexerState;
     type Arguments = Arc<Shared>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<IndexerMessage>,
         shared: Arc<Shared>,
-    ) -> Result<Arc<Shared>, ActorProcessingErr> {
+    ) -> Result<IndexerState, ActorProcessingErr> {
         myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || {
             IndexerMessage::Tick
         });
-        Ok(shared)
+        Ok(IndexerState {
+            shared,
+            last_error: None,
+        })
     }
 
     async fn handle(
         &self,
         myself: ActorRef<IndexerMessage>,
         message: IndexerMessage,
-        shared: &mut Arc<Shared>,
+        state: &mut IndexerState,
     ) -> Result<(), ActorProcessingErr> {
+        let IndexerState { shared, last_error } = state;
         match message {
             IndexerMessage::Tick => {
-                if let Err(error) = catch_up(shared, false).await {
+                let error = catch_up(shared, false).await.err();
+                if let Some(error) = error.as_ref().filter(|_| error != *last_error) {
                     tracing::error!(error, "index not written, search reads the summaries");
                 }
+                *last_error = error;
                 myself.send_after(Duration::from_millis(INDEXER_TICK_MS), || {
                     IndexerMessage::Tick
                 });
@@ -68,9 +81,11 @@ impl Actor for Indexer {
     }
 }
 
-/// Takes one step for each bucket that has enough to index; with `all`, steps until nothing waits.
+/// Takes one step for each bucket that has enough to index; with `all`, steps until nothing waits. A block of which the
+/// summaries cannot be read keeps no other one waiting; the first such error is returned.
 async fn catch_up(shared: &Arc<Shared>, all: bool) -> Result<(), String> {
     let current = Bucket::containing(shared.env.now(), shared.bucket_nanos);
+    let mut first_error = None;
     for block in shared.blocks.buckets().map_err(|error| error.to_string())? {
         loop {
             let done = shared.index.checkpoint(block.bucket, block.block_id.into());
@@ -81,10 +96,13 @@ async fn catch_up(shared: &Arc<Shared>, all: bool) -> Result<(), String> {
             }
             let worker = Arc::clone(shared);
             let step = move || index_step(&worker, block.bucket, block.block_id, done);
-            shared.block(Stage::Index, step).await?;
+            if let Err(error) = shared.block(Stage::Index, step).await {
+                first_error.get_or_insert(error);
+                break;
+            }
         }
     }
-    Ok(())
+    first_error.map_or(Ok(()), Err)
 }
 
 fn index_step(shared: &Shared, bucket: Bucket, block_id: u64, done: u64) -> Result<(), String> {

@@ -360,19 +360,24 @@ impl Shared {
         Ok(Some(Earlier { record, is_here }))
     }
 
-    /// Whether the blocks hold spans of a trace.
+    /// Whether the blocks hold spans of a trace. What is damaged they do not hold; the trace stays kept.
     fn is_stored(
         &self,
         shard: ShardId,
         tenant: &TenantId,
         trace_id: TraceId,
     ) -> Result<bool, Unreadable> {
-        let summary = self.blocks.summary_of(tenant, shard, trace_id);
-        let summary = summary.map_err(|error| Unreadable {
-            is_damage: error.is_damage(),
-            reason: error.to_string(),
-        })?;
-        Ok(summary.is_some())
+        match self.blocks.summary_of(tenant, shard, trace_id) {
+            Ok(summary) => Ok(summary.is_some()),
+            Err(error) if error.is_damage() => {
+                tracing::warn!(trace = %trace_id, %error, "what is stored of a kept trace is not read");
+                Ok(false)
+            }
+            Err(error) => Err(Unreadable {
+                is_damage: false,
+                reason: error.to_string(),
+            }),
+        }
     }
 
     /// The name of the policy that decided, if its set is still held.

@@ -33,7 +33,8 @@ pub enum Prior {
 pub struct Earlier {
     /// The newest verdict.
     pub record: VerdictRecord,
-    /// False of a kept trace that no block here holds: it was kept before this node joined the shard.
+    /// False of a kept trace that no block here holds, as it was kept before this node joined the shard or a block is
+    /// damaged.
     pub is_here: bool,
 }
 

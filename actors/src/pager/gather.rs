@@ -184,8 +184,13 @@ fn stored_hashes(
     kept: &KeptTrace,
     hashes: &mut Hashes,
 ) -> Result<(), String> {
-    let fragments = shared.blocks.fragments(&kept.tenant, shard, kept.trace_id);
-    let fragments = fragments.map_err(|error| error.to_string())?;
+    let fragments = match shared.blocks.fragments(&kept.tenant, shard, kept.trace_id) {
+        Err(error) if error.is_damage() => {
+            tracing::warn!(trace = %kept.trace_id, %error, "earlier parts of a trace are not read");
+            return Ok(());
+        }
+        found => found.map_err(|error| error.to_string())?,
+    };
     visit_hashes(shared, &fragments, &mut |hash| {
         hashes.insert(hash);
     })

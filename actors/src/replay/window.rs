@@ -99,18 +99,24 @@ impl<'a> Window<'a> {
 }
 
 /// The newest fragment of a trace that this node wrote to its blocks: it covers every record of the trace up to it. One
-/// that was copied from another node covers what that node had.
+/// that was copied from another node covers what that node had. `None` also when a block is damaged there: the trace is
+/// written again from what the journal has.
 ///
 /// # Errors
-/// When a block cannot be read.
+/// When a block cannot be read, and may be the next time.
 pub(super) fn newest_fragment(
     shared: &Shared,
     shard: ShardId,
     tenant: &TenantId,
     trace_id: TraceId,
 ) -> Result<Option<Lsn>, String> {
-    let fragments = shared.blocks.fragments(tenant, shard, trace_id);
-    let fragments = fragments.map_err(|error| error.to_string())?;
+    let fragments = match shared.blocks.fragments(tenant, shard, trace_id) {
+        Err(error) if error.is_damage() => {
+            tracing::warn!(trace = %trace_id, %error, "a trace is written to a block again");
+            return Ok(None);
+        }
+        found => found.map_err(|error| error.to_string())?,
+    };
     let written = fragments.iter().map(|location| location.fragment);
     Ok(written.filter(|fragment| !fragment.is_copied()).max())
 }

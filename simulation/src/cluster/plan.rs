@@ -302,8 +302,13 @@ fn fault(random: &mut ChaCha8Rng, allowed: &[FaultKind], nodes: usize, until_ms:
         FaultKind::HungDisk => random.random_range(1_000..20_000),
         _ => random.random_range(200..12_000),
     };
+    let at_ms = random.random_range(QUIET_START_MS..until_ms);
     Planned {
-        at_ms: random.random_range(QUIET_START_MS..until_ms),
+        at_ms: match kind {
+            // Before, there are no blocks.
+            FaultKind::Rot => at_ms.midpoint(until_ms),
+            _ => at_ms,
+        },
         for_ms,
         kind,
         place,

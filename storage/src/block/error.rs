@@ -137,11 +137,12 @@ impl<K: Ord> Walk<K> {
     }
 }
 
-/// A key is not in a table of so many rows: what is on both sides of its place, more rows than a leaf of redb holds, shows
-/// whether the leaf that was looked at is the one that belongs there. The rows before it are walked towards the front.
+/// What is on both sides of the place of a key in a table of so many rows, more rows than a leaf of redb holds, shows
+/// whether the leaf that was looked at is the one that belongs there, and so whether what was not found is not there. The
+/// rows before it are walked towards the front.
 ///
 /// Not found: a page above the leaves that is not the one that belongs there, when what is below it is ordered.
-pub(super) fn check_absence<K: Ord, E: Into<BlockError>>(
+pub(super) fn check_place<K: Ord, E: Into<BlockError>>(
     part: &'static str,
     key: &K,
     (before, behind): (
@@ -161,7 +162,7 @@ pub(super) fn check_absence<K: Ord, E: Into<BlockError>>(
     let mut walk = Walk::over(part);
     for row in behind.take(leaf_rows + 1) {
         let row = row.map_err(Into::into)?;
-        let is_behind = row > *key;
+        let is_behind = row >= *key;
         walk.comes_to(row, is_behind)?;
         seen_behind += 1;
     }

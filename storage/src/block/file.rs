@@ -10,7 +10,7 @@ use redb::{
 };
 use spandrel_model::ids::{Bucket, TenantId, TraceId};
 
-use super::error::{BlockError, Walk, check_absence, corrupt, guarded};
+use super::error::{BlockError, Walk, check_place, corrupt, guarded};
 use super::filter::{Filter, open_row, stored_holds, stored_place, tenant_seed, trace_hash};
 use super::limits::{FILTER_ROW_BYTES, LEAF_TENANTS};
 use super::open_files::{OpenFiles, Purpose};
@@ -55,7 +55,7 @@ impl View {
         let before = tenants.range(..name)?.rev().map(name_of);
         let behind = tenants.range(name..)?.map(name_of);
         let rows = (LEAF_TENANTS, tenants.len()?);
-        check_absence("tenants", &name.to_owned(), (before, behind), rows)?;
+        check_place("tenants", &name.to_owned(), (before, behind), rows)?;
         Ok(None)
     }
 

@@ -8,7 +8,7 @@ use spandrel_model::otlp::{RawContext, visit_resource_attributes};
 
 use redb::{AccessGuard, ReadableTableMetadata, StorageError};
 
-use super::error::{BlockError, Walk, check_absence, corrupt, guarded};
+use super::error::{BlockError, Walk, check_place, corrupt, guarded};
 use super::file::{Residency, View};
 use super::limits::LEAF_LOCATORS;
 use super::schema::{
@@ -348,15 +348,12 @@ fn locate(
         return Ok(Vec::new());
     };
     let found = fragments_of(view, (tenant, shard, trace))?;
-    if found.is_empty() {
-        // The filter takes one unknown trace in sixty for a known one.
-        check_has_none(view, locator_key(tenant, shard, trace, Lsn(0)))?;
-    }
+    check_around(view, locator_key(tenant, shard, trace, Lsn(0)))?;
     Ok(found)
 }
 
-/// That a trace has no fragment, whose locators would begin with a key.
-fn check_has_none(view: &View, key: [u8; 28]) -> Result<(), BlockError> {
+/// That all locators behind a key, with which those of a trace begin, are where they are looked for.
+fn check_around(view: &View, key: [u8; 28]) -> Result<(), BlockError> {
     let locator = view.table(LOCATOR)?;
     let key_of = |row: Result<(AccessGuard<'_, &[u8; 28]>, _), StorageError>| {
         row.map(|(key, _): (_, AccessGuard<'_, &[u8]>)| *key.value())
@@ -364,7 +361,7 @@ fn check_has_none(view: &View, key: [u8; 28]) -> Result<(), BlockError> {
     let before = locator.range::<&[u8; 28]>(..&key)?.rev().map(key_of);
     let behind = locator.range::<&[u8; 28]>(&key..)?.map(key_of);
     let rows = (LEAF_LOCATORS, locator.len()?);
-    check_absence("locator", &key, (before, behind), rows)
+    check_place("locator", &key, (before, behind), rows)
 }
 
 /// The fragments of a trace, in order; its tenant by the number that it has in the block.
