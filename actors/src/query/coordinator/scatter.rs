@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
-use spandrel_model::ids::NodeId;
+use spandrel_model::ids::{NodeId, ShardId};
 use spandrel_model::search::MissingPart;
 use tokio::time::Instant;
 
@@ -114,8 +114,8 @@ pub(super) async fn scatter<Q: Question>(
     // Of those shards nobody else was asked: they are still this node's.
     let needed = damaged.filter(|(node, damage)| {
         plan.asks.get(node).is_some_and(|part| {
-            let mut shards = damage.shards.iter();
-            damage.shards.is_empty() || shards.any(|shard| part.stored.contains(*shard))
+            let has = |shard: &ShardId| part.stored.contains(*shard) || part.live.contains(*shard);
+            damage.shards.is_empty() || damage.shards.iter().any(has)
         })
     });
     missing.extend(needed.map(|(_, damage)| damage.clone()));

@@ -317,6 +317,24 @@ impl TraceQuestion<'_> {
 impl Question for TraceQuestion<'_> {
     type Answer = HolderAnswer;
 
+    fn damage(&self, answer: &mut HolderAnswer) -> Option<MissingPart> {
+        let HolderAnswer::Found(part) = answer else {
+            return None;
+        };
+        // Where all are asked anyway, what one of them cannot read stays missing.
+        if self.marks == Marks::None {
+            return None;
+        }
+        std::mem::take(&mut part.missing)
+            .into_iter()
+            .reduce(|mut all, other| {
+                all.from = all.from.min(other.from);
+                all.to = all.to.max(other.to);
+                all.reason = format!("{}; {}", all.reason, other.reason);
+                all
+            })
+    }
+
     async fn ask(
         &self,
         node: NodeId,
