@@ -299,6 +299,8 @@ impl BlockStore {
         }
         self.disk.rename(path, &aside)?;
         self.disk.sync_dir(&self.dir)?;
+        // A reader may have opened it again in the meantime.
+        self.open.abandon(bucket);
         tracing::error!(path = %aside.display(), "a damaged block file is set aside");
         if let Some(unopenable) = blocks.unopenable.remove(&key) {
             blocks.unopenable.insert((bucket, aside), unopenable);
