@@ -200,6 +200,8 @@ pub const HOLD_TOGETHER_MS: u64 = 20;
 pub const ROUTE_RETRY_MS: u64 = 10;
 /// Records of a fill that are on their way at once: enough that a fill does not wait for each fsync.
 pub const MAX_REFILL_RECORDS: usize = 32;
+/// Milliseconds for which spans of a fill that the shard does not take are offered again: longer than a change of owners.
+pub const REFILL_PATIENCE_MS: u64 = 10_000;
 /// Milliseconds that an answer to forwarded spans may take before they are offered again, to whoever leads by then: a
 /// dead primary is replaced within 3 s.
 pub const FORWARD_DEADLINE_MS: u64 = 4_000;
@@ -301,8 +303,9 @@ pub const STALL_LOG_MS: u64 = 5_000;
 pub const STEP_DOWN_MS: u64 = 5_000;
 /// Milliseconds that a node which stops waits for what was accepted to be durable.
 pub const DRAIN_MS: u64 = 10_000;
-/// Milliseconds for which a frame of a primary waits for memory credit before it is taken without: while it waits, so do
-/// the verdicts behind it, which let go of memory.
+/// Milliseconds after its arrival for which the frames of a primary's call, up to [`CATCH_UP_FRAMES`], wait for memory
+/// credit before they are taken without: while they wait, so do the verdicts behind them, which let go of memory. Less
+/// than [`REPLICATE_DEADLINE_MS`]: a call that its caller has given up is sent once more.
 pub const INTAKE_PATIENCE_MS: u64 = 1_000;
 /// Milliseconds for which the memory pressure that a follower told counts: it tells it with each answer.
 pub const FOLLOWER_PRESSURE_MS: u64 = 3_000;

@@ -11,7 +11,7 @@ use spandrel_model::ids::{NodeId, ShardId, TenantId, TraceId, UnixNanos};
 use spandrel_model::policy::Limiters;
 use spandrel_model::routing::ShardRouter;
 use spandrel_model::verdict::{NO_POLICY, PROMOTED_POLICY, Verdict, VerdictRecord};
-use spandrel_storage::block::BlockStore;
+use spandrel_storage::block::{BlockError, BlockStore};
 use spandrel_storage::index::IndexStore;
 use spandrel_storage::journal::Journal;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +125,20 @@ pub(crate) struct Unreadable {
     reason: String,
     /// The bytes are wrong, and will be: another try is in vain.
     pub(crate) is_damage: bool,
+}
+
+/// What blocks hold of a trace. What is damaged counts as lost: one page must hold up neither a start nor other traces.
+pub(crate) fn or_lost<T: Default>(
+    trace: TraceId,
+    read: Result<T, BlockError>,
+) -> Result<T, BlockError> {
+    match read {
+        Err(error) if error.is_damage() => {
+            tracing::warn!(%trace, %error, "what is stored of a trace is not read");
+            Ok(T::default())
+        }
+        read => read,
+    }
 }
 
 /// Shared by reference between all actors of one node.
@@ -367,12 +381,9 @@ impl Shared {
         tenant: &TenantId,
         trace_id: TraceId,
     ) -> Result<bool, Unreadable> {
-        match self.blocks.summary_of(tenant, shard, trace_id) {
+        let summary = self.blocks.summary_of(tenant, shard, trace_id);
+        match or_lost(trace_id, summary) {
             Ok(summary) => Ok(summary.is_some()),
-            Err(error) if error.is_damage() => {
-                tracing::warn!(trace = %trace_id, %error, "what is stored of a kept trace is not read");
-                Ok(false)
-            }
             Err(error) => Err(Unreadable {
                 is_damage: false,
                 reason: error.to_string(),

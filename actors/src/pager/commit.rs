@@ -14,7 +14,7 @@ use spandrel_storage::page::PageReader;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::gather::visit_hashes;
-use crate::shared::Shared;
+use crate::shared::{Shared, or_lost};
 
 /// Where the spans of a write come from.
 pub(crate) enum SpansFrom {
@@ -115,11 +115,8 @@ fn unite_trace(
         .filter_map(|&number| write.summaries.get(number));
     let own: Vec<&TraceSummary> = own.collect();
     let blocks = &shared.blocks;
-    // What cannot be read must not hold up what comes.
-    let mut others = match blocks.fragments_since(oldest, &write.tenant, shard, trace) {
-        Err(error) if error.is_damage() => Vec::new(),
-        found => found.map_err(|error| error.to_string())?,
-    };
+    let others = blocks.fragments_since(oldest, &write.tenant, shard, trace);
+    let mut others = or_lost(trace, others).map_err(|error| error.to_string())?;
     others.retain(|other| {
         let is_written = own.iter().any(|own| own.fragment == other.fragment);
         other.bucket != write.bucket || !is_written
@@ -127,10 +124,8 @@ fn unite_trace(
     if others.is_empty() && own.len() == 1 {
         return Ok(None);
     }
-    let known = match blocks.newest_summary(&others) {
-        Err(error) if error.is_damage() => None,
-        read => read.map_err(|error| error.to_string())?,
-    };
+    let known = or_lost(trace, blocks.newest_summary(&others));
+    let known = known.map_err(|error| error.to_string())?;
     let versions = known.iter().chain(own).cloned();
     let mut versions: Vec<TraceSummary> = versions.collect();
     versions.sort_by_key(|version| version.fragment.age());

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::arena::{SpanArena, SpanList};
 use crate::assembler::{KeptTrace, ShippedTrace};
-use crate::shared::Shared;
+use crate::shared::{Shared, or_lost};
 
 /// Bytes that the contexts of a job take, about.
 const CONTEXT_BYTES: usize = 1 << 20;
@@ -184,13 +184,8 @@ fn stored_hashes(
     kept: &KeptTrace,
     hashes: &mut Hashes,
 ) -> Result<(), String> {
-    let fragments = match shared.blocks.fragments(&kept.tenant, shard, kept.trace_id) {
-        Err(error) if error.is_damage() => {
-            tracing::warn!(trace = %kept.trace_id, %error, "earlier parts of a trace are not read");
-            return Ok(());
-        }
-        found => found.map_err(|error| error.to_string())?,
-    };
+    let fragments = shared.blocks.fragments(&kept.tenant, shard, kept.trace_id);
+    let fragments = or_lost(kept.trace_id, fragments).map_err(|error| error.to_string())?;
     visit_hashes(shared, &fragments, &mut |hash| {
         hashes.insert(hash);
     })
@@ -204,15 +199,8 @@ pub(super) fn visit_hashes(
 ) -> Result<(), String> {
     for location in fragments {
         let mut of_span = |_: &RawContext<'_>, _, span: &[u8]| visit(xxh3_64(span));
-        match shared.blocks.visit(location, &mut of_span) {
-            Ok(()) => {}
-            // What it held counts as lost: a late span of the trace must not hold up all pages of the node for it.
-            Err(error) if error.is_damage() => {
-                let trace = location.trace_id;
-                tracing::warn!(%trace, %error, "an earlier part of a trace is not read");
-            }
-            Err(error) => return Err(error.to_string()),
-        }
+        let visited = shared.blocks.visit(location, &mut of_span);
+        or_lost(location.trace_id, visited).map_err(|error| error.to_string())?;
     }
     Ok(())
 }

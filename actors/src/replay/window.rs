@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use spandrel_model::ids::{Lsn, ShardId, TenantId, TraceId};
 use spandrel_model::verdict::{Verdict, VerdictRecord};
 
-use crate::shared::Shared;
+use crate::shared::{Shared, or_lost};
 
 /// A verdict within the range.
 struct Known {
@@ -110,13 +110,8 @@ pub(super) fn newest_fragment(
     tenant: &TenantId,
     trace_id: TraceId,
 ) -> Result<Option<Lsn>, String> {
-    let fragments = match shared.blocks.fragments(tenant, shard, trace_id) {
-        Err(error) if error.is_damage() => {
-            tracing::warn!(trace = %trace_id, %error, "a trace is written to a block again");
-            return Ok(None);
-        }
-        found => found.map_err(|error| error.to_string())?,
-    };
+    let fragments = shared.blocks.fragments(tenant, shard, trace_id);
+    let fragments = or_lost(trace_id, fragments).map_err(|error| error.to_string())?;
     let written = fragments.iter().map(|location| location.fragment);
     Ok(written.filter(|fragment| !fragment.is_copied()).max())
 }

@@ -38,6 +38,9 @@ pub(crate) struct Attachment {
     pub(crate) settled: Lsn,
     /// The last record that the shard had when the attempt began.
     pub(crate) last: Lsn,
+    /// Records up to this one were on every copy by then. The follower is told with what it is sent: its assembler gets
+    /// them, instead of memory being held for all that it lacks until it is level.
+    pub(crate) committed: Lsn,
     /// What an earlier part of the attempt has reached; no further record is given out meanwhile.
     pub(crate) resume: Option<Level>,
 }
@@ -348,9 +351,14 @@ impl With<'_> {
                 }
             };
             let (frames, last) = self.shared.block(Stage::Frame, read).await?;
+            let committed = wire::Committed {
+                shard: u32::from(one.shard.0),
+                term: one.term.0,
+                lsn: one.committed.0,
+            };
             let replicate = wire::Replicate {
                 frames,
-                committed: Vec::new(),
+                committed: vec![committed],
                 catch_up: Some(wire::CatchUp {
                     shard: u32::from(one.shard.0),
                     term: one.term.0,

@@ -14,6 +14,7 @@ use spandrel_model::verdict::VerdictRecord;
 use spandrel_raft::ClusterState;
 use spandrel_storage::journal::{EncodedFrame, FrameBatch, RecordHead, RecordKind};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::limits::{
     BEGIN_DEADLINE_MS, ENTRY_BYTES_PER_SPAN, ENTRY_BYTES_PER_TRACE, FRAME_RATIO,
@@ -45,6 +46,7 @@ struct Parts {
 /// A call whose place among others of its node matters. The link bounds how many are on their way.
 struct Ordered {
     body: shards_request::Body,
+    arrived: Instant,
     reply: oneshot::Sender<Result<Bytes, String>>,
 }
 
@@ -183,6 +185,7 @@ impl PeerHandler for Intake {
                 from,
                 Ordered {
                     body,
+                    arrived: Instant::now(),
                     reply: call.reply,
                 },
             ),
@@ -224,10 +227,22 @@ impl Parts {
 
     /// Takes a call in its turn; the answer comes later, beside the next call.
     async fn take_ordered(&self, from: NodeId, call: Ordered) {
-        let Ordered { body, reply } = call;
+        let Ordered {
+            body,
+            arrived,
+            reply,
+        } = call;
+        // Its caller's deadline has passed, and what it sent will be sent once more.
+        if reply.is_closed() {
+            return;
+        }
         match body {
             shards_request::Body::Replicate(replicate) => {
-                let replication = match self.read(from, replicate).await {
+                let patience = Patience {
+                    until: arrived + Duration::from_millis(INTAKE_PATIENCE_MS),
+                    caller: &reply,
+                };
+                let replication = match self.read(from, replicate, &patience).await {
                     Ok(replication) => replication,
                     Err(reason) => {
                         let _ = reply.send(Err(reason));
@@ -290,6 +305,7 @@ impl Parts {
         &self,
         from: NodeId,
         replicate: wire::Replicate,
+        patience: &Patience<'_>,
     ) -> Result<(Replication, oneshot::Receiver<Refusals>), String> {
         let mut frames = Vec::with_capacity(replicate.frames.len());
         let raw_bytes: usize = replicate.frames.iter().map(Bytes::len).sum::<usize>() * FRAME_RATIO;
@@ -298,8 +314,7 @@ impl Parts {
             let decode = move || Decoded::read(&shared, bytes);
             let decoded = self.shared.compute(Stage::Frame, raw_bytes, decode);
             let decoded = decoded.await?;
-            let credit = self.credit(&decoded).await;
-            let credit = credit.ok_or("no memory credit left for frames of primaries")?;
+            let credit = self.credit(&decoded, patience).await?;
             frames.push(decoded.pay(credit));
         }
         let committed = replicate.committed.iter().filter_map(|notice| {
@@ -322,22 +337,36 @@ impl Parts {
 
     /// Takes credit for a frame. While there is none it waits, and the primary with it; but not for ever, and not with
     /// verdicts: it is these that let go of entries, and they stand behind the frames that wait.
-    async fn credit(&self, decoded: &Decoded) -> Option<Credit> {
+    ///
+    /// # Errors
+    /// The caller has given up: what its frames have paid so far is let go of.
+    async fn credit(&self, decoded: &Decoded, patience: &Patience<'_>) -> Result<Credit, String> {
         let bytes = decoded.bytes();
-        let tries = if decoded.batches.is_empty() {
-            1
-        } else {
-            INTAKE_PATIENCE_MS / INTAKE_RETRY_MS
-        };
-        for _ in 0..tries {
+        let nothing = "no memory credit left for frames of primaries";
+        loop {
             if let Some(credit) = self.shared.pool.try_take(bytes) {
-                return Some(credit);
+                return Ok(credit);
+            }
+            if decoded.batches.is_empty() || Instant::now() >= patience.until {
+                crate::meters::uncovered(bytes);
+                return self
+                    .shared
+                    .pool
+                    .try_take(0)
+                    .ok_or_else(|| nothing.to_owned());
             }
             tokio::time::sleep(Duration::from_millis(INTAKE_RETRY_MS)).await;
+            if patience.caller.is_closed() {
+                return Err("the caller has given up".to_owned());
+            }
         }
-        crate::meters::uncovered(bytes);
-        self.shared.pool.try_take(0)
     }
+}
+
+/// How long the frames of one call wait for memory credit, all together.
+struct Patience<'a> {
+    until: Instant,
+    caller: &'a oneshot::Sender<Result<Bytes, String>>,
 }
 
 /// A frame with what its records hold.

@@ -81,6 +81,8 @@ pub struct Due {
     pub settled: Lsn,
     /// The last record that was given out or taken over so far. It may be on its way to the own disk.
     pub last: Lsn,
+    /// Records up to this one were on every copy by then.
+    pub committed: Lsn,
 }
 
 /// What a record needs before it counts, and where the shard stands.
@@ -264,7 +266,7 @@ impl<W> PrimaryShard<W> {
         let in_sync = self.copies.iter().filter(|copy| !copy.filling);
         let in_sync = in_sync.map(|copy| copy.acked).fold(self.local, Lsn::min);
         let fills = in_sync >= self.inherited;
-        let last = self.last;
+        let (last, committed) = (self.last, self.commit);
         let first = self.pending.front();
         let settled = first.map_or(last, |(lsn, _)| Lsn(lsn.0.saturating_sub(1)));
         let mut copies = self.copies.iter_mut();
@@ -285,6 +287,7 @@ impl<W> PrimaryShard<W> {
             attempt: copy.attempt,
             settled,
             last,
+            committed,
         })
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use spandrel_model::otlp::scan_request;
 use spandrel_model::ports::TraceLookup;
 
-use super::refill::{Again, acknowledged, append_again, send_verdicts};
+use super::refill::{Again, acknowledged, append_again, send_verdicts, spans_acknowledged};
 use crate::assembler::Recall;
 use crate::query::Coordinator;
 
@@ -80,7 +80,7 @@ async fn append(again: &Again, recall: &Recall, piece: Bytes) -> Result<(), Stri
     let batch = scanned.map_err(|error| error.to_string())?.batch;
     let rows = (0u32..).take(batch.spans.len()).collect();
     match append_again(again, batch, rows, epoch).await? {
-        Some(answer) => acknowledged(answer).await,
+        Some(sent) => spans_acknowledged(again, sent).await,
         None => Ok(()),
     }
 }

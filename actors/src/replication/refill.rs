@@ -12,11 +12,15 @@ use spandrel_model::credit::Credit;
 use spandrel_model::ids::{Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::verdict::{Trigger, Verdict, VerdictRecord};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::decided::{Owned, decided_lately};
 use crate::assembler::HeldTrace;
 use crate::assembler_message::AssemblerMessage;
-use crate::limits::{INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS};
+use crate::limits::{
+    INTAKE_RETRY_MS, MAX_REFILL_RECORDS, PAGE_MAX_AGE_MS, RECORD_VERDICTS, REFILL_PATIENCE_MS,
+    ROUTE_RETRY_MS,
+};
 use crate::meters::Stage;
 use crate::settings::Epoch;
 use crate::shared::Shared;
@@ -51,6 +55,14 @@ impl Repeated {
 /// Comes when a record is on every copy.
 type Acknowledgement = oneshot::Receiver<AppendAnswer>;
 
+/// Spans that were sent again.
+pub(super) struct SentSpans {
+    batch: Arc<SpanBatch>,
+    rows: Arc<[u32]>,
+    epoch: Arc<Epoch>,
+    answer: Acknowledgement,
+}
+
 /// Sends the shard's open state again. Returns when all of it is on every copy.
 pub(crate) async fn refill(again: &Again) -> Result<(), String> {
     let stopping = |_| "the node is stopping".to_owned();
@@ -73,25 +85,30 @@ pub(crate) async fn refill(again: &Again) -> Result<(), String> {
             traces.insert((trace.tenant.clone(), trace.trace_id));
         }
     }
-    let mut sent = VecDeque::new();
     // First: so replicas know the spans that follow for late ones, which no drop has read, or for those of a trace that was
     // kept after all. One that knows of the drop alone would let go of them. They are waited for: of what waits together the
     // writer numbers spans before verdicts.
-    for some in first.chunks(RECORD_VERDICTS) {
-        sent.push_back(send_verdicts(again, some.to_vec())?);
-    }
-    for one in sent.drain(..) {
+    let first = first.chunks(RECORD_VERDICTS);
+    let sent: Result<Vec<_>, String> = first
+        .map(|some| send_verdicts(again, some.to_vec()))
+        .collect();
+    for one in sent? {
         acknowledged(one).await?;
     }
-    let mut repeated = Repeated::default();
+    let (mut repeated, mut sent) = (Repeated::default(), VecDeque::new());
     for (lsn, traces) in wanted {
         sent.extend(send_record(again, lsn, traces, &mut repeated).await?);
         if sent.len() >= MAX_REFILL_RECORDS
             && let Some(first) = sent.pop_front()
         {
-            acknowledged(first).await?;
+            spans_acknowledged(again, first).await?;
         }
     }
+    // Spans that were not taken at first must not come behind their verdicts.
+    for spans in sent {
+        spans_acknowledged(again, spans).await?;
+    }
+    let mut sent = VecDeque::new();
     let last = verdicts.split_off(verdicts.len().saturating_sub(RECORD_VERDICTS));
     let decided = decided_lately(&again.shared, again.shard, owned).await?;
     let more = decided.chunks(RECORD_VERDICTS);
@@ -149,14 +166,39 @@ pub(super) fn send_verdicts(
 
 /// Waits until a record is on every copy.
 pub(super) async fn acknowledged(answer: Acknowledgement) -> Result<(), String> {
-    match answer
-        .await
-        .map_err(|_| "the node is stopping".to_owned())?
-    {
-        Ok(refused) if refused.is_empty() => Ok(()),
-        Ok(_) => Err("another node leads the shard".to_owned()),
-        Err(error) => Err(error.to_string()),
+    match was_taken(answer).await? {
+        true => Ok(()),
+        false => Err("another node leads the shard".to_owned()),
     }
+}
+
+/// Waits until a record is on every copy. False: the shard does not take it now.
+async fn was_taken(answer: Acknowledgement) -> Result<bool, String> {
+    let answer = answer
+        .await
+        .map_err(|_| "the node is stopping".to_owned())?;
+    let refused = answer.map_err(|error| error.to_string())?;
+    Ok(refused.is_empty())
+}
+
+/// Waits until spans are on every copy. While the shard does not take them they are offered again, as clients' spans are:
+/// a fill that began anew instead would write all of it into the journals once more.
+pub(super) async fn spans_acknowledged(again: &Again, sent: SentSpans) -> Result<(), String> {
+    let SentSpans {
+        batch,
+        rows,
+        epoch,
+        mut answer,
+    } = sent;
+    let deadline = Instant::now() + Duration::from_millis(REFILL_PATIENCE_MS);
+    while !was_taken(answer).await? {
+        if Instant::now() >= deadline {
+            return Err("the shard takes no spans here".to_owned());
+        }
+        tokio::time::sleep(Duration::from_millis(ROUTE_RETRY_MS)).await;
+        answer = offer(again, &batch, &rows, &epoch).await?;
+    }
+    Ok(())
 }
 
 /// Sends the spans of some traces of one record that were not repeated yet, unless the journal holds none of them any more.
@@ -165,7 +207,7 @@ async fn send_record(
     lsn: Lsn,
     traces: BTreeSet<Owned>,
     repeated: &mut Repeated,
-) -> Result<Option<Acknowledgement>, String> {
+) -> Result<Option<SentSpans>, String> {
     let (shared, shard, epoch) = (Arc::clone(&again.shared), again.shard, again.shared.epoch());
     let rules = Arc::clone(&epoch);
     let read = move || -> Result<_, String> {
@@ -200,23 +242,39 @@ pub(super) async fn append_again(
     batch: SpanBatch,
     rows: Vec<u32>,
     epoch: Arc<Epoch>,
-) -> Result<Option<Acknowledgement>, String> {
-    let shard = again.shard;
+) -> Result<Option<SentSpans>, String> {
     if rows.is_empty() {
         return Ok(None);
     }
+    let (batch, rows) = (Arc::new(batch), rows.into());
+    let answer = offer(again, &batch, &rows, &epoch).await?;
+    Ok(Some(SentSpans {
+        batch,
+        rows,
+        epoch,
+        answer,
+    }))
+}
+
+/// Gives spans to the writer.
+async fn offer(
+    again: &Again,
+    batch: &Arc<SpanBatch>,
+    rows: &Arc<[u32]>,
+    epoch: &Arc<Epoch>,
+) -> Result<Acknowledgement, String> {
     let spans = rows.iter().filter_map(|row| batch.spans.get(*row as usize));
     let bytes = spans.map(|span| u64::from(span.span.len)).sum();
     let request = credit(again, bytes).await?;
     let growth = credit(again, 0).await?;
     let (ticket, answer) = Ticket::new(1);
     let part = Part {
-        shard,
+        shard: again.shard,
         start: 0,
         end: rows.len(),
-        batch: Arc::new(batch),
-        epoch,
-        rows: rows.into(),
+        batch: Arc::clone(batch),
+        epoch: Arc::clone(epoch),
+        rows: Arc::clone(rows),
         again: true,
         credit: growth,
         request: Arc::new(request),
@@ -225,7 +283,7 @@ pub(super) async fn append_again(
     let append = WriterMessage::Append(Append { parts: vec![part] });
     let asked = again.writer.cast(append);
     asked.map_err(|_| "the node is stopping".to_owned())?;
-    Ok(Some(answer))
+    Ok(answer)
 }
 
 /// Waits for memory credit: spans of clients come first, and a fill that takes long is no loss.

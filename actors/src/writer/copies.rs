@@ -89,6 +89,7 @@ impl WriterState {
                     attempt: due.attempt,
                     settled: due.settled,
                     last: due.last,
+                    committed: due.committed,
                     resume: None,
                 });
             }
@@ -148,6 +149,7 @@ impl WriterState {
             Ok(level) => {
                 let attachment = Attachment {
                     last: primary.last,
+                    committed: primary.commit,
                     resume: Some(level),
                     ..attachment
                 };

@@ -85,12 +85,10 @@ impl Player {
             FaultKind::HungDisk if runs => fleet.hang(place, again_ms),
             FaultKind::Rot if runs => {
                 self.end(place, again_ms);
-                let misdirects = planned.amount % 2 == 1;
-                if misdirects && self.misdirect(place) {
-                    return fleet.fired(FaultKind::Misdirected);
-                }
-                if misdirects || !self.rot(place) {
-                    return;
+                match planned.amount % 2 {
+                    0 if self.rot(place) => {}
+                    1 if self.misdirect(place) => return fleet.fired(FaultKind::Misdirected),
+                    _ => return,
                 }
             }
             FaultKind::LostIndex if runs => {

@@ -402,7 +402,7 @@ impl World {
         let request = Request::Replicate {
             catch_up,
             frames: vec![Arc::new(records)],
-            committed: Vec::new(),
+            committed: vec![(shard, attach.term, attach.due.committed)],
         };
         self.call(node, to, CallFor::Attach(number), request);
     }
@@ -435,7 +435,7 @@ impl World {
                 }
                 Ok(()) => {
                     attach.until = Some(primary.last);
-                    attach.due.last = primary.last;
+                    (attach.due.last, attach.due.committed) = (primary.last, primary.commit);
                     released = false;
                     side.held.insert(hold);
                     process.attaches.insert(number, attach);

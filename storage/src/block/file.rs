@@ -259,6 +259,9 @@ fn fill_filter(
         let tenant: TenantId = name.value().parse().map_err(|_| corrupt("tenant"))?;
         seeds.insert(number.value(), tenant_seed(&tenant));
     }
+    if seeds.len() as u64 != tenants.len()? {
+        return Err(corrupt("tenant"));
+    }
     let (mut found, mut walk) = (0, Walk::over("locator"));
     for row in locator.iter()? {
         let (key, _) = row?;
@@ -269,7 +272,7 @@ fn fill_filter(
         let seed = seeds.get(&tenant).ok_or_else(|| corrupt("tenant"))?;
         filter.add(trace_hash(*seed, trace));
     }
-    match found == locator.len()? && seeds.len() as u64 == tenants.len()? {
+    match found == locator.len()? {
         true => Ok(()),
         false => Err(corrupt("locator")),
     }

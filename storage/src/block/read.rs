@@ -3,10 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
+use redb::{AccessGuard, ReadableTableMetadata, StorageError};
 use spandrel_model::ids::{Bucket, Lsn, ShardId, SpanId, TenantId, TraceId};
 use spandrel_model::otlp::{RawContext, visit_resource_attributes};
-
-use redb::{AccessGuard, ReadableTableMetadata, StorageError};
 
 use super::error::{BlockError, Walk, check_place, corrupt, guarded};
 use super::file::{Residency, View};
