@@ -174,6 +174,8 @@ impl HousekeeperState {
         gauge!("spandrel_credit_capacity_bytes").set(shared.pool.capacity() as f64);
         gauge!("spandrel_credit_used_bytes").set(shared.pool.used() as f64);
         gauge!("spandrel_credit_peak_bytes").set(shared.pool.peak() as f64);
+        let entries = Gauges::total(&shared.gauges.entry_credit);
+        gauge!("spandrel_credit_entries_bytes").set(entries as f64);
         gauge!("spandrel_open_traces").set(Gauges::total(&shared.gauges.open_traces) as f64);
         gauge!("spandrel_unpaged_traces").set(Gauges::total(&shared.gauges.unpaged_traces) as f64);
         let waiting: usize = shared.recent.waiting().iter().map(|(_, count)| count).sum();

@@ -1,12 +1,14 @@
 """Drives a cluster of its own on this machine, and says what that took: for the tables of docs/benchmarks.md.
 
-usage: cluster.py cost|form|kill|join [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
+usage: cluster.py cost|form|kill|join|memory [--binary PATH] [--nodes N] [--replication R] [--spans N] [--rate N]
        [--victim leader|other] [--signal KILL|STOP|TERM] [NODE FLAGS...]
        cost   closed loop at node 1, with --rate an open one: spans a second, processor time a span of all nodes together
        form   nothing is sent: seconds from the start of node 1 until every shard has its copies where they should be
        kill   open loop at one node, a signal to another: how long exports took at most, how many were refused
        join   open loop at one node, one more joins: the same, seconds until every shard is where it should be, and how
               long shards acknowledged nothing
+       memory closed loop at node 1 with the least memory that a node takes and a policy that decides nothing in time; the
+              last node stands still for a while: the most memory that each node took, and what no credit covered
 
 Flags that are not its own go to the nodes (`--keep-all`). Needs Python 3 alone, on Linux; the data lies in a temporary
 directory. Ports 3210 to 3219, 4410 to 4429 and 7210 to 7219 must be free.
@@ -27,6 +29,14 @@ READY_DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
 # Spans a second, where nothing else is asked for.
 OPEN_LOOP_RATE = 10_000
+LEAST_MEMORY = "368MiB"
+# Seconds after which a node stands still, and for which it does.
+STILL_AFTER_SECONDS, STILL_SECONDS = 30, 20
+# It decides nothing before memory runs short.
+LATE_POLICY = """decision: { idle: 600s, max_age: 700s }
+policies:
+  - { name: nothing, type: string_attribute, key: no.such.key, values: [none] }
+"""
 
 
 def label(line, name):
@@ -101,6 +111,12 @@ class Node:
             if line.startswith("RssAnon"):
                 return int(line.split()[1]) * 1024
         return 0
+
+
+    def uncovered_bytes(self):
+        lines = self.ask("/metrics")[1].decode().splitlines()
+        of = [line for line in lines if line.startswith("spandrel_credit_uncovered_bytes_total")]
+        return sum(int(line.rsplit(" ", 1)[1]) for line in of)
 
 
 def settled(node, nodes):
@@ -238,9 +254,29 @@ def join(arguments, flags, directory):
     stop(nodes)
 
 
+def memory(arguments, flags, directory):
+    policy = pathlib.Path(directory) / "policy.yaml"
+    policy.write_text(LATE_POLICY)
+    nodes = start(arguments, ["--memory", LEAST_MEMORY, "--policy", str(policy), *flags], directory)
+    command = demo(arguments, nodes[0], "--rate", "0", "--spans", str(arguments.spans))
+    load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    began, most = time.monotonic(), {node.number: 0 for node in nodes}
+    still = [(STILL_AFTER_SECONDS, signal.SIGSTOP), (STILL_AFTER_SECONDS + STILL_SECONDS, signal.SIGCONT)]
+    while load.poll() is None or still:
+        if still and time.monotonic() >= began + still[0][0]:
+            nodes[-1].process.send_signal(still.pop(0)[1])
+        for node in nodes:
+            most[node.number] = max(most[node.number], node.anonymous_bytes())
+        time.sleep(POLL_SECONDS)
+    report(f"{len(nodes)} nodes of {LEAST_MEMORY}, {arguments.replication} copies", load)
+    for node in nodes:
+        print(f"  node {node.number}: at most {most[node.number] >> 20} MiB, uncovered {node.uncovered_bytes()} bytes")
+    stop(nodes)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["cost", "form", "kill", "join"])
+    parser.add_argument("what", choices=["cost", "form", "kill", "join", "memory"])
     parser.add_argument("--binary", default="target/release/spandrel")
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--replication", type=int, default=2)
@@ -250,7 +286,8 @@ def main():
     parser.add_argument("--signal", choices=["KILL", "STOP", "TERM"], default="KILL")
     arguments, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as directory:
-        {"cost": cost, "form": form, "kill": kill, "join": join}[arguments.what](arguments, flags, directory)
+        what = {"cost": cost, "form": form, "kill": kill, "join": join, "memory": memory}[arguments.what]
+        what(arguments, flags, directory)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 //! The program from its command line to its exit code. The clock is given by who runs it: `examples/shifted_clock.rs` is
 //! the same node by another one.
 
+use std::num::NonZero;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -27,6 +28,11 @@ pub fn run(clock: Arc<dyn Clock>) -> ExitCode {
     }
 }
 
+/// Threads for work on the disk and for what takes the processor long, at the least and for each processor. More would
+/// not be quicker, and each keeps some freed memory to itself: what comes beyond waits for its turn.
+const LEAST_BLOCKING_THREADS: usize = 32;
+const BLOCKING_THREADS_PER_PROCESSOR: usize = 2;
+
 /// A node uses every processor; a client one thread, so that the load generator leaves the rest to the server.
 fn runtime(cli: &Cli) -> std::io::Result<tokio::runtime::Runtime> {
     let mut builder = if cli.command.runs_a_node() {
@@ -34,7 +40,12 @@ fn runtime(cli: &Cli) -> std::io::Result<tokio::runtime::Runtime> {
     } else {
         tokio::runtime::Builder::new_current_thread()
     };
-    builder.enable_all().build()
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = processors * BLOCKING_THREADS_PER_PROCESSOR;
+    builder
+        .max_blocking_threads(threads.max(LEAST_BLOCKING_THREADS))
+        .enable_all()
+        .build()
 }
 
 /// Without the numbers of actors before the lines that they log, and without what openraft says at the end of each node: that
