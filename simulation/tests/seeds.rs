@@ -12,12 +12,13 @@ const SEEDS: [u64; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 31, 32, 33, 34];
 /// copy had of it; in 15 and 72 a node went on that could write no more checkpoints, and so began no copies; 16 had a
 /// block file that rotted, so that its shards took no more spans; 26 did not end, since what replicas were filled with
 /// was twice as much after each fill; in 47 an old image of a node took the leader down; in 54 a late error kept a
-/// trace without its beginning; in 69 nodes held memory for all that they were sent to be level; in 67 the shards of a
-/// founder had one copy for ten seconds, so long did it not look again; 116 told of a damaged page as of a defect; in
-/// 118 the database panicked over a rotten block; 128 decided a trace a second time when a disk did not give the first
-/// verdict; in 195 and 238 spans that a drop had read were not brought to a replica that had joined since; in 354 a
-/// kept trace was decided anew, because its block had a page in another one's place, and in 485 a node could not start
-/// over one; in 505 a fetch did not ask others for a block that one node could not open.
+/// trace without its beginning; in 69 a fill began anew at each refusal, and what all its attempts had written took the
+/// memory of those that it was for; in 67 the shards of a founder had one copy for ten seconds, so long did it not look
+/// again; 116 told of a damaged page as of a defect; in 118 the database panicked over a rotten block; 128 decided a
+/// trace a second time when a disk did not give the first verdict; in 195 and 238 spans that a drop had read were not
+/// brought to a replica that had joined since; in 354 a kept trace was decided anew, because its block had a page in
+/// another one's place, and in 485 a node could not start over one; in 505 a fetch did not ask others for a block that
+/// one node could not open.
 const CLUSTER_SEEDS: [u64; 25] = [
     2, 3, 5, 8, 9, 15, 16, 26, 47, 54, 55, 67, 69, 72, 116, 118, 128, 195, 238, 319, 354, 430, 456,
     485, 505,
