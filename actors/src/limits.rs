@@ -304,9 +304,10 @@ pub const STEP_DOWN_MS: u64 = 5_000;
 /// Milliseconds that a node which stops waits for what was accepted to be durable.
 pub const DRAIN_MS: u64 = 10_000;
 /// Milliseconds after its arrival for which the frames of a primary's call, up to [`CATCH_UP_FRAMES`], wait for memory
-/// credit before they are taken without: while they wait, so do the verdicts behind them, which let go of memory. Less
-/// than [`REPLICATE_DEADLINE_MS`]: a call that its caller has given up is sent once more.
-pub const INTAKE_PATIENCE_MS: u64 = 1_000;
+/// credit before they are taken without: while they wait, so do the verdicts behind them, which let go of memory, and the
+/// clients of the whole cluster. Their primaries take less as soon as they hear that memory is short here (measured in
+/// docs/benchmarks.md, with a second too).
+pub const INTAKE_PATIENCE_MS: u64 = 100;
 /// Milliseconds for which the memory pressure that a follower told counts: it tells it with each answer.
 pub const FOLLOWER_PRESSURE_MS: u64 = 3_000;
 /// Share of the own entries, in percent, that is decided early in each round of housekeeping while a follower has no
