@@ -24,6 +24,8 @@ import subprocess
 import tempfile
 import time
 
+from load import OPEN_POLICY
+
 TICKS = os.sysconf("SC_CLK_TCK")
 READY_DEADLINE_SECONDS = 60
 POLL_SECONDS = 0.05
@@ -32,11 +34,6 @@ OPEN_LOOP_RATE = 10_000
 LEAST_MEMORY = "368MiB"
 # Seconds after which a node stands still, and for which it does.
 STILL_AFTER_SECONDS, STILL_SECONDS = 30, 20
-# It decides nothing before memory runs short.
-LATE_POLICY = """decision: { idle: 600s, max_age: 700s }
-policies:
-  - { name: nothing, type: string_attribute, key: no.such.key, values: [none] }
-"""
 
 
 def label(line, name):
@@ -111,7 +108,6 @@ class Node:
             if line.startswith("RssAnon"):
                 return int(line.split()[1]) * 1024
         return 0
-
 
     def uncovered_bytes(self):
         lines = self.ask("/metrics")[1].decode().splitlines()
@@ -256,7 +252,7 @@ def join(arguments, flags, directory):
 
 def memory(arguments, flags, directory):
     policy = pathlib.Path(directory) / "policy.yaml"
-    policy.write_text(LATE_POLICY)
+    policy.write_text(OPEN_POLICY)
     nodes = start(arguments, ["--memory", LEAST_MEMORY, "--policy", str(policy), *flags], directory)
     command = demo(arguments, nodes[0], "--rate", "0", "--spans", str(arguments.spans))
     load = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
